@@ -1,0 +1,1 @@
+//! What both daemons share: configuration files, logging, control socket, preflight.

@@ -1,0 +1,1 @@
+//! XFRM, interfaces, eBPF loading and the user-plane relays.

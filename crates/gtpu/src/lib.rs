@@ -1,0 +1,1 @@
+//! GTP-U (TS 29.281) and the PDU Session Container (TS 38.415).

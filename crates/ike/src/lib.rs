@@ -1,0 +1,1 @@
+//! IKEv2 without input or output: wire format, suites, key schedules and state machines.

@@ -1,0 +1,1 @@
+//! NGAP transport: kernel SCTP or a Unix SOCK_SEQPACKET socket.

@@ -1,0 +1,1 @@
+//! The N3IWF control daemon.

@@ -1,0 +1,2 @@
+//! The N3IWF control daemon.
+fn main() {}

@@ -1,0 +1,2 @@
+//! A pair of QKD key management entities (ETSI GS QKD 014) over a simulated QKD link.
+fn main() {}

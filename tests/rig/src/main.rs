@@ -1,0 +1,2 @@
+//! Namespaces, virtual machine and scenarios for the end-to-end tests and the demo.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The UE control daemon.

@@ -1,0 +1,2 @@
+//! The UE control daemon.
+fn main() {}
