@@ -67,7 +67,9 @@ impl Serialize for KeyId {
 
 impl<'de> Deserialize<'de> for KeyId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -93,7 +95,9 @@ pub enum SaeIdError {
 impl SaeId {
     /// Reads the octets of an SAE ID as carried in QKD_SUPPORTED.
     pub fn from_octets(octets: &[u8]) -> Result<Self, SaeIdError> {
-        std::str::from_utf8(octets).map_err(|_| SaeIdError::Encoding)?.parse()
+        std::str::from_utf8(octets)
+            .map_err(|_| SaeIdError::Encoding)?
+            .parse()
     }
 
     /// The identifier as text.
@@ -136,7 +140,9 @@ impl Serialize for SaeId {
 
 impl<'de> Deserialize<'de> for SaeId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -155,7 +161,11 @@ mod tests {
 
     #[test]
     fn key_id_rejects_other_spellings() {
-        for text in ["", "{0b2e9c4e-5a77-4a4d-8f0e-0123456789ab}", "0b2e9c4e5a774a4d8f0e0123456789ab"] {
+        for text in [
+            "",
+            "{0b2e9c4e-5a77-4a4d-8f0e-0123456789ab}",
+            "0b2e9c4e5a774a4d8f0e0123456789ab",
+        ] {
             assert_eq!(text.parse::<KeyId>(), Err(KeyIdError), "{text}");
         }
     }
@@ -163,9 +173,15 @@ mod tests {
     #[test]
     fn sae_id_bounds() {
         assert_eq!("".parse::<SaeId>(), Err(SaeIdError::Length(0)));
-        assert_eq!("x".repeat(256).parse::<SaeId>(), Err(SaeIdError::Length(256)));
+        assert_eq!(
+            "x".repeat(256).parse::<SaeId>(),
+            Err(SaeIdError::Length(256))
+        );
         assert_eq!("ue\n".parse::<SaeId>(), Err(SaeIdError::Control));
         assert_eq!(SaeId::from_octets(b"\xff"), Err(SaeIdError::Encoding));
-        assert_eq!(SaeId::from_octets(b"sae-ue-1").unwrap().as_str(), "sae-ue-1");
+        assert_eq!(
+            SaeId::from_octets(b"sae-ue-1").unwrap().as_str(),
+            "sae-ue-1"
+        );
     }
 }
