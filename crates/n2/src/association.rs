@@ -1,0 +1,271 @@
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+
+use socket2::{Domain, MsgHdr, SockAddr, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::socket::{self, Kind, Progress, Reassembly};
+use crate::{Address, Error, MAX_MESSAGE, NGAP_PPID, Options, Received, sctp};
+
+/// One NGAP association.
+///
+/// Dropping it, or both its halves, closes it in order (SCTP SHUTDOWN).
+#[derive(Debug)]
+pub struct Association {
+    send: SendHalf,
+    recv: RecvHalf,
+}
+
+/// The sending side. Clones send on the same association.
+#[derive(Debug, Clone)]
+pub struct SendHalf {
+    inner: Arc<Inner>,
+}
+
+/// The receiving side.
+#[derive(Debug)]
+pub struct RecvHalf {
+    inner: Arc<Inner>,
+    reassembly: Reassembly,
+}
+
+#[derive(Debug)]
+struct Inner {
+    socket: AsyncFd<Socket>,
+    kind: Kind,
+    streams: u16,
+    peer: String,
+}
+
+impl Association {
+    /// Connects to the peer at `address`.
+    ///
+    /// # Errors
+    /// [`Error::NoSctp`] on a kernel without SCTP, [`Error::Timeout`], or
+    /// [`Error::Io`] when the peer refuses or is unreachable.
+    pub async fn connect(address: &Address, options: &Options) -> Result<Self, Error> {
+        let connecting = Self::connect_now(address, options);
+        match tokio::time::timeout(options.connect_timeout, connecting).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Timeout {
+                address: address.clone(),
+                timeout: options.connect_timeout,
+            }),
+        }
+    }
+
+    async fn connect_now(address: &Address, options: &Options) -> Result<Self, Error> {
+        let (socket, target, kind) = match address {
+            Address::Sctp(peer) => {
+                let socket = sctp::socket(*peer, options)?;
+                if let Some(local) = options.local {
+                    socket
+                        .bind(&SocketAddr::new(local, 0).into())
+                        .map_err(Error::io("bind the local SCTP address"))?;
+                }
+                (socket, SockAddr::from(*peer), Kind::Sctp)
+            }
+            Address::Unix(path) => {
+                let socket = unix_socket()?;
+                let target = SockAddr::unix(path).map_err(Error::io("Unix socket path"))?;
+                (socket, target, Kind::Unix)
+            }
+        };
+        match socket.connect(&target) {
+            Ok(()) => {}
+            Err(error)
+                if error.raw_os_error() == Some(libc::EINPROGRESS)
+                    || error.kind() == io::ErrorKind::WouldBlock =>
+            {
+                // The socket turns writable when the handshake ends either way.
+                let waiting = AsyncFd::register_with_interest(socket, Interest::WRITABLE)
+                    .map_err(Error::io("register the socket"))?;
+                let guard = waiting.writable().await.map_err(Error::io("connect"))?;
+                drop(guard);
+                let socket = waiting.into_inner();
+                if let Some(error) = socket.take_error().map_err(Error::io("connect"))? {
+                    return Err(Error::io("connect")(error));
+                }
+                return Self::new(socket, kind, address.to_string());
+            }
+            Err(error) => return Err(Error::io("connect")(error)),
+        }
+        Self::new(socket, kind, address.to_string())
+    }
+
+    /// Takes over a connected, non-blocking socket.
+    pub(crate) fn new(socket: Socket, kind: Kind, peer: String) -> Result<Self, Error> {
+        let streams = match kind {
+            Kind::Sctp => sctp::outbound_streams(&socket).map_err(Error::io("SCTP_STATUS"))?,
+            Kind::Unix => u16::MAX,
+        };
+        let inner = Arc::new(Inner {
+            socket: AsyncFd::register(socket).map_err(Error::io("register the socket"))?,
+            kind,
+            streams,
+            peer,
+        });
+        Ok(Self {
+            send: SendHalf {
+                inner: Arc::clone(&inner),
+            },
+            recv: RecvHalf {
+                inner,
+                reassembly: Reassembly::new(),
+            },
+        })
+    }
+
+    /// Sends one message, see [`SendHalf::send`].
+    ///
+    /// # Errors
+    /// As [`SendHalf::send`].
+    pub async fn send(&self, stream: u16, data: &[u8]) -> Result<(), Error> {
+        self.send.send(stream, data).await
+    }
+
+    /// Receives the next message, see [`RecvHalf::recv`].
+    ///
+    /// # Errors
+    /// As [`RecvHalf::recv`].
+    pub async fn recv(&mut self) -> Result<Option<Received>, Error> {
+        self.recv.recv().await
+    }
+
+    /// The two directions, for two tasks.
+    #[must_use]
+    pub fn into_split(self) -> (SendHalf, RecvHalf) {
+        (self.send, self.recv)
+    }
+
+    /// How many streams we may send on, see [`SendHalf::streams`].
+    #[must_use]
+    pub fn streams(&self) -> u16 {
+        self.send.streams()
+    }
+
+    /// The peer, in the text form of [`Address`].
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        self.send.peer()
+    }
+}
+
+impl SendHalf {
+    /// Sends one message on a stream, with payload protocol identifier 60.
+    /// Dropping the future before it is ready sends nothing.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] and [`Error::TooLong`] for what cannot be sent,
+    /// [`Error::Io`] when the association is gone (or the stream does not
+    /// exist: `InvalidInput`).
+    pub async fn send(&self, stream: u16, data: &[u8]) -> Result<(), Error> {
+        if data.is_empty() {
+            return Err(Error::Empty);
+        }
+        if data.len() > MAX_MESSAGE {
+            return Err(Error::TooLong);
+        }
+        let kind = self.inner.kind;
+        self.inner
+            .socket
+            .async_io(Interest::WRITABLE, |inner| {
+                socket::send(inner, kind, stream, data)
+            })
+            .await
+            .map_err(Error::io("send"))
+    }
+
+    /// How many outbound streams the ends agreed on: valid stream numbers are
+    /// below it. Stream 0 is for non-UE-associated signalling.
+    #[must_use]
+    pub fn streams(&self) -> u16 {
+        self.inner.streams
+    }
+
+    /// The peer, in the text form of [`Address`].
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        &self.inner.peer
+    }
+
+    /// Closes the association in order: the peer, and our own
+    /// [`RecvHalf::recv`], see its end.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it was no longer connected.
+    pub fn shutdown(&self) -> Result<(), Error> {
+        self.inner
+            .socket
+            .get_ref()
+            .shutdown(Shutdown::Both)
+            .map_err(Error::io("shut down"))
+    }
+
+    /// Breaks the association off (SCTP ABORT): the peer sees an error, not an
+    /// orderly end. A Unix socket has no such thing and is shut down.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it was no longer connected.
+    pub fn abort(&self) -> Result<(), Error> {
+        match self.inner.kind {
+            Kind::Unix => self.shutdown(),
+            Kind::Sctp => {
+                // SCTP_ABORT is 4: it fits the flags of the control message.
+                let flags = u16::try_from(libc::SCTP_ABORT).unwrap_or(4);
+                let control = sctp::send_info(0, NGAP_PPID, flags);
+                let message = MsgHdr::new().with_control(&control);
+                self.inner
+                    .socket
+                    .get_ref()
+                    .sendmsg(&message, libc::MSG_NOSIGNAL)
+                    .map(|_| ())
+                    .map_err(Error::io("abort"))
+            }
+        }
+    }
+}
+
+impl RecvHalf {
+    /// Receives the next message; `None` when the peer closed in order.
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// [`Error::TooLong`] and [`Error::ShortPacket`] for one refused message
+    /// ([`Error::is_recoverable`]); [`Error::Io`] when the association failed.
+    pub async fn recv(&mut self) -> Result<Option<Received>, Error> {
+        let kind = self.inner.kind;
+        loop {
+            let reassembly = &mut self.reassembly;
+            let progress = self
+                .inner
+                .socket
+                .async_io(Interest::READABLE, |socket| reassembly.read(socket, kind))
+                .await;
+            match progress {
+                Ok(Progress::Done(result)) => return result,
+                Ok(Progress::More) => {}
+                // The kernel's word for the end after a local shutdown.
+                Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => return Ok(None),
+                Err(error) => return Err(Error::io("receive")(error)),
+            }
+        }
+    }
+
+    /// The peer, in the text form of [`Address`].
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        &self.inner.peer
+    }
+}
+
+pub(crate) fn unix_socket() -> Result<Socket, Error> {
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)
+        .map_err(Error::io("Unix SOCK_SEQPACKET socket"))?;
+    socket
+        .set_nonblocking(true)
+        .map_err(Error::io("non-blocking Unix socket"))?;
+    Ok(socket)
+}
