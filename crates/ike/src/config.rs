@@ -1,0 +1,203 @@
+//! What an endpoint is told once: identities, accepted suites, limits and timers.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use keys::SaeId;
+
+use crate::{
+    crypto::{EspSuite, IkeSuite},
+    wire::{CfgAttribute, Identification, TrafficSelector},
+};
+
+/// How the keys of an IKE SA come about. More modes (Diffie-Hellman, hybrid) will join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Mode {
+    /// QKD keys directly, without any key exchange method.
+    Qkd(Profile),
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Qkd(profile) => write!(f, "qkd-{profile}"),
+        }
+    }
+}
+
+/// The two wire forms of mode `qkd`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Profile {
+    /// Binary key IDs, 32-octet nonces, no certificate.
+    Native,
+    /// The byte layout of the measurements in arXiv 2603.24426: JSON key IDs, RSA certificate,
+    /// 256-octet nonces, no nonce in CREATE_CHILD_SA.
+    Paper,
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Paper => "paper",
+        })
+    }
+}
+
+/// Everything an [`Endpoint`](crate::Endpoint) is told at its creation.
+#[derive(Debug, Clone, Default)]
+pub struct EndpointConfig {
+    /// Timers of both roles.
+    pub timing: Timing,
+    /// The responder's side; without it IKE_SA_INIT requests are dropped.
+    pub responder: Option<ResponderConfig>,
+}
+
+/// Timers. All in virtual time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Wait before the first retransmission of a request; doubles with each one (RFC 7296 2.1).
+    pub retransmit_first: Duration,
+    /// Upper bound of the wait between two retransmissions.
+    pub retransmit_max: Duration,
+    /// Retransmissions after the first transmission; when the wait after the last has passed the peer is dead.
+    pub retransmit_tries: u32,
+    /// Silence of the peer after which an empty INFORMATIONAL asks whether it lives (RFC 7296 2.4); `None`: never.
+    pub dpd_interval: Option<Duration>,
+    /// Interval of NAT keepalives, sent by an initiator that found itself behind a NAT (RFC 3948 4).
+    pub keepalive: Duration,
+    /// Life of an IKE SA of the responder that has not reached its final IKE_AUTH.
+    pub half_open_lifetime: Duration,
+    /// How long the initiator keeps waiting for a good answer after an unauthenticated error notify,
+    /// or after key IDs its KMS does not know, in IKE_SA_INIT (RFC 7296 2.21.1).
+    pub init_error_grace: Duration,
+    /// How long the responder remembers a finished SA's last response, to replay it to a peer that missed it.
+    pub linger: Duration,
+    /// How long the initiator waits for its own daemon (keys, EAP, MSK, installation) before it gives up.
+    pub local_answer: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            retransmit_first: Duration::from_secs(1),
+            retransmit_max: Duration::from_secs(20),
+            retransmit_tries: 8,
+            dpd_interval: Some(Duration::from_secs(60)),
+            keepalive: Duration::from_secs(20),
+            half_open_lifetime: Duration::from_secs(30),
+            init_error_grace: Duration::from_secs(5),
+            linger: Duration::from_secs(30),
+            local_answer: Duration::from_secs(60),
+        }
+    }
+}
+
+/// When a sender of IKE_SA_INIT has to return a COOKIE first (RFC 7296 2.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CookiePolicy {
+    /// Never.
+    Never,
+    /// When this many IKE SAs are half-open, or more.
+    Above(usize),
+    /// Always: no QKD key is spent on a sender that has not shown return routability.
+    Always,
+}
+
+/// The responder's (N3IWF's) side.
+#[derive(Debug, Clone)]
+pub struct ResponderConfig {
+    /// Accepted profiles of mode `qkd`.
+    pub profiles: Vec<Profile>,
+    /// This node's SAE ID: the master SAE.
+    pub sae_id: SaeId,
+    /// IDr.
+    pub identity: Identification,
+    /// What the `paper` profile needs besides; without it that profile is refused.
+    pub paper: Option<PaperResponder>,
+    /// Suites accepted for the IKE SA in the `native` profile, best first. (`paper` has exactly one.)
+    pub ike_suites: Vec<IkeSuite>,
+    /// Suites accepted for Child SAs in the `native` profile, best first. In mode `qkd` a Child SA uses a suite of
+    /// the same kind (AEAD or not) as its IKE SA, since the keys of both are fetched before the child's suite is known.
+    pub esp_suites: Vec<EspSuite>,
+    /// When to ask for a COOKIE.
+    pub cookies: CookiePolicy,
+    /// Half-open IKE SAs beyond this number are not created: the request is dropped without an answer.
+    pub half_open_limit: usize,
+}
+
+/// The responder's share of the `paper` profile.
+#[derive(Debug, Clone)]
+pub struct PaperResponder {
+    /// The UE's SAE ID, which the profile's IKE_SA_INIT request has no room for.
+    pub ue_sae_id: SaeId,
+    /// The certificate sent in IKE_AUTH, DER.
+    pub certificate: Vec<u8>,
+    /// Signs the first AUTH (method 1: RSASSA-PKCS1-v1_5 with SHA-1).
+    pub signer: Arc<dyn Signer>,
+}
+
+/// A private key that signs AUTH octets. Outside the engine, so that it may live in a file, a token or a test.
+pub trait Signer: Send + Sync + fmt::Debug {
+    /// RSASSA-PKCS1-v1_5 with SHA-1 over `octets` (authentication method 1, RFC 7296 3.8). `None`: it could not.
+    fn sign_rsa_sha1(&self, octets: &[u8]) -> Option<Vec<u8>>;
+}
+
+/// How the UE judges the certificate the N3IWF sends in the `paper` profile.
+///
+/// Whatever is chosen, the AUTH after EAP-Success proves the QKD keys and the subscription.
+#[derive(Clone)]
+pub enum PeerCertificate {
+    /// Neither certificate nor signature is looked at, as stock free5GC UEs do.
+    Ignore,
+    /// The caller judges: given the certificate (DER), the signed octets and the signature.
+    Verify(Arc<dyn Verifier>),
+}
+
+impl fmt::Debug for PeerCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ignore => "Ignore",
+            Self::Verify(_) => "Verify(..)",
+        })
+    }
+}
+
+/// Judges a peer's certificate and RSA signature.
+pub trait Verifier: Send + Sync {
+    /// Whether `certificate` (DER) is trusted for `identity` and `signature` (RSASSA-PKCS1-v1_5, SHA-1) is its over `octets`.
+    fn verify_rsa_sha1(
+        &self,
+        identity: &Identification,
+        certificate: &[u8],
+        octets: &[u8],
+        signature: &[u8],
+    ) -> bool;
+}
+
+/// What the initiator (UE) wants of one attach.
+#[derive(Debug, Clone)]
+pub struct InitiatorConfig {
+    /// The profile to speak.
+    pub profile: Profile,
+    /// This UE's SAE ID: sent in QKD_SUPPORTED (`native`).
+    pub sae_id: SaeId,
+    /// The master SAE's ID for the `paper` profile, which does not signal it. Ignored in `native`.
+    pub master_sae_id: Option<SaeId>,
+    /// IDi. TS 24.502 7.3.2.1 wants ID_KEY_ID with a random value, never a subscription identifier.
+    pub identity: Identification,
+    /// When given, the N3IWF's IDr has to be this.
+    pub peer_identity: Option<Identification>,
+    /// How to judge the certificate of the `paper` profile.
+    pub peer_certificate: PeerCertificate,
+    /// Suites offered for the IKE SA in the `native` profile, best first. (`paper` has exactly one.)
+    pub ike_suites: Vec<IkeSuite>,
+    /// Suites offered for the signalling Child SA, and accepted for later ones, in the `native` profile, best first.
+    pub esp_suites: Vec<EspSuite>,
+    /// Selectors offered for the signalling Child SA: this side.
+    pub ts_local: Vec<TrafficSelector>,
+    /// Selectors offered for the signalling Child SA: the N3IWF's side.
+    pub ts_remote: Vec<TrafficSelector>,
+    /// Attributes of CFG_REQUEST, usually one empty INTERNAL_IP4_ADDRESS.
+    pub configuration: Vec<CfgAttribute>,
+}

@@ -1,0 +1,543 @@
+//! What an endpoint tells its daemon, and the answers it takes.
+
+use std::{fmt, net::SocketAddr};
+
+use keys::{KeyId, SaeId, Secret};
+
+use crate::{
+    config::Mode,
+    crypto::{DirectionKeys, EspSuite, IkeSuite},
+    time::Instant,
+    wire::{CfgAttribute, Identification, Notify, NotifyType, TrafficSelector},
+};
+
+/// An IKE SA, from its first datagram to [`Event::Closed`]. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SaId(pub(crate) u64);
+
+/// A Child SA. Never reused, unique over all IKE SAs of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChildId(pub(crate) u64);
+
+/// One [`Event::KeysNeeded`]. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyRequestId(pub(crate) u64);
+
+macro_rules! number {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// The number behind the identifier, for tables and file names.
+            pub const fn number(self) -> u64 {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    )*};
+}
+number!(SaId, ChildId, KeyRequestId);
+
+/// The two ends of a datagram. With local port 4500 the engine adds and strips the non-ESP marker (RFC 3948 2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Path {
+    /// Our address and port: also says which socket to send from.
+    pub local: SocketAddr,
+    /// The peer's address and port.
+    pub remote: SocketAddr,
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}", self.local, self.remote)
+    }
+}
+
+/// A datagram to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// From where to where.
+    pub path: Path,
+    /// The UDP payload, marker included.
+    pub data: Vec<u8>,
+}
+
+/// What to ask of the KMS (ETSI GS QKD 014).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeysWanted {
+    /// Master SAE (N3IWF): `enc_keys`.
+    Allocate {
+        /// The UE's SAE ID, as it said itself: not authenticated.
+        slave: SaeId,
+        /// Number of keys.
+        number: usize,
+        /// Size of each key in bits.
+        size_bits: u32,
+    },
+    /// Slave SAE (UE): `dec_keys`.
+    Collect {
+        /// The N3IWF's SAE ID.
+        master: SaeId,
+        /// The keys, in the order they are needed.
+        ids: Vec<KeyId>,
+    },
+}
+
+/// Why the KMS gave no keys. Becomes the reason octet of QKD_UNAVAILABLE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum QkdFailure {
+    /// 1: the KMS has no keys for this pair now.
+    NoKeys,
+    /// 2: no KMS could be reached.
+    Unreachable,
+    /// 3: a quota is used up.
+    Quota,
+    /// 4: the KMS does not know the SAE.
+    UnknownSae,
+    /// 5: a key asked for by ID is not there, or is not usable (slave side; never sent on the wire).
+    UnknownKey,
+}
+
+impl fmt::Display for QkdFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoKeys => "the KMS has no keys",
+            Self::Unreachable => "no KMS reachable",
+            Self::Quota => "key quota used up",
+            Self::UnknownSae => "the KMS does not know the SAE",
+            Self::UnknownKey => "the KMS does not have the key",
+        })
+    }
+}
+
+/// What became of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// It protects, or protected, something.
+    Used {
+        /// What.
+        purpose: KeyPurpose,
+        /// Of which Child SA, if of one.
+        child: Option<ChildId>,
+    },
+    /// It was fetched and will never be used; it has been wiped.
+    Lost,
+}
+
+/// What a QKD key is for. Directions are those of the UE (initiator of the first IKE SA) and the N3IWF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum KeyPurpose {
+    /// `SK_ei`.
+    IkeEncryptionUp,
+    /// `SK_er`.
+    IkeEncryptionDown,
+    /// `SK_ai`.
+    IkeIntegrityUp,
+    /// `SK_ar`.
+    IkeIntegrityDown,
+    /// ESP encryption, UE to N3IWF.
+    EspEncryptionUp,
+    /// ESP encryption, N3IWF to UE.
+    EspEncryptionDown,
+    /// ESP integrity, UE to N3IWF.
+    EspIntegrityUp,
+    /// ESP integrity, N3IWF to UE.
+    EspIntegrityDown,
+    /// `K_auth`.
+    Authentication,
+}
+
+/// Everything a data plane needs for a Child SA.
+pub struct ChildSa {
+    /// Its identifier.
+    pub id: ChildId,
+    /// Whether this side began the exchange that made it.
+    pub role_initiator: bool,
+    /// Our SPI: packets that arrive carry it.
+    pub spi_in: u32,
+    /// The peer's SPI: packets we send carry it.
+    pub spi_out: u32,
+    /// Algorithms.
+    pub suite: EspSuite,
+    /// Keys of packets that arrive.
+    pub keys_in: DirectionKeys,
+    /// Keys of packets we send.
+    pub keys_out: DirectionKeys,
+    /// Our side of the traffic.
+    pub ts_local: Vec<TrafficSelector>,
+    /// The peer's side of the traffic.
+    pub ts_remote: Vec<TrafficSelector>,
+    /// Outer addresses (and, with `udp_encap`, ports).
+    pub path: Path,
+    /// Whether ESP travels in UDP, because there is a NAT on the way.
+    pub udp_encap: bool,
+    /// Whether this is the Child SA of IKE_AUTH, which carries NAS.
+    pub signalling: bool,
+    /// The caller's token of [`NewChild`], 0 for others.
+    pub token: u64,
+    /// The peer's notifies that came with it and that the engine has no meaning for (5G_QOS_INFO, UP_IP4_ADDRESS, ...).
+    pub notifies: Vec<Notify>,
+    /// The QKD keys in it.
+    pub key_ids: Vec<KeyId>,
+}
+
+impl fmt::Debug for ChildSa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChildSa")
+            .field("id", &self.id)
+            .field("spi_in", &format_args!("{:08x}", self.spi_in))
+            .field("spi_out", &format_args!("{:08x}", self.spi_out))
+            .field("suite", &self.suite)
+            .field("signalling", &self.signalling)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why an IKE SA ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// [`Endpoint::close`](crate::Endpoint::close).
+    Local,
+    /// The peer deleted it.
+    PeerDeleted,
+    /// A request stayed without an answer through all retransmissions.
+    PeerDead,
+    /// The responder's half-open lifetime passed.
+    HalfOpenExpired,
+    /// The daemon did not answer in time.
+    LocalTimeout,
+    /// The KMS gave no keys.
+    Qkd(QkdFailure),
+    /// The peer refused with QKD_UNAVAILABLE and this reason octet. In IKE_SA_INIT this is not authenticated.
+    PeerQkdUnavailable(u8),
+    /// The peer refused with this error notify. In IKE_SA_INIT this is not authenticated.
+    Refused(NotifyType),
+    /// The peer's AUTH (or certificate, or identity) was wrong.
+    AuthenticationFailed,
+    /// The peer found our AUTH wrong.
+    AuthenticationRefused,
+    /// EAP ended in failure.
+    EapFailure,
+    /// The peer's message made no sense.
+    Syntax(&'static str),
+    /// No suite in common, or an answer that was not among the offers.
+    NoProposalChosen,
+    /// The data plane could not install the signalling Child SA.
+    InstallFailed,
+    /// Too many cookie requests or EAP rounds.
+    TooManyRounds,
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.write_str("closed here"),
+            Self::PeerDeleted => f.write_str("deleted by the peer"),
+            Self::PeerDead => f.write_str("the peer does not answer"),
+            Self::HalfOpenExpired => f.write_str("not completed in time"),
+            Self::LocalTimeout => f.write_str("no answer from this host's daemon in time"),
+            Self::Qkd(failure) => write!(f, "{failure}"),
+            Self::PeerQkdUnavailable(reason) => {
+                write!(f, "the peer has no QKD keys (reason {reason})")
+            }
+            Self::Refused(kind) => write!(f, "refused by the peer: notify {}", kind.0),
+            Self::AuthenticationFailed => f.write_str("the peer's authentication failed"),
+            Self::AuthenticationRefused => f.write_str("the peer refused our authentication"),
+            Self::EapFailure => f.write_str("EAP failure"),
+            Self::Syntax(what) => write!(f, "invalid message: {what}"),
+            Self::NoProposalChosen => f.write_str("no proposal in common"),
+            Self::InstallFailed => f.write_str("the data plane refused the signalling SA"),
+            Self::TooManyRounds => f.write_str("too many rounds"),
+        }
+    }
+}
+
+/// Why a Child SA did not come up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChildFailure {
+    /// The peer refused with this error notify.
+    Refused(NotifyType),
+    /// The KMS gave no keys (this side), or the peer said QKD_UNAVAILABLE.
+    Qkd(QkdFailure),
+    /// The peer's answer was not one of our offers, or made no sense.
+    InvalidAnswer(&'static str),
+    /// The data plane could not install it.
+    InstallFailed,
+    /// The IKE SA is closing, or this side's daemon refused.
+    Abandoned,
+}
+
+/// What an endpoint reports. Drain with [`Endpoint::poll_event`](crate::Endpoint::poll_event) after every call.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// Keys are needed; answer with [`Endpoint::provide_keys`](crate::Endpoint::provide_keys).
+    /// Once per exchange, however often the peer retransmits.
+    KeysNeeded {
+        /// The IKE SA.
+        sa: SaId,
+        /// To be given back.
+        request: KeyRequestId,
+        /// What.
+        wanted: KeysWanted,
+    },
+    /// Responder: the first IKE_AUTH is accepted; answer with [`Endpoint::send_eap`](crate::Endpoint::send_eap) (5G-Start).
+    EapBegin {
+        /// The IKE SA.
+        sa: SaId,
+        /// Where the peer is.
+        path: Path,
+        /// IDi. Not authenticated, never to be taken for a subscription.
+        peer_id: Identification,
+        /// The attributes of CFG_REQUEST, if it came here.
+        configuration: Vec<CfgAttribute>,
+    },
+    /// An EAP packet arrived. Authenticator: a response, answer with `send_eap`, `eap_success` or `eap_failure`.
+    /// Peer: a request, answer with `send_eap`.
+    Eap {
+        /// The IKE SA.
+        sa: SaId,
+        /// The packet from its code octet.
+        packet: Vec<u8>,
+    },
+    /// Initiator: EAP-Success arrived; answer with [`Endpoint::set_msk`](crate::Endpoint::set_msk).
+    EapSuccess {
+        /// The IKE SA.
+        sa: SaId,
+    },
+    /// Initiator: EAP-Failure arrived; [`Event::Closed`] follows.
+    EapFailure {
+        /// The IKE SA.
+        sa: SaId,
+    },
+    /// Install this Child SA, then call [`Endpoint::child_installed`](crate::Endpoint::child_installed).
+    /// The responder of the exchange answers its peer only then.
+    InstallChild {
+        /// The IKE SA.
+        sa: SaId,
+        /// Both directions; boxed because of its size.
+        child: Box<ChildSa>,
+    },
+    /// Both AUTH payloads after EAP are good. Exactly once per IKE SA.
+    /// The signalling Child SA's [`Event::ChildUp`] or [`Event::ChildFailed`] follows directly.
+    Established {
+        /// The IKE SA.
+        sa: SaId,
+        /// Initiator: attributes of CFG_REPLY. Responder: of CFG_REQUEST.
+        configuration: Vec<CfgAttribute>,
+        /// Initiator: the notifies of the last IKE_AUTH response the engine has no meaning for (NAS_IP4_ADDRESS, ...).
+        notifies: Vec<Notify>,
+    },
+    /// The peer wants a further Child SA; answer with [`Endpoint::answer_child`](crate::Endpoint::answer_child).
+    ChildRequested {
+        /// The IKE SA.
+        sa: SaId,
+        /// The Child SA to be.
+        child: ChildId,
+        /// The peer's wish for our side of the traffic.
+        ts_local: Vec<TrafficSelector>,
+        /// The peer's wish for its own side of the traffic.
+        ts_remote: Vec<TrafficSelector>,
+        /// The notifies of the request the engine has no meaning for.
+        notifies: Vec<Notify>,
+    },
+    /// A Child SA is installed here and agreed with the peer.
+    ChildUp {
+        /// The IKE SA.
+        sa: SaId,
+        /// The Child SA.
+        child: ChildId,
+        /// The caller's token, 0 for others.
+        token: u64,
+    },
+    /// A Child SA did not come up. If [`Event::InstallChild`] went before and was answered with `Ok`, remove it:
+    /// in that case [`Event::ChildDown`] is reported instead of this.
+    ChildFailed {
+        /// The IKE SA.
+        sa: SaId,
+        /// The Child SA that is not to be.
+        child: ChildId,
+        /// The caller's token, 0 for others.
+        token: u64,
+        /// Why.
+        reason: ChildFailure,
+    },
+    /// An installed Child SA is gone; remove it from the data plane.
+    /// One for every [`Event::InstallChild`] that was answered with `Ok`, also when the IKE SA ends.
+    ChildDown {
+        /// The IKE SA.
+        sa: SaId,
+        /// The Child SA.
+        child: ChildId,
+        /// Our SPI.
+        spi_in: u32,
+        /// The peer's SPI.
+        spi_out: u32,
+        /// Whether the peer deleted it (or the IKE SA).
+        by_peer: bool,
+    },
+    /// What became of a key given to `provide_keys`: exactly one for each key.
+    KeyFate {
+        /// The IKE SA.
+        sa: SaId,
+        /// The key.
+        id: KeyId,
+        /// What became of it.
+        fate: Fate,
+    },
+    /// The peer moved (NAT rebinding): later datagrams go to the new path, and so should ESP.
+    PathChanged {
+        /// The IKE SA.
+        sa: SaId,
+        /// The new path.
+        path: Path,
+    },
+    /// Nothing of the IKE SA is left. The last event of every [`SaId`], but for [`Event::KeyFate`] of keys provided later.
+    Closed {
+        /// The IKE SA.
+        sa: SaId,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// Answer of the authenticator that ends EAP well.
+pub struct EapSuccess {
+    /// EAP-Success.
+    pub packet: Vec<u8>,
+    /// The key both AUTH payloads are made with (K_N3IWF).
+    pub msk: Secret,
+    /// Attributes of CFG_REPLY; none: no CP payload.
+    pub configuration: Vec<CfgAttribute>,
+    /// Our side of the signalling Child SA's traffic, narrowed to what the peer offered.
+    pub ts_local: Vec<TrafficSelector>,
+    /// The peer's side (its inner address).
+    pub ts_remote: Vec<TrafficSelector>,
+    /// Notifies of the last IKE_AUTH response (NAS_IP4_ADDRESS, NAS_TCP_PORT, ...).
+    pub notifies: Vec<Notify>,
+}
+
+impl fmt::Debug for EapSuccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EapSuccess").finish_non_exhaustive()
+    }
+}
+
+/// A Child SA this side wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewChild {
+    /// Our side of the traffic.
+    pub ts_local: Vec<TrafficSelector>,
+    /// The peer's side.
+    pub ts_remote: Vec<TrafficSelector>,
+    /// Notifies of the request (5G_QOS_INFO, UP_IP4_ADDRESS, ...).
+    pub notifies: Vec<Notify>,
+    /// Handed back in the events about this child.
+    pub token: u64,
+}
+
+/// Consent to [`Event::ChildRequested`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ChildAnswer {
+    /// Notifies of the response.
+    pub notifies: Vec<Notify>,
+}
+
+/// A command that cannot be carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// There is no such IKE SA (any more).
+    #[error("no such IKE SA")]
+    UnknownSa,
+    /// The IKE SA is not established yet, or is closing.
+    #[error("the IKE SA is not established")]
+    NotEstablished,
+    /// There is no such Child SA, or it is in another state.
+    #[error("no such Child SA")]
+    UnknownChild,
+}
+
+/// Where an IKE SA stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SaState {
+    /// Before the final IKE_AUTH.
+    Connecting,
+    /// Ready for use.
+    Established,
+    /// A delete is under way.
+    Deleting,
+}
+
+/// One IKE SA, for a status table.
+#[derive(Debug, Clone)]
+pub struct SaStatus {
+    /// The IKE SA.
+    pub id: SaId,
+    /// Where it stands.
+    pub state: SaState,
+    /// Whether this side began it.
+    pub initiator: bool,
+    /// The initiator's SPI.
+    pub spi_i: u64,
+    /// The responder's SPI, 0 while unknown.
+    pub spi_r: u64,
+    /// Where the peer is now.
+    pub path: Path,
+    /// Our identity.
+    pub local_id: Option<Identification>,
+    /// The peer's identity.
+    pub remote_id: Option<Identification>,
+    /// The peer's SAE ID.
+    pub peer_sae: Option<SaeId>,
+    /// Key mode and profile.
+    pub mode: Mode,
+    /// Algorithms of the IKE SA, once agreed.
+    pub suite: Option<IkeSuite>,
+    /// When the first datagram was sent or seen.
+    pub created: Instant,
+    /// When it was established.
+    pub established: Option<Instant>,
+    /// Whether this host is behind a NAT.
+    pub nat_local: bool,
+    /// Whether the peer is behind a NAT.
+    pub nat_remote: bool,
+    /// Keys in the IKE SA itself (with K_auth), in order of use.
+    pub key_ids: Vec<KeyId>,
+    /// Keys fetched but not used yet (of the first user-plane Child SA).
+    pub held_keys: usize,
+    /// Retransmissions of own requests so far.
+    pub retransmits: u64,
+    /// Child SAs.
+    pub children: Vec<ChildStatus>,
+}
+
+/// One Child SA, for a status table.
+#[derive(Debug, Clone)]
+pub struct ChildStatus {
+    /// The Child SA.
+    pub id: ChildId,
+    /// Our SPI.
+    pub spi_in: u32,
+    /// The peer's SPI, 0 while unknown.
+    pub spi_out: u32,
+    /// Algorithms, once agreed.
+    pub suite: Option<EspSuite>,
+    /// Our side of the traffic.
+    pub ts_local: Vec<TrafficSelector>,
+    /// The peer's side.
+    pub ts_remote: Vec<TrafficSelector>,
+    /// Whether it is the Child SA of IKE_AUTH.
+    pub signalling: bool,
+    /// Whether it is installed and agreed.
+    pub up: bool,
+    /// Since when.
+    pub since: Option<Instant>,
+    /// QKD keys in it.
+    pub key_ids: Vec<KeyId>,
+}
