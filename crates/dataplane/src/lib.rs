@@ -1,1 +1,65 @@
 //! XFRM, interfaces, eBPF loading and the user-plane relays.
+//!
+//! A daemon asks a [`Dataplane`] to install the Child SAs that `ike` negotiated and to read their
+//! counters. [`Xfrm`] does it with the kernel's IPsec and, if configured, eBPF accounting on NWu;
+//! [`Recording`] does neither, for hosts whose kernel has no ESP.
+//!
+//! Every call works on the network namespace of the calling thread and is short; on a
+//! multi-threaded runtime other tasks keep running meanwhile.
+
+mod config;
+mod error;
+mod kernel;
+pub mod preflight;
+mod reading;
+mod recording;
+pub mod relay;
+mod spec;
+mod wire;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+pub use config::{BpfOptions, Config, DEFAULT_MTU, Kind, Options};
+pub use error::Error;
+pub use kernel::Xfrm;
+pub use reading::{
+    ClassReading, Classes, Refused, SaReading, Seen, StartReport, StopReport, Traffic,
+};
+pub use recording::Recording;
+pub use spec::{ChildSaSpec, EncrAlg, EspKeys, IntegAlg, Plane, Role, SpecError};
+pub use wire::{Suite, inner_mtu, wire_length, wire_overhead_bounds};
+
+/// IPsec of one daemon: its Child SAs, interfaces, policies and counters.
+#[async_trait]
+pub trait Dataplane: Send + Sync {
+    /// Removes what an earlier run of this daemon left, and nothing that belongs to others; makes
+    /// the XFRM interface, addresses and routes; attaches eBPF.
+    async fn start(&self) -> Result<StartReport, Error>;
+
+    /// Installs both states, the policies and the eBPF entries, and reads them back. On error
+    /// nothing of it is left.
+    async fn install(&self, sa: ChildSaSpec) -> Result<(), Error>;
+
+    /// Removes a Child SA and returns its final counters; `None` when there is none of that number.
+    async fn remove(&self, id: u64) -> Result<Option<SaReading>, Error>;
+
+    /// Counters of all Child SAs, ordered by number.
+    async fn readings(&self) -> Result<Vec<SaReading>, Error>;
+
+    /// Classes of packets on NWu; `None` without eBPF.
+    async fn classes(&self) -> Result<Option<ClassReading>, Error>;
+
+    /// Removes everything this data plane made.
+    async fn stop(&self) -> Result<StopReport, Error>;
+}
+
+/// The data plane that `config.options.kind` names.
+pub fn open(config: Config) -> Result<Arc<dyn Dataplane>, Error> {
+    config.check()?;
+    Ok(match config.options.kind {
+        Kind::Kernel => Arc::new(Xfrm::new(config)?),
+        Kind::Recording => Arc::new(Recording::new(config)?),
+    })
+}

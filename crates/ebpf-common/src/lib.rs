@@ -1,1 +1,180 @@
 //! Map keys and values shared by the eBPF programs and user space.
+//!
+//! Every type is `#[repr(C)]`, without padding, of integers only, so that the same bytes mean the
+//! same on both sides and `bpftool map dump name X` prints every field by its name.
+//!
+//! What the numbers mean:
+//! - `packets` counts packets as they are on the wire: a GSO super-packet counts as the segments it
+//!   is cut into.
+//! - `bytes` counts octets of outer IP packets, from the first octet of the IP header to the last
+//!   octet the IP header says belongs to the packet. Ethernet headers, VLAN tags and the padding of
+//!   short frames do not count. Each further segment of a GSO super-packet adds the IP header and,
+//!   for UDP, the UDP header that it will have.
+//! - `last_seen_ns` is `CLOCK_MONOTONIC` in nanoseconds, 0 when nothing was seen.
+//!
+//! Maps are per-CPU: readers add `packets` and `bytes` of all CPUs and take the largest
+//! `last_seen_ns`.
+
+#![cfg_attr(not(test), no_std)]
+
+/// Version of the layouts in this crate. It is stored in [`NwuMeta`], so that a daemon never reuses
+/// pinned maps of another layout.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Name of the per-class counters: `PerCpuArray<NwuClasses>`, two entries, [`INBOUND`] and [`OUTBOUND`].
+pub const MAP_CLASSES: &str = "nwu_classes";
+/// Name of the SA table: `HashMap<SaKey, SaInfo>`, written by user space.
+pub const MAP_SAS: &str = "nwu_sas";
+/// Name of the per-SA counters: `PerCpuHashMap<SaKey, Counter>`. User space makes and deletes the
+/// entries, the programs add to them.
+pub const MAP_SA_STATS: &str = "nwu_sa_stats";
+/// Name of the one-entry array that holds [`NwuMeta`].
+pub const MAP_META: &str = "nwu_meta";
+/// Name of the program for packets that arrive on NWu.
+pub const PROGRAM_INGRESS: &str = "nwu_ingress";
+/// Name of the program for packets that leave on NWu.
+pub const PROGRAM_EGRESS: &str = "nwu_egress";
+
+/// Direction: received on NWu. Index into [`MAP_CLASSES`] and value of [`SaKey::direction`].
+pub const INBOUND: u32 = 0;
+/// Direction: sent on NWu.
+pub const OUTBOUND: u32 = 1;
+
+/// [`SaInfo::plane`] of the signalling Child SA (NAS over TCP, TS 24.502 clause 8.2).
+pub const PLANE_CONTROL: u32 = 1;
+/// [`SaInfo::plane`] of a user-plane Child SA (GRE, TS 24.502 clause 8.3).
+pub const PLANE_USER: u32 = 2;
+
+/// Packets, octets and the time of the last packet; see the crate documentation for the units.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Packets on the wire.
+    pub packets: u64,
+    /// Octets of outer IP packets.
+    pub bytes: u64,
+    /// `CLOCK_MONOTONIC` of the last packet, nanoseconds; 0: never.
+    pub last_seen_ns: u64,
+}
+
+/// One [`Counter`] per class of packet on NWu. Every packet counts in exactly one class.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NwuClasses {
+    /// IKE, exchange type 34 (RFC 7296 section 3.1).
+    pub ike_sa_init: Counter,
+    /// IKE, exchange type 35.
+    pub ike_auth: Counter,
+    /// IKE, exchange type 36.
+    pub ike_create_child_sa: Counter,
+    /// IKE, exchange type 37.
+    pub ike_informational: Counter,
+    /// IKE, any other exchange type.
+    pub ike_other: Counter,
+    /// One octet 0xFF on UDP 4500 (RFC 3948 section 2.3).
+    pub nat_keepalive: Counter,
+    /// ESP whose SPI belongs to a signalling Child SA.
+    pub esp_control: Counter,
+    /// ESP whose SPI belongs to a user-plane Child SA.
+    pub esp_user: Counter,
+    /// ESP of an SPI that is in no table: a rekey race, an old SA, or an attack.
+    pub esp_unknown_spi: Counter,
+    /// IP fragments, the first one included: IKE or ESP larger than the path.
+    pub fragment: Counter,
+    /// Headers that are cut off or contradict themselves.
+    pub malformed: Counter,
+    /// IP packets of none of the kinds above.
+    pub other: Counter,
+    /// Frames that carry no IP (ARP and others); `bytes` are the octets after the link header.
+    pub non_ip: Counter,
+}
+
+/// Key of [`MAP_SAS`] and [`MAP_SA_STATS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SaKey {
+    /// SPI in host byte order, as `ip xfrm state` prints it.
+    pub spi: u32,
+    /// [`INBOUND`] or [`OUTBOUND`].
+    pub direction: u32,
+    /// Outbound: the address of the peer, who chose the SPI (IPv4 as `::ffff:a.b.c.d`), in network
+    /// byte order. Inbound: zero, since the SPI is ours and the peer may move.
+    pub remote: [u8; 16],
+}
+
+/// Value of [`MAP_SAS`]: whose SA it is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SaInfo {
+    /// [`PLANE_CONTROL`] or [`PLANE_USER`].
+    pub plane: u32,
+    /// The daemon's number of the UE.
+    pub ue: u32,
+    /// PDU session ID (1..15), 0 for the signalling SA.
+    pub pdu_session: u32,
+    /// The reqid that ties the SA to its policies.
+    pub reqid: u32,
+}
+
+/// Value of [`MAP_META`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NwuMeta {
+    /// [`LAYOUT_VERSION`] of the daemon that made the maps.
+    pub layout_version: u32,
+    /// Index of the interface the programs are attached to.
+    pub ifindex: u32,
+}
+
+impl SaKey {
+    /// Key of an inbound SA: the SPI is ours alone.
+    pub const fn inbound(spi: u32) -> Self {
+        Self {
+            spi,
+            direction: INBOUND,
+            remote: [0; 16],
+        }
+    }
+
+    /// Key of an outbound SA to the peer at `remote` (IPv4 mapped into IPv6).
+    pub const fn outbound(spi: u32, remote: [u8; 16]) -> Self {
+        Self {
+            spi,
+            direction: OUTBOUND,
+            remote,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::{align_of, offset_of, size_of};
+
+    use super::*;
+
+    /// A change here is a change of [`LAYOUT_VERSION`].
+    #[test]
+    fn layout_is_as_published() {
+        assert_eq!(LAYOUT_VERSION, 1);
+        assert_eq!(size_of::<Counter>(), 24);
+        assert_eq!(size_of::<NwuClasses>(), 13 * 24);
+        assert_eq!(offset_of!(NwuClasses, esp_control), 6 * 24);
+        assert_eq!((size_of::<SaKey>(), align_of::<SaKey>()), (24, 4));
+        assert_eq!(size_of::<SaInfo>(), 16);
+        assert_eq!(size_of::<NwuMeta>(), 8);
+    }
+
+    #[test]
+    fn names_fit_the_kernel() {
+        for name in [
+            MAP_CLASSES,
+            MAP_SAS,
+            MAP_SA_STATS,
+            MAP_META,
+            PROGRAM_INGRESS,
+            PROGRAM_EGRESS,
+        ] {
+            assert!(name.len() <= 15, "{name}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Configuration of the data plane.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Role, spec::MAX_REQID};
+
+/// What the data plane needs to know; built by a daemon from its own configuration file.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which end this is.
+    pub role: Role,
+    /// Marks what this daemon made (interface alias); at most 32 characters, the same in every run.
+    pub owner: String,
+    /// Name of the XFRM interface of slot 0, at most 10 characters (`xfrmInterfaceName`). Slot k is
+    /// called `<name>-<k>`.
+    pub interface_name: String,
+    /// XFRM interface ID of slot 0, not 0 (`xfrmInterfaceID`). Slot k has this plus k.
+    pub interface_id: u32,
+    /// N3IWF: the inner address (`ipSecTunnelAddress`). UE: `None`.
+    pub inner_address: Option<IpAddr>,
+    /// N3IWF: the inner addresses of UEs (`ueIpAddressRange`), routed to the XFRM interface. UE: `None`.
+    pub inner_range: Option<IpNet>,
+    /// The `dataplane:` section of the daemon's file.
+    pub options: Options,
+}
+
+impl Config {
+    /// Name of the XFRM interface of `slot`.
+    pub fn interface(&self, slot: u32) -> String {
+        if slot == 0 {
+            self.interface_name.clone()
+        } else {
+            format!("{}-{slot}", self.interface_name)
+        }
+    }
+}
+
+/// The `dataplane:` section of a daemon's configuration file. Every key has a default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Options {
+    /// `kernel` (default) or `recording`.
+    pub kind: Kind,
+    /// Where `recording` writes its JSON lines; nothing is written without it.
+    pub record_file: Option<PathBuf>,
+    /// MTU of the XFRM interfaces. The default 1386 leaves room for the largest ESP overhead on a
+    /// 1500-octet path and gives PDU sessions the 1358 octets of TS 23.501 Annex J.
+    pub mtu: u32,
+    /// Number of XFRM interfaces that may be made: 1 plus the further PDU sessions of a UE.
+    pub slots: u32,
+    /// First reqid of the 2^20 that belong to this daemon.
+    pub reqid_base: u32,
+    /// eBPF accounting on NWu; absent: none.
+    pub bpf: Option<BpfOptions>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            kind: Kind::Kernel,
+            record_file: None,
+            mtu: DEFAULT_MTU,
+            slots: 16,
+            reqid_base: 0x4e00_0000,
+            bpf: None,
+        }
+    }
+}
+
+/// Default MTU of XFRM interfaces, see [`Options::mtu`].
+pub const DEFAULT_MTU: u32 = 1386;
+
+/// Which data plane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Kernel IPsec: [`crate::Xfrm`].
+    #[default]
+    Kernel,
+    /// No IPsec at all, for hosts whose kernel has no ESP: [`crate::Recording`].
+    Recording,
+}
+
+/// The `dataplane.bpf:` section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BpfOptions {
+    /// The NWu interface the programs are attached to.
+    pub interface: String,
+    /// The object file made by `cargo xtask build`.
+    #[serde(default = "default_object")]
+    pub object: PathBuf,
+    /// Directory on a BPF file system that belongs to this daemon alone.
+    #[serde(default = "default_pin_dir")]
+    pub pin_dir: PathBuf,
+    /// Most Child SAs at one time; each takes two entries.
+    #[serde(default = "default_max_child_sas")]
+    pub max_child_sas: u32,
+}
+
+fn default_object() -> PathBuf {
+    "/usr/lib/n3iwf/n3iwf.bpf.o".into()
+}
+
+fn default_pin_dir() -> PathBuf {
+    "/sys/fs/bpf/n3iwf".into()
+}
+
+fn default_max_child_sas() -> u32 {
+    32_768
+}
+
+impl Config {
+    /// Refuses what cannot work, before anything is touched.
+    pub fn check(&self) -> Result<(), Error> {
+        let fail = |text: String| Err(Error::Config(text));
+        let name = &self.interface_name;
+        if name.is_empty()
+            || name.len() > 10
+            || !name
+                .bytes()
+                .all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'-')
+        {
+            return fail(format!(
+                "interface name {name:?}: 1 to 10 letters, digits, '-' or '_'"
+            ));
+        }
+        if self.owner.is_empty()
+            || self.owner.len() > 32
+            || self.owner.chars().any(char::is_control)
+        {
+            return fail(format!("owner {:?}: 1 to 32 characters", self.owner));
+        }
+        let options = &self.options;
+        if !(1..=1024).contains(&options.slots) {
+            return fail(format!("slots {}: 1 to 1024", options.slots));
+        }
+        if self.interface_id == 0 || self.interface_id.checked_add(options.slots).is_none() {
+            return fail(format!(
+                "interface ID {}: not 0, with room for {} slots",
+                self.interface_id, options.slots
+            ));
+        }
+        if options.reqid_base == 0 || options.reqid_base.checked_add(MAX_REQID).is_none() {
+            return fail(format!(
+                "reqidBase {:#x}: not 0, with room for 2^20 reqids",
+                options.reqid_base
+            ));
+        }
+        if !(576..=65_000).contains(&options.mtu) {
+            return fail(format!("mtu {}: 576 to 65000", options.mtu));
+        }
+        match (self.role, self.inner_address, self.inner_range) {
+            (Role::Ue, None, None) => {}
+            (Role::Ue, _, _) => return fail("a UE gets its inner address by IKE".into()),
+            (Role::N3iwf, Some(address), Some(range)) => {
+                if address.is_ipv4() != range.addr().is_ipv4() {
+                    return fail(format!(
+                        "{address} and {range} are of different IP versions"
+                    ));
+                }
+            }
+            (Role::N3iwf, _, _) => {
+                return fail("an N3IWF needs its inner address and the range of its UEs".into());
+            }
+        }
+        if let Some(bpf) = &options.bpf
+            && !(1..=1_000_000).contains(&bpf.max_child_sas)
+        {
+            return fail(format!("maxChildSas {}: 1 to 1000000", bpf.max_child_sas));
+        }
+        Ok(())
+    }
+}
