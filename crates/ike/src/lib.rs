@@ -1,1 +1,4 @@
 //! IKEv2 without input or output: wire format, suites, key schedules and state machines.
+
+pub mod crypto;
+pub mod wire;

@@ -1,0 +1,1 @@
+//! Suites, key schedules, message protection and authentication.
