@@ -1,1 +1,13 @@
-//! What both daemons share: configuration files, logging, control socket, preflight.
+//! What both daemons and their stand-ins share: configuration files, logging, the control
+//! socket, preflight reports, process hardening, shutdown and attach timelines.
+//!
+//! Nothing here knows IKE, NGAP or keys; it is the part of a daemon that every daemon has.
+
+pub mod config;
+pub mod control;
+pub mod log;
+pub mod preflight;
+mod process;
+pub mod timeline;
+
+pub use process::{HardenError, Shutdown, harden};
