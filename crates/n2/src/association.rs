@@ -7,7 +7,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::socket::{self, Kind, Progress, Reassembly};
-use crate::{Address, Error, MAX_MESSAGE, NGAP_PPID, Options, Received, sctp};
+use crate::{Address, Error, MAX_MESSAGE, NGAP_PPID, Options, Received, sctp, sys};
 
 /// One NGAP association.
 ///
@@ -80,7 +80,7 @@ impl Association {
                     || error.kind() == io::ErrorKind::WouldBlock =>
             {
                 // The socket turns writable when the handshake ends either way.
-                let waiting = AsyncFd::register_with_interest(socket, Interest::WRITABLE)
+                let waiting = sys::register(socket, Interest::WRITABLE)
                     .map_err(Error::io("register the socket"))?;
                 let guard = waiting.writable().await.map_err(Error::io("connect"))?;
                 drop(guard);
@@ -102,7 +102,8 @@ impl Association {
             Kind::Unix => u16::MAX,
         };
         let inner = Arc::new(Inner {
-            socket: AsyncFd::register(socket).map_err(Error::io("register the socket"))?,
+            socket: sys::register(socket, Interest::READABLE | Interest::WRITABLE)
+                .map_err(Error::io("register the socket"))?,
             kind,
             streams,
             peer,

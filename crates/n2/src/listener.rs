@@ -9,7 +9,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::association::{Association, unix_socket};
 use crate::socket::Kind;
-use crate::{Address, Error, Options, sctp};
+use crate::{Address, Error, Options, sctp, sys};
 
 /// Waits for associations, as an AMF does.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Listener {
                 .map_or(Address::Sctp(*asked), Address::Sctp),
         };
         Ok(Self {
-            socket: AsyncFd::register_with_interest(socket, Interest::READABLE)
+            socket: sys::register(socket, Interest::READABLE)
                 .map_err(Error::io("register the listener"))?,
             kind,
             local,

@@ -1,9 +1,14 @@
-//! The three system calls that no safe wrapper has for SCTP.
+//! The system calls that no safe wrapper has for SCTP, and the registration of
+//! a socket with the runtime.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+use socket2::Socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Plain data that the kernel may read from or write over.
 ///
@@ -108,4 +113,12 @@ pub(crate) fn recv_message(
         }),
         Err(_) => Err(io::Error::last_os_error()),
     }
+}
+
+/// Registers a socket with the runtime of the calling task.
+pub(crate) fn register(socket: Socket, interest: Interest) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: a `Socket` owns one descriptor, gives the same one at each call
+    // and closes it only when it is dropped, which `AsyncFd` does after it has
+    // taken the registration back.
+    unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(io::Error::from)
 }
