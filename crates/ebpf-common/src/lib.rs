@@ -85,9 +85,32 @@ pub struct NwuClasses {
     pub malformed: Counter,
     /// IP packets of none of the kinds above.
     pub other: Counter,
-    /// Frames that carry no IP (ARP and others); `bytes` are the octets after the link header.
+    /// Frames that carry no IP (ARP and others); `bytes` are those of the frame.
     pub non_ip: Counter,
 }
+
+/// Class of a packet: the index of its [`Counter`] within [`NwuClasses`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is named as its field in NwuClasses")]
+pub enum Class {
+    IkeSaInit = 0,
+    IkeAuth = 1,
+    IkeCreateChildSa = 2,
+    IkeInformational = 3,
+    IkeOther = 4,
+    NatKeepalive = 5,
+    EspControl = 6,
+    EspUser = 7,
+    EspUnknownSpi = 8,
+    Fragment = 9,
+    Malformed = 10,
+    Other = 11,
+    NonIp = 12,
+}
+
+/// Number of classes: [`NwuClasses`] is as large as this many [`Counter`]s.
+pub const CLASSES: u32 = 13;
 
 /// Key of [`MAP_SAS`] and [`MAP_SA_STATS`].
 #[repr(C)]
@@ -158,7 +181,33 @@ mod tests {
         assert_eq!(LAYOUT_VERSION, 1);
         assert_eq!(size_of::<Counter>(), 24);
         assert_eq!(size_of::<NwuClasses>(), 13 * 24);
-        assert_eq!(offset_of!(NwuClasses, esp_control), 6 * 24);
+        assert_eq!(size_of::<NwuClasses>(), CLASSES as usize * 24);
+        for (class, offset) in [
+            (Class::IkeSaInit, offset_of!(NwuClasses, ike_sa_init)),
+            (Class::IkeAuth, offset_of!(NwuClasses, ike_auth)),
+            (
+                Class::IkeCreateChildSa,
+                offset_of!(NwuClasses, ike_create_child_sa),
+            ),
+            (
+                Class::IkeInformational,
+                offset_of!(NwuClasses, ike_informational),
+            ),
+            (Class::IkeOther, offset_of!(NwuClasses, ike_other)),
+            (Class::NatKeepalive, offset_of!(NwuClasses, nat_keepalive)),
+            (Class::EspControl, offset_of!(NwuClasses, esp_control)),
+            (Class::EspUser, offset_of!(NwuClasses, esp_user)),
+            (
+                Class::EspUnknownSpi,
+                offset_of!(NwuClasses, esp_unknown_spi),
+            ),
+            (Class::Fragment, offset_of!(NwuClasses, fragment)),
+            (Class::Malformed, offset_of!(NwuClasses, malformed)),
+            (Class::Other, offset_of!(NwuClasses, other)),
+            (Class::NonIp, offset_of!(NwuClasses, non_ip)),
+        ] {
+            assert_eq!(class as usize * size_of::<Counter>(), offset, "{class:?}");
+        }
         assert_eq!((size_of::<SaKey>(), align_of::<SaKey>()), (24, 4));
         assert_eq!(size_of::<SaInfo>(), 16);
         assert_eq!(size_of::<NwuMeta>(), 8);

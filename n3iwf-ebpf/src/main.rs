@@ -1,0 +1,130 @@
+//! Classifiers on NWu (tc, `classifier` sections): what every packet is, and for which Child SA.
+//!
+//! Both programs only count. They return `TCX_NEXT`, which classic tc reads as "unspecified", so
+//! that programs and filters of others behind them still run and no packet is ever dropped here.
+
+#![no_std]
+#![no_main]
+
+mod packet;
+
+use aya_ebpf::{
+    bindings::TC_ACT_UNSPEC,
+    btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
+    helpers::bpf_ktime_get_ns,
+    macros::{btf_map, classifier},
+    programs::TcContext,
+};
+use ebpf_common::{
+    CLASSES, Class, Counter, INBOUND, NwuClasses, NwuMeta, OUTBOUND, PLANE_CONTROL, PLANE_USER,
+    SaInfo, SaKey,
+};
+
+use crate::packet::{Kind, Packet};
+
+/// `BPF_F_NO_PREALLOC`: memory follows the number of Child SAs, not the largest number allowed.
+const NO_PREALLOC: usize = 1;
+/// The loader sets the number that the configuration says.
+const MAX_SAS: usize = 65_536;
+
+#[btf_map(name = "nwu_classes")]
+static CLASS_COUNTERS: PerCpuArray<NwuClasses, 2> = PerCpuArray::new();
+
+#[btf_map(name = "nwu_sas")]
+static SAS: HashMap<SaKey, SaInfo, MAX_SAS, NO_PREALLOC> = HashMap::new();
+
+#[btf_map(name = "nwu_sa_stats")]
+static SA_COUNTERS: PerCpuHashMap<SaKey, Counter, MAX_SAS, NO_PREALLOC> = PerCpuHashMap::new();
+
+/// Nothing here reads it: it tells the next daemon what made these maps.
+#[btf_map(name = "nwu_meta")]
+static META: Array<NwuMeta, 1> = Array::new();
+
+/// Counts packets that arrive on NWu.
+#[classifier]
+pub fn nwu_ingress(ctx: TcContext) -> i32 {
+    account(&ctx, INBOUND);
+    TC_ACT_UNSPEC
+}
+
+/// Counts packets that leave on NWu.
+#[classifier]
+pub fn nwu_egress(ctx: TcContext) -> i32 {
+    account(&ctx, OUTBOUND);
+    TC_ACT_UNSPEC
+}
+
+#[inline(always)]
+fn account(ctx: &TcContext, direction: u32) {
+    let packet = Packet::read(ctx);
+    let now = unsafe {
+        // SAFETY: the helper takes nothing and only reads the clock.
+        bpf_ktime_get_ns()
+    };
+    let class = match packet.kind {
+        Kind::Class(class) => class,
+        Kind::Esp { spi } => {
+            let key = if direction == INBOUND {
+                SaKey::inbound(spi)
+            } else {
+                SaKey::outbound(spi, packet.destination)
+            };
+            esp(&key, &packet, now)
+        }
+    };
+    let Some(classes) = CLASS_COUNTERS.get_ptr_mut(direction) else {
+        return;
+    };
+    // The compiler knows that every class is below `CLASSES`, the verifier does not.
+    let index = core::hint::black_box(class as u32);
+    if index < CLASSES {
+        let counters: *mut Counter = classes.cast();
+        // SAFETY: the pointer is this CPU's value of the map, `NwuClasses` is `CLASSES` counters
+        // in a row, and tc programs of one CPU do not interrupt each other.
+        unsafe { add(counters.add(index as usize), &packet, now) };
+    }
+}
+
+/// The class of an ESP packet, counted for its Child SA too.
+#[inline(always)]
+fn esp(key: &SaKey, packet: &Packet, now: u64) -> Class {
+    // SAFETY: user space replaces entries only while no packet can match them; a torn read of
+    // `plane` is impossible, it is one aligned word.
+    let Some(info) = (unsafe { SAS.get(key) }) else {
+        return Class::EspUnknownSpi;
+    };
+    if let Some(counter) = SA_COUNTERS.get_ptr_mut(key) {
+        // SAFETY: this CPU's value of the map.
+        unsafe { add(counter, packet, now) };
+    }
+    match info.plane {
+        PLANE_CONTROL => Class::EspControl,
+        PLANE_USER => Class::EspUser,
+        _ => Class::EspUnknownSpi,
+    }
+}
+
+/// # Safety
+///
+/// `counter` is this CPU's value of a per-CPU map.
+#[inline(always)]
+unsafe fn add(counter: *mut Counter, packet: &Packet, now: u64) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        (*counter).packets += packet.packets;
+        (*counter).bytes += packet.bytes;
+        (*counter).last_seen_ns = now;
+    }
+}
+
+/// The kernel asks for the licence in its own spelling.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // Nothing here panics: the verifier would refuse the loop.
+    loop {}
+}

@@ -1,0 +1,307 @@
+//! From a socket buffer to what it carries on NWu.
+//!
+//! Everything is read relative to the network header, so that Ethernet, VLAN and interfaces
+//! without a link header look alike.
+
+use aya_ebpf::{
+    EbpfContext, bindings::bpf_hdr_start_off::BPF_HDR_START_NET,
+    helpers::generated::bpf_skb_load_bytes_relative, programs::TcContext,
+};
+use ebpf_common::Class;
+
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
+const ETH_P_8021Q: u16 = 0x8100;
+const ETH_P_8021AD: u16 = 0x88a8;
+
+const IPPROTO_HOPOPTS: u8 = 0;
+const IPPROTO_UDP: u8 = 17;
+const IPPROTO_ROUTING: u8 = 43;
+const IPPROTO_FRAGMENT: u8 = 44;
+const IPPROTO_ESP: u8 = 50;
+const IPPROTO_DSTOPTS: u8 = 60;
+const IPPROTO_MOBILITY: u8 = 135;
+
+const PORT_IKE: u16 = 500;
+const PORT_NAT_T: u16 = 4500;
+
+/// VLAN tags within the packet; the outermost one is usually outside of it already.
+const MAX_TAGS: u32 = 2;
+/// IPv6 extension headers looked through. A packet with more counts as `other`.
+const MAX_EXTENSIONS: u32 = 8;
+
+/// What a packet is, before the SA table is asked.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    /// Known without it.
+    Class(Class),
+    /// ESP, in UDP or not.
+    Esp {
+        /// SPI in host order.
+        spi: u32,
+    },
+}
+
+/// What is counted of a packet.
+pub(crate) struct Packet {
+    pub(crate) kind: Kind,
+    /// Packets on the wire: the segments of a GSO super-packet, else 1.
+    pub(crate) packets: u64,
+    /// Octets of IP packets on the wire.
+    pub(crate) bytes: u64,
+    /// Outer destination, IPv4 mapped into IPv6.
+    pub(crate) destination: [u8; 16],
+}
+
+/// An IP header, as far as it matters.
+struct Ip {
+    /// Octets of the whole IP packet.
+    total: u32,
+    /// Where the transport header starts.
+    transport: u32,
+    protocol: u8,
+    fragment: bool,
+}
+
+/// Reads `T` at `offset` from the network header; `None` beyond the end.
+#[inline(always)]
+fn load<T: Copy, const N: usize>(
+    ctx: &TcContext,
+    offset: u32,
+    from: fn([u8; N]) -> T,
+) -> Option<T> {
+    let mut octets = [0u8; N];
+    // SAFETY: the helper writes exactly N octets or fails; the pointers are valid for the call.
+    let ret = unsafe {
+        bpf_skb_load_bytes_relative(
+            ctx.as_ptr(),
+            offset,
+            octets.as_mut_ptr().cast(),
+            N as u32,
+            BPF_HDR_START_NET,
+        )
+    };
+    (ret == 0).then(|| from(octets))
+}
+
+#[inline(always)]
+fn octets<const N: usize>(ctx: &TcContext, offset: u32) -> Option<[u8; N]> {
+    load(ctx, offset, |octets| octets)
+}
+
+#[inline(always)]
+fn be16(ctx: &TcContext, offset: u32) -> Option<u16> {
+    load(ctx, offset, u16::from_be_bytes)
+}
+
+#[inline(always)]
+fn be32(ctx: &TcContext, offset: u32) -> Option<u32> {
+    load(ctx, offset, u32::from_be_bytes)
+}
+
+impl Packet {
+    #[inline(always)]
+    pub(crate) fn read(ctx: &TcContext) -> Self {
+        // SAFETY: the context is valid while the program runs; the verifier checks each access.
+        let (protocol, segments, len) = unsafe {
+            let skb = ctx.skb.skb;
+            ((*skb).protocol, (*skb).gso_segs, (*skb).len)
+        };
+        let mut packet = Self {
+            kind: Kind::Class(Class::NonIp),
+            packets: u64::from(segments.max(1)),
+            bytes: u64::from(len),
+            destination: [0; 16],
+        };
+        let mut protocol = u16::from_be(protocol as u16);
+        let mut network = 0;
+        for _ in 0..MAX_TAGS {
+            if protocol != ETH_P_8021Q && protocol != ETH_P_8021AD {
+                break;
+            }
+            let Some(inner) = be16(ctx, network + 2) else {
+                packet.kind = Kind::Class(Class::Malformed);
+                return packet;
+            };
+            protocol = inner;
+            network += 4;
+        }
+        let ip = match protocol {
+            ETH_P_IP => packet.ipv4(ctx, network),
+            ETH_P_IPV6 => packet.ipv6(ctx, network),
+            _ => return packet,
+        };
+        packet.kind = match ip {
+            Ok(ip) => {
+                let headers = if ip.protocol == IPPROTO_UDP {
+                    ip.transport - network + 8
+                } else {
+                    ip.transport - network
+                };
+                packet.bytes = u64::from(ip.total) + (packet.packets - 1) * u64::from(headers);
+                if ip.fragment {
+                    Kind::Class(Class::Fragment)
+                } else {
+                    transport(ctx, &ip, network + ip.total).unwrap_or(Kind::Class(Class::Malformed))
+                }
+            }
+            Err(class) => Kind::Class(class),
+        };
+        packet
+    }
+
+    /// RFC 791 section 3.1.
+    #[inline(always)]
+    fn ipv4(&mut self, ctx: &TcContext, network: u32) -> Result<Ip, Class> {
+        let header: [u8; 20] = octets(ctx, network).ok_or(Class::Malformed)?;
+        let ihl = u32::from(header[0] & 0x0f) * 4;
+        let total = u32::from(u16::from_be_bytes([header[2], header[3]]));
+        if total == 0 && self.packets > 1 {
+            // A super-packet of more than 65535 octets; ESP and IKE are never that.
+            return Err(Class::Other);
+        }
+        if header[0] >> 4 != 4 || ihl < 20 || total < ihl {
+            return Err(Class::Malformed);
+        }
+        whole(ctx, network, total)?;
+        self.destination = [0; 16];
+        self.destination[10] = 0xff;
+        self.destination[11] = 0xff;
+        self.destination[12] = header[16];
+        self.destination[13] = header[17];
+        self.destination[14] = header[18];
+        self.destination[15] = header[19];
+        Ok(Ip {
+            total,
+            transport: network + ihl,
+            protocol: header[9],
+            // More Fragments, or an offset.
+            fragment: u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0,
+        })
+    }
+
+    /// RFC 8200 sections 3 and 4.
+    #[inline(always)]
+    fn ipv6(&mut self, ctx: &TcContext, network: u32) -> Result<Ip, Class> {
+        let header: [u8; 8] = octets(ctx, network).ok_or(Class::Malformed)?;
+        let total = u32::from(u16::from_be_bytes([header[4], header[5]])) + 40;
+        if total == 40 && self.packets > 1 {
+            return Err(Class::Other);
+        }
+        if header[0] >> 4 != 6 {
+            return Err(Class::Malformed);
+        }
+        whole(ctx, network, total)?;
+        self.destination = octets(ctx, network + 24).ok_or(Class::Malformed)?;
+        let mut ip = Ip {
+            total,
+            transport: network + 40,
+            protocol: header[6],
+            fragment: false,
+        };
+        for _ in 0..MAX_EXTENSIONS {
+            match ip.protocol {
+                IPPROTO_HOPOPTS | IPPROTO_ROUTING | IPPROTO_DSTOPTS | IPPROTO_MOBILITY => {
+                    let [next, len] = octets(ctx, ip.transport).ok_or(Class::Malformed)?;
+                    ip.protocol = next;
+                    ip.transport += (u32::from(len) + 1) * 8;
+                }
+                IPPROTO_FRAGMENT => {
+                    let [next, _, high, low] = octets(ctx, ip.transport).ok_or(Class::Malformed)?;
+                    ip.protocol = next;
+                    ip.transport += 8;
+                    // An offset, or More Fragments; neither: an atomic fragment (RFC 6946).
+                    if u16::from_be_bytes([high, low]) & 0xfff9 != 0 {
+                        ip.fragment = true;
+                        break;
+                    }
+                }
+                _ => break,
+            }
+            if ip.transport > network + total {
+                return Err(Class::Malformed);
+            }
+        }
+        Ok(ip)
+    }
+}
+
+/// Whether the buffer holds all octets that the IP header promises.
+#[inline(always)]
+fn whole(ctx: &TcContext, network: u32, total: u32) -> Result<(), Class> {
+    match octets::<1>(ctx, network + total - 1) {
+        Some(_) => Ok(()),
+        None => Err(Class::Malformed),
+    }
+}
+
+/// `None`: the headers end too early. `end` is where the IP packet ends.
+#[inline(always)]
+fn transport(ctx: &TcContext, ip: &Ip, end: u32) -> Option<Kind> {
+    match ip.protocol {
+        IPPROTO_ESP => esp(ctx, ip.transport, end),
+        IPPROTO_UDP => {
+            let header: [u8; 6] = octets(ctx, ip.transport)?;
+            let source = u16::from_be_bytes([header[0], header[1]]);
+            let destination = u16::from_be_bytes([header[2], header[3]]);
+            let len = u32::from(u16::from_be_bytes([header[4], header[5]]));
+            let udp_end = ip.transport + len;
+            if len < 8 || udp_end > end {
+                return None;
+            }
+            let payload = ip.transport + 8;
+            if source == PORT_NAT_T || destination == PORT_NAT_T {
+                nat_t(ctx, payload, udp_end)
+            } else if source == PORT_IKE || destination == PORT_IKE {
+                ike(ctx, payload, udp_end)
+            } else {
+                Some(Kind::Class(Class::Other))
+            }
+        }
+        _ => Some(Kind::Class(Class::Other)),
+    }
+}
+
+/// UDP 4500: keepalive, IKE behind the non-ESP marker, or ESP (RFC 3948 section 2).
+#[inline(always)]
+fn nat_t(ctx: &TcContext, payload: u32, end: u32) -> Option<Kind> {
+    if payload + 1 == end {
+        let [octet] = octets(ctx, payload)?;
+        return (octet == 0xff).then_some(Kind::Class(Class::NatKeepalive));
+    }
+    if payload + 8 > end {
+        return None;
+    }
+    if be32(ctx, payload)? == 0 {
+        ike(ctx, payload + 4, end)
+    } else {
+        esp(ctx, payload, end)
+    }
+}
+
+/// The IKE header (RFC 7296 section 3.1).
+#[inline(always)]
+fn ike(ctx: &TcContext, header: u32, end: u32) -> Option<Kind> {
+    if header + 28 > end {
+        return None;
+    }
+    let [version, exchange] = octets(ctx, header + 17)?;
+    Some(Kind::Class(match (version >> 4, exchange) {
+        (2, 34) => Class::IkeSaInit,
+        (2, 35) => Class::IkeAuth,
+        (2, 36) => Class::IkeCreateChildSa,
+        (2, 37) => Class::IkeInformational,
+        _ => Class::IkeOther,
+    }))
+}
+
+/// SPI and sequence number (RFC 4303 section 2).
+#[inline(always)]
+fn esp(ctx: &TcContext, header: u32, end: u32) -> Option<Kind> {
+    if header + 8 > end {
+        return None;
+    }
+    Some(Kind::Esp {
+        spi: be32(ctx, header)?,
+    })
+}
