@@ -1,2 +1,30 @@
-//! Every chore of the project behind one door.
-fn main() {}
+//! Every chore of the project behind one door: `cargo xtask <chore>`.
+//!
+//! A chore says what it does before it does it, shows progress for anything
+//! that takes more than a few seconds, and ends with exit code 0 only when
+//! everything it promised holds.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool"
+)]
+
+mod artifacts;
+mod cli;
+mod compiler;
+mod paths;
+mod proc;
+mod setup;
+mod vm;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
