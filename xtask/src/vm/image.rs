@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use super::cpio::Archive;
 use super::kernel::Kernel;
@@ -64,26 +64,25 @@ const MODULES: &[&str] = &[
     "ctr",
     "cbc",
     "ghash_generic",
-    "aes_generic",
     "aesni_intel",
-    "ghash_clmulni_intel",
-    "hmac",
-    "sha1_generic",
-    "sha256_generic",
-    "sha512_generic",
     "authenc",
     "authencesn",
     "seqiv",
     "echainiv",
-    "cryptd",
+    // seqiv and echainiv draw their salt from it
+    "drbg",
 ];
+
+/// Directories of modules that are there for the asking: which of them an
+/// algorithm is made of differs between the lines.
+const ON_DEMAND: &[&str] = &["kernel/crypto/", "kernel/arch/x86/crypto/"];
 
 /// The base image for this kernel, written when it is not in the cache.
 pub(crate) fn base(kernel: &Kernel) -> Result<PathBuf> {
     let tools = tools()?;
     let modules = closure(&kernel.modules)?;
     let mut hasher = DefaultHasher::new();
-    (INIT, &kernel.release, MODULES).hash(&mut hasher);
+    (INIT, &kernel.release, MODULES, ON_DEMAND).hash(&mut hasher);
     for source in tools.values() {
         hash_file(source, &mut hasher)?;
     }
@@ -241,19 +240,23 @@ fn applets<W: std::io::Write>(
 fn closure(tree: &Path) -> Result<BTreeSet<String>> {
     let text = fs::read_to_string(tree.join("modules.dep"))
         .with_context(|| format!("no modules.dep in {}", tree.display()))?;
+    let built_in = fs::read_to_string(tree.join("modules.builtin")).unwrap_or_default();
+    closure_of(MODULES, &text, &built_in)
+        .with_context(|| format!("the kernel of {} lacks something", tree.display()))
+}
+
+/// [`closure`] over the texts of `modules.dep` and `modules.builtin`.
+fn closure_of(names: &[&str], dependencies: &str, built_in: &str) -> Result<BTreeSet<String>> {
     let mut by_name = BTreeMap::new();
-    for line in text.lines() {
+    for line in dependencies.lines() {
         if let Some((path, needs)) = line.split_once(':') {
             by_name.insert(module_name(path), (path, needs));
         }
     }
-    let built_in: BTreeSet<String> = fs::read_to_string(tree.join("modules.builtin"))
-        .unwrap_or_default()
-        .lines()
-        .map(module_name)
-        .collect();
+    let built_in: BTreeSet<String> = built_in.lines().map(module_name).collect();
     let mut wanted = BTreeSet::new();
-    for name in MODULES {
+    let mut missing = Vec::new();
+    for name in names {
         match by_name.get(*name) {
             Some((path, needs)) => {
                 wanted.insert((*path).to_owned());
@@ -261,13 +264,17 @@ fn closure(tree: &Path) -> Result<BTreeSet<String>> {
                 wanted.extend(needs.split_whitespace().map(str::to_owned));
             }
             None if built_in.contains(*name) => {}
-            // Names differ between the lines (a cipher moved into the core):
-            // what is really missing shows when it is used.
-            None => {}
+            None => missing.push(*name),
         }
     }
-    if wanted.is_empty() {
-        return Err(anyhow!("none of the modules is in {}", tree.display()));
+    if !missing.is_empty() {
+        bail!("no module {}", missing.join(", "));
+    }
+    for (path, needs) in by_name.values() {
+        if ON_DEMAND.iter().any(|dir| path.starts_with(dir)) {
+            wanted.insert((*path).to_owned());
+            wanted.extend(needs.split_whitespace().map(str::to_owned));
+        }
     }
     Ok(wanted)
 }
@@ -374,23 +381,22 @@ mod tests {
 
     #[test]
     fn dependencies_come_along() {
-        let tree = tempfile::tempdir().unwrap();
-        fs::write(
-            tree.path().join("modules.dep"),
-            "kernel/net/esp4.ko.xz: kernel/net/xfrm_algo.ko.xz kernel/crypto/af.ko.xz\n\
-             kernel/net/xfrm_algo.ko.xz:\nkernel/net/other.ko.xz:\n",
-        )
-        .unwrap();
-        let wanted = closure(tree.path()).unwrap();
+        let dependencies = "kernel/net/esp4.ko.xz: kernel/net/xfrm_algo.ko.xz kernel/lib/af.ko.xz\n\
+                            kernel/net/xfrm_algo.ko.xz:\nkernel/net/other.ko.xz:\n\
+                            kernel/crypto/ctr.ko.xz:\n";
+        let wanted = closure_of(&["esp4", "cbc"], dependencies, "kernel/crypto/cbc.ko\n").unwrap();
         let all: Vec<&str> = wanted.iter().map(String::as_str).collect();
         assert_eq!(
             all,
             [
-                "kernel/crypto/af.ko.xz",
+                "kernel/crypto/ctr.ko.xz",
+                "kernel/lib/af.ko.xz",
                 "kernel/net/esp4.ko.xz",
                 "kernel/net/xfrm_algo.ko.xz"
             ]
         );
+        let error = closure_of(&["esp4", "sctp"], dependencies, "").unwrap_err();
+        assert!(error.to_string().contains("sctp"), "{error}");
     }
 
     #[test]

@@ -314,7 +314,7 @@ fn hardware(kernel: &kernel::Kernel, accel: Accel, initrd: &Path) -> Vec<String>
 
 fn command_line(job: &Job) -> String {
     let mut line = "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t nokaslr \
-                    mitigations=off random.trust_cpu=on"
+                    mitigations=off random.trust_cpu=on cryptomgr.notests=1"
         .to_owned();
     if job.mode == Mode::Interactive
         && let Ok(term) = std::env::var("TERM")
