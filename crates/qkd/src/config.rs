@@ -16,7 +16,13 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 ///   method: post                            # or get
 ///   connectTimeout: 1s
 ///   timeout: 2s                             # one request, connection included
-///   retry: { attempts: 4, initial: 100ms, maximum: 1s, deadline: 5s, cooldown: 10s }
+///   retry:
+///     attempts: 4
+///     initial: 100ms
+///     maximum: 1s
+///     deadline: 5s
+///     replication: 3s
+///     cooldown: 10s
 /// ```
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -77,6 +83,10 @@ pub struct RetryConfig {
     /// No further attempt starts later than this after the first.
     #[serde(with = "crate::duration")]
     pub deadline: Duration,
+    /// How long `dec_keys` waits for keys that the KME does not have yet (replication delay
+    /// between KMEs, on which the standard is silent); these rounds do not count as `attempts`.
+    #[serde(with = "crate::duration")]
+    pub replication: Duration,
     /// How long a failed endpoint comes after the others.
     #[serde(with = "crate::duration")]
     pub cooldown: Duration,
@@ -89,6 +99,7 @@ impl Default for RetryConfig {
             initial: Duration::from_millis(100),
             maximum: Duration::from_secs(1),
             deadline: Duration::from_secs(5),
+            replication: Duration::from_secs(3),
             cooldown: Duration::from_secs(10),
         }
     }

@@ -1,18 +1,46 @@
 //! The client.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use keys::{KeyId, QkdKey, SaeId};
+use tracing::{debug, warn};
+use zeroize::Zeroizing;
 
-use crate::{Account, KmsConfig, QkdError, SetupError, Status, policy::EndpointHealth};
+use crate::{
+    Account, KmsConfig, Malformed, Method, QkdError, Reason, RetryConfig, SetupError, Status,
+    codec::{self, Expect, Operation},
+    http::{Failure, Http, Payload},
+    policy::{Attempts, EndpointHealth, Failover, Step, Verdict},
+};
+
+/// Most keys of one call, far above what an IKE SA needs: a bound on memory and on mistakes.
+const MOST_KEYS: usize = 1024;
+
+/// How long `max_key_per_request` of a status is believed.
+const LIMIT_AGE: Duration = Duration::from_secs(600);
+
+/// How many peers' limits are remembered.
+const MOST_LIMITS: usize = 4096;
 
 /// The key management system of this site, as one SAE sees it.
 ///
-/// Cheap to clone; clones share connections, health and account.
+/// Cheap to clone; clones share connections, health and account. All calls may run at once.
 #[derive(Clone)]
 pub struct Kms(Arc<Inner>);
 
 struct Inner {
+    http: Http,
+    method: Method,
+    retry: RetryConfig,
+    max_keys_per_request: Option<u32>,
+    origin: Instant,
+    failover: Mutex<Failover>,
+    /// `max_key_per_request` by slave SAE, and when it was learnt.
+    limits: Mutex<HashMap<SaeId, (usize, Duration)>>,
     account: Arc<Account>,
 }
 
@@ -21,36 +49,144 @@ impl Kms {
     ///
     /// # Errors
     /// [`SetupError`] naming the configuration key at fault.
-    pub fn new(config: KmsConfig) -> Result<Self, SetupError> {
-        let _ = config;
+    pub fn new(config: &KmsConfig) -> Result<Self, SetupError> {
+        let value = |key, reason| Err(SetupError::Value { key, reason });
+        if config.retry.attempts == 0 {
+            return value("retry.attempts", "at least 1");
+        }
+        if config.retry.initial.is_zero() {
+            return value("retry.initial", "a pause of at least 1ms");
+        }
+        if config.max_keys_per_request == Some(0) {
+            return value("maxKeysPerRequest", "at least 1");
+        }
+        if config.timeout.is_zero() || config.connect_timeout.is_zero() {
+            return value("timeout", "no time for any request");
+        }
+        let http = Http::new(config)?;
+        let endpoints = http.urls().len();
         Ok(Self(Arc::new(Inner {
+            failover: Mutex::new(Failover::new(endpoints, config.retry.cooldown)),
+            http,
+            method: config.method,
+            retry: config.retry,
+            max_keys_per_request: config.max_keys_per_request,
+            origin: Instant::now(),
+            limits: Mutex::default(),
             account: Arc::default(),
         })))
     }
 
-    /// Get status (014, 5.2) between this SAE as master and `slave`.
+    /// Get status (014, 5.2) between this SAE as master and `slave`; always asks the KME.
+    ///
+    /// # Errors
+    /// [`QkdError`] of the last attempt.
     pub async fn status(&self, slave: &SaeId) -> Result<Status, QkdError> {
-        let _ = slave;
-        Err(QkdError::Timeout)
+        let started = self.0.now();
+        let status = self
+            .0
+            .attempt(
+                started,
+                Operation::Status,
+                slave,
+                0,
+                &Payload::None,
+                |body| codec::parse_status(body),
+            )
+            .await?;
+        self.0.learn_limit(slave, &status);
+        Ok(status)
     }
 
-    /// Get key (014, 5.3): `number` new keys of `size_bits` bits shared with `slave`.
-    /// All keys returned are booked as held in [`Kms::account`].
+    /// Get key (014, 5.3): `number` new keys of `size_bits` bits shared with `slave`, split into
+    /// requests the KME accepts.
+    ///
+    /// All keys returned are booked as held in [`Kms::account`]. When a later request of a split
+    /// call fails, or the returned future is dropped, keys that had arrived are wiped and booked
+    /// as lost.
+    ///
+    /// # Errors
+    /// [`QkdError`] of the last attempt.
     pub async fn enc_keys(
         &self,
         slave: &SaeId,
         number: usize,
         size_bits: u32,
     ) -> Result<Vec<QkdKey>, QkdError> {
-        let _ = (slave, number, size_bits);
-        Err(QkdError::Timeout)
+        if number == 0 || number > MOST_KEYS {
+            return Err(QkdError::Request("1 to 1024 keys at a time"));
+        }
+        if size_bits == 0 || !size_bits.is_multiple_of(8) {
+            return Err(QkdError::Request("key size: a positive multiple of 8 bits"));
+        }
+        let started = self.0.now();
+        let limit = self.limit(slave, number).await?;
+        let mut harvest = Harvest::new(&self.0.account, slave);
+        while harvest.keys.len() < number {
+            let number = (number - harvest.keys.len()).min(limit);
+            let payload = match self.0.method {
+                Method::Post => Payload::Body(codec::key_request(number, size_bits)),
+                Method::Get => Payload::Query(codec::key_request_query(number, size_bits)),
+            };
+            let expect = Expect::New { number, size_bits };
+            let keys = self
+                .0
+                .attempt(
+                    started,
+                    Operation::EncKeys,
+                    slave,
+                    number,
+                    &payload,
+                    |body| codec::parse_keys(body, expect),
+                )
+                .await?;
+            harvest.store(keys)?;
+        }
+        Ok(harvest.finish())
     }
 
-    /// Get key with key IDs (014, 5.4): the keys `master` fetched, in the order of `ids`.
-    /// All keys returned are booked as held in [`Kms::account`].
+    /// Get key with key IDs (014, 5.4): the keys that `master` fetched, in the order of `ids`.
+    /// Keys the KME does not have yet are waited for ([`RetryConfig::replication`]).
+    ///
+    /// The standard lets a slave ask for keys of any size, so callers check the sizes. All keys
+    /// returned are booked as held in [`Kms::account`]; what happens on failure is as for
+    /// [`Kms::enc_keys`].
+    ///
+    /// # Errors
+    /// [`QkdError`] of the last attempt.
     pub async fn dec_keys(&self, master: &SaeId, ids: &[KeyId]) -> Result<Vec<QkdKey>, QkdError> {
-        let _ = (master, ids);
-        Err(QkdError::Timeout)
+        if ids.is_empty() || ids.len() > MOST_KEYS {
+            return Err(QkdError::Request("1 to 1024 keys at a time"));
+        }
+        if ids.iter().collect::<HashSet<_>>().len() != ids.len() {
+            return Err(QkdError::Request("the same key ID twice"));
+        }
+        let started = self.0.now();
+        let limit = match (self.0.method, self.0.max_keys_per_request) {
+            (Method::Get, _) => 1,
+            (Method::Post, None) => ids.len(),
+            (Method::Post, Some(limit)) => usize::try_from(limit).unwrap_or(usize::MAX),
+        };
+        let mut harvest = Harvest::new(&self.0.account, master);
+        for ids in ids.chunks(limit) {
+            let payload = match (self.0.method, ids) {
+                (Method::Get, [id]) => Payload::Query(codec::key_id_query(id)),
+                _ => Payload::Body(codec::key_ids(ids)),
+            };
+            let keys = self
+                .0
+                .attempt(
+                    started,
+                    Operation::DecKeys,
+                    master,
+                    ids.len(),
+                    &payload,
+                    |body| codec::parse_keys(body, Expect::These(ids)),
+                )
+                .await?;
+            harvest.store(keys)?;
+        }
+        Ok(harvest.finish())
     }
 
     /// Where every fetched key went; the caller books what it used and lost.
@@ -60,6 +196,199 @@ impl Kms {
 
     /// The endpoints in order of configuration and how they fare.
     pub fn health(&self) -> Vec<EndpointHealth> {
-        Vec::new()
+        self.0.failover().health(self.0.http.urls())
+    }
+
+    /// How many of `number` keys one request may ask for.
+    async fn limit(&self, slave: &SaeId, number: usize) -> Result<usize, QkdError> {
+        if let Some(limit) = self.0.max_keys_per_request {
+            return Ok(usize::try_from(limit).unwrap_or(usize::MAX));
+        }
+        if number == 1 {
+            return Ok(1);
+        }
+        if let Some(limit) = self.0.known_limit(slave) {
+            return Ok(limit);
+        }
+        match self.status(slave).await {
+            Ok(status) => Ok(limit_of(&status)),
+            // A KME without a usable status may still deliver keys.
+            Err(error @ (QkdError::Malformed(_) | QkdError::Unexpected { .. })) => {
+                debug!(%error, "no status from the KMS, asking for all keys at once");
+                Ok(number)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Inner {
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn failover(&self) -> MutexGuard<'_, Failover> {
+        self.failover.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limits(&self) -> MutexGuard<'_, HashMap<SaeId, (usize, Duration)>> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_limit(&self, slave: &SaeId) -> Option<usize> {
+        let now = self.now();
+        self.limits()
+            .get(slave)
+            .filter(|(_, learnt)| now.saturating_sub(*learnt) < LIMIT_AGE)
+            .map(|(limit, _)| *limit)
+    }
+
+    fn learn_limit(&self, slave: &SaeId, status: &Status) {
+        let now = self.now();
+        let mut limits = self.limits();
+        if limits.len() >= MOST_LIMITS {
+            limits.clear();
+        }
+        limits.insert(slave.clone(), (limit_of(status), now));
+    }
+
+    /// Sends one request as often and to as many endpoints as the policy allows.
+    async fn attempt<T>(
+        &self,
+        started: Duration,
+        operation: Operation,
+        peer: &SaeId,
+        number: usize,
+        payload: &Payload,
+        parse: impl Fn(&Zeroizing<Vec<u8>>) -> Result<T, Malformed>,
+    ) -> Result<T, QkdError> {
+        let order = self.failover().order(self.now());
+        let mut attempts = Attempts::new(self.retry, started, order, getrandom::u64().unwrap_or(0));
+        let mut reported: Option<QkdError> = None;
+        loop {
+            let endpoint = match attempts.next(self.now()) {
+                Step::Try(endpoint) => endpoint,
+                Step::WaitUntil(until) => {
+                    tokio::time::sleep(until.saturating_sub(self.now())).await;
+                    continue;
+                }
+                Step::GiveUp => {
+                    return Err(reported.unwrap_or(QkdError::Timeout));
+                }
+            };
+            let pending = Pending {
+                account: &self.account,
+                peer,
+                number,
+            };
+            let sent = self.http.send(endpoint, operation, peer, payload).await;
+            let result = sent.and_then(|body| {
+                parse(&body).map_err(|error| Failure {
+                    error: error.into(),
+                    uncertain: true,
+                })
+            });
+            let Failure { error, uncertain } = match result {
+                Ok(value) => {
+                    pending.settled();
+                    self.failover().succeeded(endpoint);
+                    return Ok(value);
+                }
+                Err(failure) => failure,
+            };
+            if !uncertain {
+                pending.settled();
+            }
+            let verdict = Verdict::of(&error);
+            let url = self.http.urls().nth(endpoint).unwrap_or_default();
+            if verdict.blames_endpoint() {
+                warn!(%url, ?operation, %peer, %error, "KMS request failed");
+                self.failover().failed(self.now(), endpoint, &error);
+            } else {
+                debug!(%url, ?operation, %peer, %error, "KMS request refused");
+                self.failover().succeeded(endpoint);
+            }
+            attempts.failed(endpoint, verdict);
+            // What a KME answered says more than that another one did not answer.
+            if error.reason() != Reason::Unreachable
+                || reported
+                    .as_ref()
+                    .is_none_or(|error| error.reason() == Reason::Unreachable)
+            {
+                reported = Some(error);
+            }
+        }
+    }
+}
+
+fn limit_of(status: &Status) -> usize {
+    usize::try_from(status.max_key_per_request)
+        .unwrap_or(usize::MAX)
+        .max(1)
+}
+
+/// Keys under way: booked as uncertain unless the request comes to a clear end, also when the
+/// future that waits for it is dropped.
+struct Pending<'a> {
+    account: &'a Account,
+    peer: &'a SaeId,
+    number: usize,
+}
+
+impl Pending<'_> {
+    fn settled(mut self) {
+        self.number = 0;
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if self.number > 0 {
+            let number = u64::try_from(self.number).unwrap_or(u64::MAX);
+            self.account.uncertain(self.peer, number);
+        }
+    }
+}
+
+/// Keys that arrived for a call that is not complete yet: lost unless it completes.
+struct Harvest<'a> {
+    account: &'a Account,
+    peer: &'a SaeId,
+    keys: Vec<QkdKey>,
+}
+
+impl<'a> Harvest<'a> {
+    const fn new(account: &'a Account, peer: &'a SaeId) -> Self {
+        Self {
+            account,
+            peer,
+            keys: Vec::new(),
+        }
+    }
+
+    fn store(&mut self, keys: Vec<QkdKey>) -> Result<(), QkdError> {
+        let mut twice = None;
+        for key in keys {
+            match self.account.fetched(self.peer, key.id) {
+                Ok(()) => self.keys.push(key),
+                Err(_) => twice = Some(key.id),
+            }
+        }
+        // A KMS that gives one key to two requests must not key two things with it.
+        twice.map_or(Ok(()), |id| Err(Malformed::Duplicate(id).into()))
+    }
+
+    fn finish(mut self) -> Vec<QkdKey> {
+        std::mem::take(&mut self.keys)
+    }
+}
+
+impl Drop for Harvest<'_> {
+    fn drop(&mut self) {
+        for key in &self.keys {
+            if let Err(error) = self.account.lost(&key.id) {
+                warn!(%error, "key account");
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@
 //!
 //! ```no_run
 //! # async fn example(config: qkd::KmsConfig) -> Result<(), Box<dyn std::error::Error>> {
-//! let kms = qkd::Kms::new(config)?;
+//! let kms = qkd::Kms::new(&config)?;
 //! let slave = "sae-ue-1".parse()?;
 //! for key in kms.enc_keys(&slave, 7, 256).await? {
 //!     kms.account().used(&key.id, "IKE SA, initiator to responder", "1")?;
@@ -24,8 +24,10 @@ pub mod codec;
 mod config;
 mod duration;
 mod error;
+mod http;
 mod kms;
 pub mod policy;
+mod tls;
 
 pub use account::Account;
 pub use codec::Status;

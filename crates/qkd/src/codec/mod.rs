@@ -7,6 +7,8 @@
 mod container;
 mod request;
 mod status;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use serde::Deserialize;

@@ -1,0 +1,358 @@
+//! One HTTPS request to one endpoint: octets out, octets in, errors typed.
+
+use std::{error::Error as StdError, time::Duration};
+
+use keys::SaeId;
+use reqwest::{Client, Response, StatusCode, Url, header, redirect};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::{
+    KmsConfig, Malformed, QkdError, SetupError,
+    codec::{self, Operation},
+    tls,
+};
+
+/// What a request carries.
+pub(crate) enum Payload {
+    /// A GET without query.
+    None,
+    /// A GET with this query.
+    Query(String),
+    /// A POST with this JSON body.
+    Body(Vec<u8>),
+}
+
+/// A failed request, and whether the KME may have acted on it.
+pub(crate) struct Failure {
+    pub(crate) error: QkdError,
+    /// Keys may have left the KME although none arrived here.
+    pub(crate) uncertain: bool,
+}
+
+/// The connection pool to all endpoints.
+pub(crate) struct Http {
+    client: Client,
+    endpoints: Vec<Endpoint>,
+}
+
+struct Endpoint {
+    /// As configured, for people.
+    url: String,
+    /// Scheme, authority and prefix, without slash at the end.
+    base: String,
+}
+
+impl Http {
+    pub(crate) fn new(config: &KmsConfig) -> Result<Self, SetupError> {
+        if config.endpoints.is_empty() {
+            return Err(SetupError::NoEndpoint);
+        }
+        let endpoints = config
+            .endpoints
+            .iter()
+            .map(|url| endpoint(url))
+            .collect::<Result<_, _>>()?;
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls::client_config(config)?)
+            .https_only(true)
+            .http1_only()
+            .no_proxy()
+            .referer(false)
+            // A KME does not redirect; whoever does must not learn what was asked for.
+            .redirect(redirect::Policy::none())
+            .connect_timeout(config.connect_timeout)
+            .timeout(config.timeout)
+            .tcp_keepalive(Duration::from_secs(30))
+            .tcp_nodelay(true)
+            .pool_idle_timeout(Duration::from_secs(90))
+            .pool_max_idle_per_host(8)
+            .build()
+            .map_err(|error| SetupError::Http(chain(&error)))?;
+        Ok(Self { client, endpoints })
+    }
+
+    pub(crate) fn urls(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.endpoints.iter().map(|endpoint| endpoint.url.as_str())
+    }
+
+    /// Sends one request and returns the body of a 200.
+    pub(crate) async fn send(
+        &self,
+        endpoint: usize,
+        operation: Operation,
+        sae: &SaeId,
+        payload: &Payload,
+    ) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let refused = |why| Failure {
+            error: QkdError::Request(why),
+            uncertain: false,
+        };
+        let endpoint = self
+            .endpoints
+            .get(endpoint)
+            .ok_or_else(|| refused("no such endpoint"))?;
+        let path = codec::path(operation, sae)
+            .ok_or_else(|| refused("this SAE ID cannot be part of a URL"))?;
+        let url = format!("{}{path}", endpoint.base);
+        let request = match payload {
+            Payload::None => self.client.get(url),
+            Payload::Query(query) => self.client.get(format!("{url}?{query}")),
+            Payload::Body(body) => self
+                .client
+                .post(url)
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(body.clone()),
+        };
+        let response = request
+            .header(header::ACCEPT, "application/json")
+            .send()
+            .await
+            .map_err(broken)?;
+        let status = response.status();
+        let limit = if status == StatusCode::OK {
+            codec::MAX_BODY
+        } else {
+            MAX_ERROR_BODY
+        };
+        let body = read(response, limit).await;
+        if status == StatusCode::OK {
+            return body;
+        }
+        Err(Failure {
+            // A body that broke or has no end does not change what the status code says.
+            error: refusal(
+                operation,
+                status,
+                body.as_deref().map_or(&[], Vec::as_slice),
+            ),
+            uncertain: false,
+        })
+    }
+}
+
+/// Error bodies are read to keep the connection usable, but not at any length.
+const MAX_ERROR_BODY: usize = 64 << 10;
+
+/// The error of a status code other than 200 (014, Tables 4, 6 and 8).
+fn refusal(operation: Operation, status: StatusCode, body: &[u8]) -> QkdError {
+    let error = codec::parse_error(body);
+    match status {
+        StatusCode::BAD_REQUEST => match error {
+            Some(error) if operation == Operation::DecKeys && not_found(&error.message) => {
+                QkdError::KeysNotFound
+            }
+            Some(error) => QkdError::BadRequest {
+                message: error.message,
+                details: error.details,
+            },
+            None => QkdError::BadRequest {
+                message: "no Error object in the response".into(),
+                details: Vec::new(),
+            },
+        },
+        StatusCode::UNAUTHORIZED => QkdError::Unauthorized,
+        StatusCode::SERVICE_UNAVAILABLE => QkdError::Unavailable {
+            message: error.map_or_else(|| "no Error object in the response".into(), |e| e.message),
+        },
+        other => QkdError::Unexpected {
+            status: other.as_u16(),
+        },
+    }
+}
+
+/// Whether this is the fixed message, a final stop and letter case aside.
+fn not_found(message: &str) -> bool {
+    message
+        .trim()
+        .trim_end_matches('.')
+        .eq_ignore_ascii_case(codec::KEYS_NOT_FOUND)
+}
+
+/// Reads a body of at most `limit` octets into memory that is wiped.
+///
+/// The read buffers inside the HTTP and TLS libraries are theirs; a chunk is wiped where we are
+/// its only owner.
+async fn read(mut response: Response, limit: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let too_long = || Failure {
+        error: Malformed::TooLong { limit }.into(),
+        uncertain: true,
+    };
+    let announced = response
+        .content_length()
+        .map_or(Ok(0), usize::try_from)
+        .ok()
+        .filter(|length| *length <= limit)
+        .ok_or_else(too_long)?;
+    let mut body = Zeroizing::new(Vec::with_capacity(announced.max(4096)));
+    while let Some(chunk) = response.chunk().await.map_err(|error| Failure {
+        uncertain: true,
+        ..broken(error)
+    })? {
+        let needed = body.len() + chunk.len();
+        if needed > limit {
+            return Err(too_long());
+        }
+        if needed > body.capacity() {
+            // Growing in place would free the old buffer without wiping it.
+            let mut larger = Zeroizing::new(Vec::with_capacity(needed.saturating_mul(2)));
+            larger.extend_from_slice(&body);
+            body = larger;
+        }
+        body.extend_from_slice(&chunk);
+        if let Ok(mut chunk) = chunk.try_into_mut() {
+            chunk.as_mut().zeroize();
+        }
+    }
+    Ok(body)
+}
+
+/// Types an error of the HTTP client.
+fn broken(error: reqwest::Error) -> Failure {
+    let error = error.without_url();
+    let uncertain = !error.is_connect() && !error.is_builder();
+    let typed = if let Some(tls) = tls_error(&error) {
+        QkdError::Tls(tls)
+    } else if error.is_timeout() {
+        QkdError::Timeout
+    } else {
+        QkdError::Connect(root(&error))
+    };
+    Failure {
+        // Our certificate is refused after our side of a TLS 1.3 handshake: nothing was served.
+        uncertain: uncertain && !matches!(typed, QkdError::Tls(_)),
+        error: typed,
+    }
+}
+
+/// The TLS error among the causes of `error`.
+fn tls_error(error: &(dyn StdError + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls.to_string());
+        }
+        // `io::Error` does not name the error inside it as its source, but as itself.
+        if let Some(inner) = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            && let Some(tls) = tls_error(inner)
+        {
+            return Some(tls);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// The innermost cause in words.
+fn root(error: &(dyn StdError + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(cause) = deepest.source() {
+        deepest = cause;
+    }
+    deepest.to_string()
+}
+
+/// All causes in words.
+fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn endpoint(url: &str) -> Result<Endpoint, SetupError> {
+    let wrong = |reason| SetupError::Endpoint {
+        url: url.to_owned(),
+        reason,
+    };
+    let parsed = Url::parse(url).map_err(|_| wrong("not a URL"))?;
+    if parsed.scheme() != "https" {
+        return Err(wrong("only https"));
+    }
+    if parsed.host_str().is_none() {
+        return Err(wrong("no host"));
+    }
+    if parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(wrong("no query or fragment, please"));
+    }
+    if !parsed.username().is_empty() || parsed.password().is_some() {
+        return Err(wrong(
+            "no user or password: the certificate identifies the SAE",
+        ));
+    }
+    Ok(Endpoint {
+        url: url.to_owned(),
+        base: parsed.as_str().trim_end_matches('/').to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_https_and_nothing_else() {
+        for (url, base) in [
+            ("https://198.51.100.2:8443", "https://198.51.100.2:8443"),
+            ("https://KME.example/", "https://kme.example"),
+            (
+                "https://[2001:db8::1]:8443/site/a/",
+                "https://[2001:db8::1]:8443/site/a",
+            ),
+        ] {
+            assert_eq!(endpoint(url).unwrap().base, base);
+        }
+        for url in [
+            "",
+            "kme.example",
+            "http://kme.example",
+            "https://",
+            "https://kme.example/?a=b",
+            "https://kme.example/#a",
+            "https://sae@kme.example/",
+        ] {
+            assert!(endpoint(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn status_codes_are_typed_by_the_code_first() {
+        let error = |status, body: &str| {
+            let status = StatusCode::from_u16(status).unwrap();
+            refusal(Operation::DecKeys, status, body.as_bytes())
+        };
+        let not_found = format!(r#"{{"message":"{}"}}"#, codec::KEYS_NOT_FOUND);
+        assert!(matches!(error(400, &not_found), QkdError::KeysNotFound));
+        assert!(matches!(
+            refusal(
+                Operation::EncKeys,
+                StatusCode::BAD_REQUEST,
+                not_found.as_bytes()
+            ),
+            QkdError::BadRequest { .. }
+        ));
+        assert!(matches!(
+            error(400, r#"{"message":"size shall be a multiple of 8","details":[{"size":"7"}]}"#),
+            QkdError::BadRequest { message, details }
+                if message == "size shall be a multiple of 8" && details == ["size: 7"]
+        ));
+        assert!(matches!(error(400, "<html>"), QkdError::BadRequest { .. }));
+        assert!(matches!(error(401, ""), QkdError::Unauthorized));
+        assert!(matches!(
+            error(503, r#"{"message":"link down"}"#),
+            QkdError::Unavailable { message } if message == "link down"
+        ));
+        assert!(matches!(error(503, "<html>"), QkdError::Unavailable { .. }));
+        for status in [201, 204, 301, 307, 403, 404, 405, 413, 429, 500, 502, 504] {
+            assert!(matches!(
+                error(status, "<html>bad gateway</html>"),
+                QkdError::Unexpected { status: s } if s == status
+            ));
+        }
+    }
+}
