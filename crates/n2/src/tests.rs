@@ -131,7 +131,7 @@ async fn unix_refuses_what_it_must() {
     let _unused = listener.accept().await.unwrap();
 
     // A raw peer: a short packet and an overlong one are refused one by one.
-    let raw = crate::association::unix_socket().unwrap();
+    let raw = association::unix_socket().unwrap();
     let Address::Unix(path) = &address else {
         unreachable!()
     };
@@ -154,7 +154,7 @@ async fn unix_refuses_what_it_must() {
     // A dead listener's file is replaced, any other file is left alone.
     drop(listener);
     assert!(!path.exists());
-    let dead = crate::association::unix_socket().unwrap();
+    let dead = association::unix_socket().unwrap();
     dead.bind(&socket2::SockAddr::unix(path).unwrap()).unwrap();
     drop(dead);
     assert!(path.exists());
@@ -227,7 +227,7 @@ async fn sctp_missing_is_its_own_error() {
 
 #[test]
 fn sctp_control_messages() {
-    let sent = crate::sctp::send_info(3, NGAP_PPID, 0);
+    let sent = sctp::send_info(3, NGAP_PPID, 0);
     // The identifier is in network order on the wire, whatever this machine is.
     assert_eq!(&sent[sent.len() - 12..sent.len() - 8], &[0, 0, 0, 60]);
 
@@ -248,13 +248,13 @@ fn sctp_control_messages() {
         control.extend_from_slice(&body);
         control.resize(control.len().next_multiple_of(8), 0);
     }
-    assert_eq!(crate::sctp::receive_info(&control), Some((7, NGAP_PPID)));
+    assert_eq!(sctp::receive_info(&control), Some((7, NGAP_PPID)));
     for end in 0..control.len() - 4 {
         assert_eq!(
-            crate::sctp::receive_info(&control[..end]),
+            sctp::receive_info(&control[..end]),
             None,
             "cut at {end}"
         );
     }
-    assert_eq!(crate::sctp::receive_info(&[0; 64]), None);
+    assert_eq!(sctp::receive_info(&[0; 64]), None);
 }
