@@ -1,1 +1,30 @@
-//! Suites, key schedules, message protection and authentication.
+//! Suites, key schedules, message protection and authentication of IKEv2.
+//!
+//! | module | subject | source |
+//! |---|---|---|
+//! | [`auth`] | signed octets, shared-key AUTH | RFC 7296, sections 2.15 and 2.16 |
+//! | [`rsa`] | RSA Digital Signature, certificates | RFC 7296, section 3.8 |
+//! | [`keymat`] | key schedules with a Diffie-Hellman secret | RFC 7296, sections 2.14, 2.17, 2.18 |
+//! | [`qkd`] | key schedule with QKD keys | this project |
+//! | [`nat`], [`cookie`] | NAT detection, stateless cookies | RFC 7296, sections 2.23 and 2.6 |
+//!
+//! Secrets are [`keys::Secret`]; whatever the peer can influence is compared in constant time.
+
+pub mod auth;
+pub mod cookie;
+pub mod keymat;
+mod method;
+pub mod nat;
+mod prf;
+mod protector;
+pub mod qkd;
+pub mod rsa;
+mod select;
+mod suite;
+
+pub use keymat::{ChildKeys, DirectionKeys, IkeKeys, KeyError};
+pub use method::KeMethod;
+pub use prf::Prf;
+pub use protector::{OpenError, Protector, SealError};
+pub use select::{EspSuite, IkeSuite, Selection};
+pub use suite::{AesBits, Encr, Integ, SuiteError};

@@ -30,6 +30,7 @@ pub use delete::Delete;
 pub use error::{EncodeError, WireError};
 pub use header::{ExchangeType, Flags, Header};
 pub use id::{IdType, Identification};
+pub(crate) use message::message_length;
 pub use message::{Body, Message, Parsed, encode, parse};
 pub use notify::{Notify, NotifyType, find_notify, notifies};
 pub use payload::{AuthMethod, CertEncoding, Payload, PayloadType};
