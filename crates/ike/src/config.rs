@@ -5,7 +5,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use keys::SaeId;
 
 use crate::{
-    crypto::{EspSuite, IkeSuite},
+    crypto::{
+        EspSuite, IkeSuite,
+        rsa::{Certificate, RsaSigner},
+    },
     wire::{CfgAttribute, Identification, TrafficSelector},
 };
 
@@ -127,52 +130,44 @@ pub struct ResponderConfig {
 }
 
 /// The responder's share of the `paper` profile.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PaperResponder {
     /// The UE's SAE ID, which the profile's IKE_SA_INIT request has no room for.
     pub ue_sae_id: SaeId,
-    /// The certificate sent in IKE_AUTH, DER.
-    pub certificate: Vec<u8>,
-    /// Signs the first AUTH (method 1: RSASSA-PKCS1-v1_5 with SHA-1).
-    pub signer: Arc<dyn Signer>,
+    /// The certificate sent in IKE_AUTH.
+    pub certificate: Arc<Certificate>,
+    /// Its private key: signs the first AUTH (method 1, RSASSA-PKCS1-v1_5 with SHA-1).
+    pub signer: Arc<RsaSigner>,
 }
 
-/// A private key that signs AUTH octets. Outside the engine, so that it may live in a file, a token or a test.
-pub trait Signer: Send + Sync + fmt::Debug {
-    /// RSASSA-PKCS1-v1_5 with SHA-1 over `octets` (authentication method 1, RFC 7296 3.8). `None`: it could not.
-    fn sign_rsa_sha1(&self, octets: &[u8]) -> Option<Vec<u8>>;
+impl fmt::Debug for PaperResponder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PaperResponder")
+            .field("ue_sae_id", &self.ue_sae_id)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How the UE judges the certificate the N3IWF sends in the `paper` profile.
 ///
 /// Whatever is chosen, the AUTH after EAP-Success proves the QKD keys and the subscription.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub enum PeerCertificate {
     /// Neither certificate nor signature is looked at, as stock free5GC UEs do.
+    #[default]
     Ignore,
-    /// The caller judges: given the certificate (DER), the signed octets and the signature.
-    Verify(Arc<dyn Verifier>),
+    /// The certificate has to be one of these, or be issued directly by one of them for the peer's IDr, and the
+    /// signature has to be its. Validity periods are the caller's to check: the engine has no calendar.
+    Trusted(Vec<Arc<Certificate>>),
 }
 
 impl fmt::Debug for PeerCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ignore => "Ignore",
-            Self::Verify(_) => "Verify(..)",
-        })
+        match self {
+            Self::Ignore => f.write_str("Ignore"),
+            Self::Trusted(list) => write!(f, "Trusted({})", list.len()),
+        }
     }
-}
-
-/// Judges a peer's certificate and RSA signature.
-pub trait Verifier: Send + Sync {
-    /// Whether `certificate` (DER) is trusted for `identity` and `signature` (RSASSA-PKCS1-v1_5, SHA-1) is its over `octets`.
-    fn verify_rsa_sha1(
-        &self,
-        identity: &Identification,
-        certificate: &[u8],
-        octets: &[u8],
-        signature: &[u8],
-    ) -> bool;
 }
 
 /// What the initiator (UE) wants of one attach.

@@ -228,6 +228,8 @@ pub enum CloseReason {
     NoProposalChosen,
     /// The data plane could not install the signalling Child SA.
     InstallFailed,
+    /// A message could not be written: a part of it, given by this side, is too long, or the Message IDs are used up.
+    Unsendable,
     /// Too many cookie requests or EAP rounds.
     TooManyRounds,
 }
@@ -244,13 +246,14 @@ impl fmt::Display for CloseReason {
             Self::PeerQkdUnavailable(reason) => {
                 write!(f, "the peer has no QKD keys (reason {reason})")
             }
-            Self::Refused(kind) => write!(f, "refused by the peer: notify {}", kind.0),
+            Self::Refused(kind) => write!(f, "refused by the peer: {kind}"),
             Self::AuthenticationFailed => f.write_str("the peer's authentication failed"),
             Self::AuthenticationRefused => f.write_str("the peer refused our authentication"),
             Self::EapFailure => f.write_str("EAP failure"),
             Self::Syntax(what) => write!(f, "invalid message: {what}"),
             Self::NoProposalChosen => f.write_str("no proposal in common"),
             Self::InstallFailed => f.write_str("the data plane refused the signalling SA"),
+            Self::Unsendable => f.write_str("a message could not be written"),
             Self::TooManyRounds => f.write_str("too many rounds"),
         }
     }

@@ -2,3 +2,20 @@
 
 pub mod crypto;
 pub mod wire;
+
+mod config;
+mod endpoint;
+mod event;
+mod time;
+
+pub use config::{
+    CookiePolicy, EndpointConfig, InitiatorConfig, Mode, PaperResponder, PeerCertificate, Profile,
+    ResponderConfig, Timing,
+};
+pub use endpoint::Endpoint;
+pub use event::{
+    ChildAnswer, ChildFailure, ChildId, ChildSa, ChildStatus, CloseReason, CommandError,
+    EapSuccess, Event, Fate, KeyPurpose, KeyRequestId, KeysWanted, NewChild, Path, QkdFailure,
+    SaId, SaState, SaStatus, Transmit,
+};
+pub use time::Instant;
