@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::vm::Payload;
-use crate::{compiler, paths, proc};
+use crate::{paths, proc};
 
 /// The programs a user starts: name and package.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -19,19 +19,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("rig", "rig"),
 ];
 
-/// Builds the programs (release profile) and the eBPF object.
-pub(crate) fn build() -> Result<()> {
-    build_programs()?;
-    let object = compiler::build_object()?;
-    eprintln!(
-        "  programs: {}\n  eBPF object: {}",
-        directory().display(),
-        object.display()
-    );
-    Ok(())
-}
-
-/// Builds the programs alone.
+/// Builds the programs, release profile.
 pub(crate) fn build_programs() -> Result<()> {
     let mut packages: Vec<&str> = PROGRAMS.iter().map(|(_, package)| *package).collect();
     packages.dedup();

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::vm::{self, Job, Mode, kernel};
-use crate::{artifacts, setup};
+use crate::{artifacts, compiler, setup};
 
 #[derive(Parser)]
 #[command(
@@ -24,7 +24,7 @@ enum Chore {
     /// Check what this host lacks for the other chores, and install it
     Setup(SetupArgs),
     /// Build the programs and the eBPF object
-    Build,
+    Build(BuildArgs),
     /// A shell, a command or a test in a virtual machine with every kernel feature
     Vm(VmArgs),
 }
@@ -37,6 +37,16 @@ struct SetupArgs {
     /// Also what only `.ci/run` needs
     #[arg(long)]
     ci: bool,
+}
+
+#[derive(Args)]
+struct BuildArgs {
+    /// Only the eBPF object
+    #[arg(long)]
+    ebpf: bool,
+    /// Only the programs
+    #[arg(long, conflicts_with = "ebpf")]
+    programs: bool,
 }
 
 #[derive(Args)]
@@ -79,8 +89,14 @@ pub(crate) fn run() -> Result<ExitCode> {
             setup::run(consent, args.ci)?;
             Ok(ExitCode::SUCCESS)
         }
-        Chore::Build => {
-            artifacts::build()?;
+        Chore::Build(args) => {
+            if !args.ebpf {
+                artifacts::build_programs()?;
+            }
+            if !args.programs {
+                let object = compiler::build_object()?;
+                eprintln!("  {}", object.display());
+            }
             Ok(ExitCode::SUCCESS)
         }
         Chore::Vm(args) => machine(args),

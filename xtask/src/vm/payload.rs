@@ -26,7 +26,7 @@ impl Payload {
     /// Where the project's programs are in the machine.
     pub(crate) const BIN: &str = "/usr/local/sbin";
     /// Where the eBPF object is in the machine.
-    pub(crate) const BPF_OBJECT: &str = "/usr/local/lib/n3iwf/n3iwf.bpf.o";
+    pub(crate) const BPF_OBJECT: &str = "/usr/lib/n3iwf/n3iwf.bpf.o";
 
     /// A plain file.
     pub(crate) fn file(&mut self, place: &str, source: &Path) {
