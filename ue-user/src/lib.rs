@@ -1,1 +1,3 @@
-//! The UE control daemon.
+//! The UE control daemon: IKE initiator, EAP-5G peer, NAS and PDU sessions of one UE.
+
+pub mod core;

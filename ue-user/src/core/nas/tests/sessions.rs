@@ -1,0 +1,298 @@
+//! PDU sessions.
+
+use std::net::Ipv4Addr;
+
+use oxirush_nas::nas_5gs::{
+    GsmCause, Nas5gsmMessage, NasDlNasTransport, NasExtendedProtocolConfigurationOptions,
+    NasFGmmCause, NasFGsmCause, NasGprsTimer3, NasPayloadContainer, NasPayloadContainerType,
+    NasPduAddress, NasPduSessionEstablishmentAccept, NasPduSessionEstablishmentReject,
+    NasPduSessionIdentity2, NasPduSessionReleaseCommand, NasPduSessionType, NasQosRules,
+    NasSessionAmbr, NasSscMode, PayloadContainerKind, PduSessionTypeValue, SscModeValue,
+};
+
+use super::*;
+
+const REQUEST: u8 = 1;
+
+fn wanted() -> SessionRequest {
+    SessionRequest {
+        id: REQUEST,
+        dnn: Some("internet".into()),
+        s_nssai: Some(SLICE),
+    }
+}
+
+/// The 5GSM message in an UL NAS TRANSPORT, with its identity and PTI.
+fn session_message(network: &mut Network, pdu: &[u8]) -> (u8, u8, Nas5gsmMessage) {
+    let Nas5gmmMessage::UlNasTransport(transport) = network.read(pdu) else {
+        panic!("UL NAS TRANSPORT")
+    };
+    match transport.payload_container.decode_as_n1_sm_message() {
+        Ok(Nas5gsMessage::Gsm(header, message)) => {
+            assert_eq!(
+                transport.pdu_session_id.map(|id| id.pdu_session_id()),
+                Some(header.pdu_session_identity)
+            );
+            let pti = header.procedure_transaction_identity;
+            (header.pdu_session_identity, pti, message)
+        }
+        other => panic!("no 5GSM message: {other:?}"),
+    }
+}
+
+fn n1_sm(message: &Nas5gsMessage) -> NasDlNasTransport {
+    NasDlNasTransport::new(
+        NasPayloadContainerType::from_kind(PayloadContainerKind::N1SmInformation),
+        NasPayloadContainer::from_n1_sm_message(message).unwrap(),
+    )
+}
+
+/// One rule: create, default, match-all filter, QFI.
+fn rule(id: u8, default: bool, qfi: u8) -> Vec<u8> {
+    let header = 0x20 | if default { 0x10 } else { 0 } | 1;
+    vec![id, 0, 6, header, 0x31, 1, 1, 255 - id, qfi]
+}
+
+fn accept_with(rules: Vec<u8>) -> NasPduSessionEstablishmentAccept {
+    NasPduSessionEstablishmentAccept::new(
+        NasPduSessionType::from_session_type(PduSessionTypeValue::Ipv4),
+        NasSscMode::from_mode(SscModeValue::Ssc1),
+        NasQosRules::new(rules),
+        NasSessionAmbr::from_kbps(100_000, 50_000).unwrap(),
+    )
+    .with_pdu_address(NasPduAddress::from_ipv4([10, 60, 0, 1]))
+}
+
+fn establish(ue: &mut Nas, network: &mut Network) -> u8 {
+    ue.establish(NOW, &wanted());
+    let (id, pti, message) = session_message(network, &sent(ue));
+    assert_eq!(id, REQUEST);
+    assert!(matches!(
+        message,
+        Nas5gsmMessage::PduSessionEstablishmentRequest(_)
+    ));
+    pti
+}
+
+fn established() -> (Nas, Network) {
+    let (mut ue, mut network) = registered();
+    let pti = establish(&mut ue, &mut network);
+    let accept = Nas5gsMessage::new_5gsm(accept_with(rule(1, true, 1)), REQUEST, pti);
+    ue.downlink(NOW, &network.gmm(n1_sm(&accept))).unwrap();
+    assert!(matches!(events(&mut ue)[..], [Event::SessionAccepted(_)]));
+    (ue, network)
+}
+
+#[test]
+fn establishment_gives_address_qfis_and_mtu() {
+    let (mut ue, mut network) = registered();
+    ue.establish(NOW, &wanted());
+    let pdu = sent(&mut ue);
+    let Nas5gmmMessage::UlNasTransport(transport) = network.read(&pdu) else {
+        panic!("UL NAS TRANSPORT")
+    };
+    assert!(transport.request_type.unwrap().is_initial());
+    assert_eq!(transport.dnn.unwrap().as_string().unwrap(), "internet");
+    assert_eq!(
+        transport.s_nssai.unwrap().parse().unwrap().sd,
+        Some([1, 2, 3])
+    );
+
+    let rules = [rule(1, true, 9), rule(2, false, 5), rule(3, false, 5)].concat();
+    // DNS 198.18.0.53, link MTU 1380.
+    let options = hex::decode("80000d04c6120035001002 0564".replace(' ', "")).unwrap();
+    let accept = accept_with(rules).with_extended_protocol_configuration_options(
+        NasExtendedProtocolConfigurationOptions::new(options),
+    );
+    let accept = Nas5gsMessage::new_5gsm(accept, REQUEST, 1);
+    ue.downlink(NOW, &network.gmm(n1_sm(&accept))).unwrap();
+    let expected = SessionAccept {
+        id: REQUEST,
+        address: Ipv4Addr::new(10, 60, 0, 1),
+        qfis: vec![9, 5],
+        default_qfi: 9,
+        ambr_kbps: Some((100_000, 50_000)),
+        dnn: None,
+        s_nssai: None,
+        mtu: Some(1380),
+        dns: vec![Ipv4Addr::new(198, 18, 0, 53)],
+    };
+    assert_eq!(events(&mut ue), [Event::SessionAccepted(expected)]);
+    assert_eq!(ue.poll_timeout(), None);
+}
+
+#[test]
+fn a_reject_says_its_cause() {
+    let (mut ue, mut network) = registered();
+    let pti = establish(&mut ue, &mut network);
+    let cause = NasFGsmCause::from_cause(GsmCause::MissingOrUnknownDnn);
+    let reject = NasPduSessionEstablishmentReject::new(cause)
+        .with_back_off_timer_value(NasGprsTimer3::from_seconds(60).unwrap());
+    let reject = Nas5gsMessage::new_5gsm(reject, REQUEST, pti);
+    ue.downlink(NOW, &network.gmm(n1_sm(&reject))).unwrap();
+    let failure = SessionFailure::Rejected {
+        cause: SmCause(27),
+        retry_after: Some(Duration::from_secs(60)),
+    };
+    assert_eq!(
+        events(&mut ue),
+        [Event::SessionFailed {
+            id: REQUEST,
+            failure
+        }]
+    );
+    // The identity is free again.
+    establish(&mut ue, &mut network);
+}
+
+#[test]
+fn a_request_the_amf_does_not_forward_fails() {
+    let (mut ue, mut network) = registered();
+    ue.establish(NOW, &wanted());
+    let Nas5gmmMessage::UlNasTransport(up) = network.read(&sent(&mut ue)) else {
+        panic!("UL NAS TRANSPORT")
+    };
+    let back = NasDlNasTransport::new(up.payload_container_type, up.payload_container)
+        .with_pdu_session_id(NasPduSessionIdentity2::from_pdu_session_id(REQUEST))
+        .with_fgmm_cause(NasFGmmCause::from_cause(GmmCause::PayloadWasNotForwarded));
+    ue.downlink(NOW, &network.gmm(back)).unwrap();
+    let failure = SessionFailure::NotForwarded(MmCause(90));
+    assert_eq!(
+        events(&mut ue),
+        [Event::SessionFailed {
+            id: REQUEST,
+            failure
+        }]
+    );
+}
+
+#[test]
+fn an_unusable_accept_is_released() {
+    let no_default = accept_with(rule(1, false, 1));
+    let mut no_address = accept_with(rule(1, true, 1));
+    no_address.clear_pdu_address();
+    let loopback =
+        accept_with(rule(1, true, 1)).with_pdu_address(NasPduAddress::from_ipv4([127, 0, 0, 1]));
+    let qfi_0 = accept_with(rule(1, true, 0));
+    let broken = accept_with(vec![1, 0, 200, 0x31, 0]);
+    for accept in [no_default, no_address, loopback, qfi_0, broken] {
+        let (mut ue, mut network) = registered();
+        let pti = establish(&mut ue, &mut network);
+        let pdu = Nas5gsMessage::new_5gsm(accept, REQUEST, pti);
+        ue.downlink(NOW, &network.gmm(n1_sm(&pdu))).unwrap();
+        let Some(Output::Send(pdu)) = ue.poll_output() else {
+            panic!("PDU SESSION RELEASE REQUEST")
+        };
+        let (_, _, message) = session_message(&mut network, &pdu);
+        assert!(matches!(
+            message,
+            Nas5gsmMessage::PduSessionReleaseRequest(_)
+        ));
+        assert!(matches!(
+            events(&mut ue)[..],
+            [Event::SessionFailed {
+                failure: SessionFailure::Unusable(_),
+                ..
+            }]
+        ));
+    }
+}
+
+#[test]
+fn the_ue_releases() {
+    let (mut ue, mut network) = established();
+    ue.release(NOW, REQUEST);
+    let (id, pti, _) = session_message(&mut network, &sent(&mut ue));
+    let cause = NasFGsmCause::from_cause(GsmCause::RegularDeactivation);
+    let command = Nas5gsMessage::new_5gsm(NasPduSessionReleaseCommand::new(cause), id, pti);
+    ue.downlink(NOW, &network.gmm(n1_sm(&command))).unwrap();
+    let Some(Output::Send(pdu)) = ue.poll_output() else {
+        panic!("PDU SESSION RELEASE COMPLETE")
+    };
+    let (_, answered, message) = session_message(&mut network, &pdu);
+    assert_eq!(answered, pti);
+    assert!(matches!(
+        message,
+        Nas5gsmMessage::PduSessionReleaseComplete(_)
+    ));
+    assert_eq!(
+        events(&mut ue),
+        [Event::SessionReleased {
+            id: REQUEST,
+            by_network: false,
+            cause: Some(SmCause(36))
+        }]
+    );
+}
+
+#[test]
+fn the_network_releases() {
+    let (mut ue, mut network) = established();
+    let cause = NasFGsmCause::from_cause(GsmCause::ReactivationRequested);
+    let command = Nas5gsMessage::new_5gsm(NasPduSessionReleaseCommand::new(cause), REQUEST, 0);
+    ue.downlink(NOW, &network.gmm(n1_sm(&command))).unwrap();
+    let released = Event::SessionReleased {
+        id: REQUEST,
+        by_network: true,
+        cause: Some(SmCause(39)),
+    };
+    assert_eq!(events(&mut ue), [released]);
+    // A second command names a session that is not there.
+    let refused = ue.downlink(NOW, &network.gmm(n1_sm(&command)));
+    assert!(refused.is_err());
+    let Some(Output::Send(pdu)) = ue.poll_output() else {
+        panic!("5GSM STATUS")
+    };
+    let (_, _, Nas5gsmMessage::FiveGsmStatus(status)) = session_message(&mut network, &pdu) else {
+        panic!("5GSM STATUS")
+    };
+    assert_eq!(
+        status.fgsm_cause.cause(),
+        Some(GsmCause::InvalidPduSessionIdentity)
+    );
+}
+
+#[test]
+fn a_request_without_answer_is_repeated_and_given_up() {
+    let (mut ue, mut network) = registered();
+    establish(&mut ue, &mut network);
+    for _ in 0..4 {
+        let due = ue.poll_timeout().unwrap();
+        ue.handle_timeout(due);
+        session_message(&mut network, &sent(&mut ue));
+    }
+    let due = ue.poll_timeout().unwrap();
+    assert_eq!(due, NOW + 5 * Duration::from_secs(16));
+    ue.handle_timeout(due);
+    let failure = SessionFailure::NoAnswer("T3580");
+    assert_eq!(
+        events(&mut ue),
+        [Event::SessionFailed {
+            id: REQUEST,
+            failure
+        }]
+    );
+}
+
+#[test]
+fn an_accept_with_another_pti_is_not_ours() {
+    let (mut ue, mut network) = registered();
+    let pti = establish(&mut ue, &mut network);
+    let accept = Nas5gsMessage::new_5gsm(accept_with(rule(1, true, 1)), REQUEST, pti + 1);
+    assert!(ue.downlink(NOW, &network.gmm(n1_sm(&accept))).is_err());
+    assert!(events(&mut ue).is_empty());
+}
+
+#[test]
+fn a_session_needs_a_registration() {
+    let mut ue = ue();
+    ue.establish(NOW, &wanted());
+    let failure = SessionFailure::NotRegistered;
+    assert_eq!(
+        events(&mut ue),
+        [Event::SessionFailed {
+            id: REQUEST,
+            failure
+        }]
+    );
+}
