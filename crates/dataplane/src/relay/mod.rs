@@ -1,1 +1,145 @@
-//! User-plane relays: GRE towards the IPsec tunnel on one side, GTP-U or a TUN device on the other.
+//! User-plane relays in user space: GRE inside the IPsec tunnel on one side, GTP-U (N3IWF) or a TUN
+//! device (UE) on the other.
+//!
+//! The traits are what a daemon knows; a kernel relay can stand behind [`AccessRelay`] as well.
+//! Each relay runs on threads of its own, in the network namespace of the thread that made it, and
+//! moves packets in batches.
+
+mod gre_socket;
+mod mmsg;
+mod n3iwf;
+mod packet;
+mod segment;
+mod table;
+#[cfg(test)]
+mod tests;
+mod tun;
+mod ue;
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+pub use n3iwf::{GtpRelay, GtpRelayConfig};
+pub use ue::{TunRelay, TunRelayConfig};
+
+use crate::{Error, reading::Traffic};
+
+/// One PDU session at the N3IWF: where its GRE and its GTP-U go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessSession {
+    /// Our TEID: downlink G-PDUs carry it. The session's key in [`AccessRelay`].
+    pub dl_teid: u32,
+    /// The UPF's TEID: uplink G-PDUs carry it.
+    pub ul_teid: u32,
+    /// The UPF's address on N3.
+    pub upf: Ipv4Addr,
+    /// The UE's inner address: GRE comes from and goes to it.
+    pub ue_inner: Ipv4Addr,
+    /// PDU session ID, for status.
+    pub pdu_session: u8,
+    /// QFIs that the UE may use.
+    pub qfis: Vec<u8>,
+    /// QFI of downlink PDUs without a PDU Session Container.
+    pub default_qfi: u8,
+    /// Slot of the Child SA ([`crate::ChildSaSpec::slot`]): GRE on another slot is not this session's.
+    pub slot: u32,
+    /// Name of the slot's XFRM interface, which GRE has to come from and go to, so that nothing in
+    /// clear passes for it. `None` only without IPsec ([`crate::Recording`]).
+    pub interface: Option<String>,
+}
+
+/// Why packets were not relayed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drops {
+    /// No session has this TEID or inner address.
+    pub no_session: u64,
+    /// The UE used a QFI of another session.
+    pub qfi_not_allowed: u64,
+    /// The peer address does not belong to the session.
+    pub wrong_address: u64,
+    /// Headers do not parse.
+    pub malformed: u64,
+    /// The socket or device refused it.
+    pub send_failed: u64,
+}
+
+/// Counters of one PDU session; octets are those of PDUs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionReading {
+    /// PDU session ID.
+    pub pdu_session: u8,
+    /// N3IWF: our TEID. UE: 0.
+    pub dl_teid: u32,
+    /// N3IWF: the UE's inner address. UE: its PDU address.
+    pub address: Ipv4Addr,
+    /// From the UE.
+    pub uplink: Traffic,
+    /// To the UE.
+    pub downlink: Traffic,
+    /// What was not relayed in either direction.
+    pub drops: Drops,
+}
+
+/// What the N3 side tells the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessEvent {
+    /// The UPF does not know the tunnel of this session (GTP-U Error Indication).
+    TunnelUnknown {
+        /// [`AccessSession::dl_teid`].
+        dl_teid: u32,
+    },
+}
+
+/// The N3IWF's user plane.
+pub trait AccessRelay: Send + Sync {
+    /// Starts to relay for a session; a second one with the same TEID replaces the first.
+    fn add(&self, session: AccessSession) -> Result<(), Error>;
+
+    /// Ends a session; its last counters.
+    fn remove(&self, dl_teid: u32) -> Option<SessionReading>;
+
+    /// Counters of all sessions, by TEID.
+    fn readings(&self) -> Vec<SessionReading>;
+
+    /// Packets that belong to no session.
+    fn drops(&self) -> Drops;
+
+    /// The next event, if any.
+    fn poll_event(&self) -> Option<AccessEvent>;
+}
+
+/// One PDU session at the UE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UeSession {
+    /// PDU session ID: the session's key in [`UeRelay`].
+    pub pdu_session: u8,
+    /// Name of the TUN device.
+    pub device: String,
+    /// The PDU address.
+    pub address: Ipv4Addr,
+    /// MTU of the device.
+    pub mtu: u16,
+    /// Destinations routed to the device.
+    pub routes: Vec<ipnet::Ipv4Net>,
+    /// QFI of uplink PDUs (default QoS rule).
+    pub default_qfi: u8,
+    /// Our inner address: GRE comes from it.
+    pub inner_local: Ipv4Addr,
+    /// UP_IP4_ADDRESS: GRE goes to it.
+    pub up_address: Ipv4Addr,
+    /// Name of the XFRM interface; `None` only without IPsec.
+    pub interface: Option<String>,
+}
+
+/// The UE's user plane.
+pub trait UeRelay: Send + Sync {
+    /// Makes the TUN device, its address and routes, and starts to relay.
+    fn add(&self, session: UeSession) -> Result<(), Error>;
+
+    /// Ends a session and removes its device; its last counters.
+    fn remove(&self, pdu_session: u8) -> Option<SessionReading>;
+
+    /// Counters of all sessions, by PDU session ID.
+    fn readings(&self) -> Vec<SessionReading>;
+}

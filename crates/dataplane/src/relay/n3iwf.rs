@@ -1,0 +1,410 @@
+//! The N3IWF's relay: raw GRE sockets, one per XFRM interface, and one GTP-U socket.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::AsFd,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU16, Ordering::Relaxed},
+    },
+    thread,
+};
+
+use gtpu::{DecodeError, Direction, ErrorIndication, Message, MessageType};
+use socket2::{Domain, Socket, Type};
+use tracing::{debug, warn};
+
+use super::{
+    AccessEvent, AccessRelay, AccessSession, Drops, SessionReading,
+    gre_socket::{self, Stop},
+    mmsg::{Outgoing, Receiver, send},
+    packet::ipv4,
+    segment::Parts,
+    table::{Counters, Table, UnknownTeid},
+};
+use crate::Error;
+
+/// Octets that GTP-U with a container adds to a PDU on N3: IPv4 20, UDP 8, GTP-U 16.
+const N3_OVERHEAD: usize = 44;
+
+/// Octets that GRE adds to a PDU inside the tunnel: IPv4 20, GRE 8.
+const GRE_OVERHEAD: usize = 28;
+
+/// Events kept for the daemon; older ones are worth more than newer ones of a flood.
+const MAX_EVENTS: usize = 1024;
+
+/// Where the relay listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GtpRelayConfig {
+    /// N3 address and port (`n3iwfGtpBindAddress`, 2152).
+    pub gtp: SocketAddrV4,
+    /// UP_IP4_ADDRESS: GRE of UEs is addressed to it.
+    pub up_address: Ipv4Addr,
+    /// MTU of N3.
+    pub n3_mtu: u16,
+    /// MTU of the XFRM interfaces ([`crate::Options::mtu`]).
+    pub tunnel_mtu: u16,
+    /// GRE protocol type sent: 0 as TS 24.502 wants, 0x0800 for peers with Linux GRE devices.
+    pub gre_protocol: u16,
+}
+
+/// [`AccessRelay`] in user space.
+pub struct GtpRelay {
+    shared: Arc<Shared>,
+    stop: Stop,
+    n3: Option<thread::JoinHandle<()>>,
+    uplinks: Mutex<BTreeMap<u32, Uplink>>,
+}
+
+/// The thread that reads one GRE socket.
+struct Uplink {
+    stop: Stop,
+    thread: thread::JoinHandle<()>,
+}
+
+struct Shared {
+    config: GtpRelayConfig,
+    gtp: Socket,
+    table: RwLock<Table>,
+    gre: RwLock<BTreeMap<u32, Arc<Socket>>>,
+    unknown: Counters,
+    events: Mutex<VecDeque<AccessEvent>>,
+    sequence: AtomicU16,
+}
+
+impl GtpRelay {
+    /// Opens the N3 socket and starts to serve it.
+    pub fn start(config: GtpRelayConfig) -> Result<Self, Error> {
+        let open = || -> io::Result<Socket> {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+            socket.bind(&config.gtp.into())?;
+            gre_socket::grow(&socket);
+            Ok(socket)
+        };
+        let gtp =
+            open().map_err(|error| Error::io(format!("opening GTP-U on {}", config.gtp), error))?;
+        let shared = Arc::new(Shared {
+            config,
+            gtp,
+            table: RwLock::default(),
+            gre: RwLock::default(),
+            unknown: Counters::default(),
+            events: Mutex::default(),
+            sequence: AtomicU16::new(0),
+        });
+        let stop = Stop::new()?;
+        let thread = {
+            let (shared, stop) = (Arc::clone(&shared), stop.clone());
+            spawn("relay-n3", move || shared.serve_n3(&stop))?
+        };
+        Ok(Self {
+            shared,
+            stop,
+            n3: Some(thread),
+            uplinks: Mutex::default(),
+        })
+    }
+
+    fn open_uplink(&self, slot: u32, interface: Option<&str>) -> Result<(), Error> {
+        let mut uplinks = lock(&self.uplinks);
+        if uplinks.contains_key(&slot) {
+            return Ok(());
+        }
+        let socket = Arc::new(gre_socket::open(self.shared.config.up_address, interface)?);
+        let stop = Stop::new()?;
+        let bound = interface.map(|_| slot);
+        let thread = {
+            let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
+            let socket = Arc::clone(&socket);
+            spawn("relay-gre", move || {
+                shared.serve_gre(&socket, bound, &stop);
+            })?
+        };
+        write(&self.shared.gre).insert(slot, socket);
+        uplinks.insert(slot, Uplink { stop, thread });
+        Ok(())
+    }
+
+    fn close_uplink(&self, slot: u32) {
+        write(&self.shared.gre).remove(&slot);
+        if let Some(uplink) = lock(&self.uplinks).remove(&slot) {
+            uplink.stop.set();
+            // A thread that panicked has nothing more to end.
+            let _ = uplink.thread.join();
+        }
+    }
+}
+
+impl Drop for GtpRelay {
+    fn drop(&mut self) {
+        let slots: Vec<u32> = lock(&self.uplinks).keys().copied().collect();
+        for slot in slots {
+            self.close_uplink(slot);
+        }
+        self.stop.set();
+        if let Some(thread) = self.n3.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl AccessRelay for GtpRelay {
+    fn add(&self, session: AccessSession) -> Result<(), Error> {
+        // Without IPsec every session shares the one socket that is bound to no interface.
+        let slot = session.interface.as_ref().map_or(0, |_| session.slot);
+        self.open_uplink(slot, session.interface.as_deref())?;
+        write(&self.shared.table).insert(session);
+        Ok(())
+    }
+
+    fn remove(&self, dl_teid: u32) -> Option<SessionReading> {
+        let (reading, unused) = {
+            let mut table = write(&self.shared.table);
+            let reading = table.remove(dl_teid)?;
+            let slots: Vec<u32> = read(&self.shared.gre).keys().copied().collect();
+            let unused = slots.into_iter().filter(|slot| !table.uses_slot(*slot));
+            (reading, unused.collect::<Vec<_>>())
+        };
+        for slot in unused {
+            self.close_uplink(slot);
+        }
+        Some(reading)
+    }
+
+    fn readings(&self) -> Vec<SessionReading> {
+        read(&self.shared.table).readings()
+    }
+
+    fn drops(&self) -> Drops {
+        self.shared.unknown.drops()
+    }
+
+    fn poll_event(&self) -> Option<AccessEvent> {
+        lock(&self.shared.events).pop_front()
+    }
+}
+
+impl Shared {
+    /// Uplink: GRE in, GTP-U out.
+    fn serve_gre(&self, socket: &Socket, slot: Option<u32>, stop: &Stop) {
+        let limit = usize::from(self.config.n3_mtu).saturating_sub(N3_OVERHEAD);
+        let mut receiver = Receiver::new();
+        while stop.wait(socket.as_fd()) {
+            let received = match receiver.receive(socket.as_fd()) {
+                Ok(received) => received,
+                Err(error) => {
+                    transient(&error);
+                    continue;
+                }
+            };
+            let mut pdus = Vec::with_capacity(received);
+            {
+                let table = read(&self.table);
+                for (_, packet) in receiver.datagrams(received) {
+                    let Some(ip) = ipv4(packet) else {
+                        self.unknown.malformed.fetch_add(1, Relaxed);
+                        continue;
+                    };
+                    pdus.extend(table.uplink(slot, ip.source, ip.payload, &self.unknown));
+                }
+            }
+            let parts: Vec<Parts<'_>> = pdus
+                .iter()
+                .map(|(_, _, pdu)| Parts::new(pdu, limit))
+                .collect();
+            let mut out = Vec::with_capacity(pdus.len());
+            for ((entry, container, _), parts) in pdus.iter().zip(&parts) {
+                let to = SocketAddrV4::new(entry.session.upf, gtpu::PORT);
+                for part in parts.iter() {
+                    let teid = entry.session.ul_teid;
+                    match gtpu::g_pdu_header(teid, *container, part.len()) {
+                        Some(header) => {
+                            entry.counters.count(Direction::Uplink, part.len());
+                            out.push(Outgoing {
+                                to,
+                                header,
+                                header_len: header.len(),
+                                payload: part,
+                            });
+                        }
+                        None => {
+                            entry.counters.malformed.fetch_add(1, Relaxed);
+                        }
+                    }
+                }
+            }
+            let refused = send(self.gtp.as_fd(), &out);
+            self.unknown.send_failed.fetch_add(refused, Relaxed);
+        }
+    }
+
+    /// N3: G-PDUs down to GRE, and what belongs to the path.
+    fn serve_n3(&self, stop: &Stop) {
+        let limit = usize::from(self.config.tunnel_mtu).saturating_sub(GRE_OVERHEAD);
+        let mut receiver = Receiver::new();
+        while stop.wait(self.gtp.as_fd()) {
+            let received = match receiver.receive(self.gtp.as_fd()) {
+                Ok(received) => received,
+                Err(error) => {
+                    transient(&error);
+                    continue;
+                }
+            };
+            let mut pdus = Vec::with_capacity(received);
+            for (from, datagram) in receiver.datagrams(received) {
+                match Message::decode(datagram) {
+                    Ok(message) if message.header.kind == MessageType::GPdu => {
+                        let found =
+                            read(&self.table).downlink(*from.ip(), &message.header, &self.unknown);
+                        match found {
+                            Ok(found) => {
+                                pdus.extend(
+                                    found.map(|(entry, gre)| (entry, gre, message.payload)),
+                                );
+                            }
+                            Err(UnknownTeid) => self.indicate_error(from, message.header.teid),
+                        }
+                    }
+                    Ok(message) => self.path_message(from, &message),
+                    Err(DecodeError::RequiredExtension(extension)) => {
+                        debug!(%from, %extension, "G-PDU refused");
+                        self.unknown.malformed.fetch_add(1, Relaxed);
+                        self.answer(
+                            from,
+                            &gtpu::supported_extension_headers(self.next_sequence()),
+                        );
+                    }
+                    Err(error) => {
+                        debug!(%from, %error, "datagram on N3 dropped");
+                        self.unknown.malformed.fetch_add(1, Relaxed);
+                    }
+                }
+            }
+            self.send_gre(&pdus, limit);
+        }
+    }
+
+    fn send_gre(&self, pdus: &[(Arc<super::table::Entry>, nwu::GreHeader, &[u8])], limit: usize) {
+        let sockets = read(&self.gre);
+        let parts: Vec<Parts<'_>> = pdus
+            .iter()
+            .map(|(_, _, pdu)| Parts::new(pdu, limit))
+            .collect();
+        for (slot, socket) in sockets.iter() {
+            let mut out = Vec::new();
+            for ((entry, gre, _), parts) in pdus.iter().zip(&parts) {
+                let home = entry
+                    .session
+                    .interface
+                    .as_ref()
+                    .map_or(0, |_| entry.session.slot);
+                if home != *slot {
+                    continue;
+                }
+                let mut header = [0; 16];
+                let encoded = gre.encode(self.config.gre_protocol);
+                if let Some(place) = header.first_chunk_mut() {
+                    *place = encoded;
+                }
+                let to = SocketAddrV4::new(entry.session.ue_inner, 0);
+                for payload in parts.iter() {
+                    entry.counters.count(Direction::Downlink, payload.len());
+                    out.push(Outgoing {
+                        to,
+                        header,
+                        header_len: encoded.len(),
+                        payload,
+                    });
+                }
+            }
+            let refused = send(socket.as_fd(), &out);
+            self.unknown.send_failed.fetch_add(refused, Relaxed);
+        }
+    }
+
+    /// Everything on N3 that is no G-PDU (TS 29.281 clauses 7.2 and 7.3).
+    fn path_message(&self, from: SocketAddrV4, message: &Message<'_>) {
+        match message.header.kind {
+            MessageType::EchoRequest => {
+                let sequence = message.header.sequence.unwrap_or(0);
+                self.answer(from, &gtpu::echo_response(sequence));
+            }
+            MessageType::ErrorIndication => match ErrorIndication::decode(message.payload) {
+                Ok(indication) => {
+                    let found = read(&self.table).by_ul_teid(*from.ip(), indication.teid);
+                    if let Some(dl_teid) = found {
+                        let mut events = lock(&self.events);
+                        if events.len() < MAX_EVENTS {
+                            events.push_back(AccessEvent::TunnelUnknown { dl_teid });
+                        }
+                    }
+                }
+                Err(error) => {
+                    debug!(%from, %error, "Error Indication dropped");
+                    self.unknown.malformed.fetch_add(1, Relaxed);
+                }
+            },
+            // No path switch ends at an N3IWF, so an End Marker tells nothing new.
+            other => debug!(%from, ?other, "message on N3 ignored"),
+        }
+    }
+
+    fn indicate_error(&self, from: SocketAddrV4, teid: u32) {
+        let indication = ErrorIndication {
+            teid,
+            peer: (*self.config.gtp.ip()).into(),
+        };
+        let to = SocketAddrV4::new(*from.ip(), gtpu::PORT);
+        self.answer(to, &indication.encode(self.next_sequence()));
+    }
+
+    fn next_sequence(&self) -> u16 {
+        self.sequence.fetch_add(1, Relaxed)
+    }
+
+    fn answer(&self, to: SocketAddrV4, octets: &[u8]) {
+        let answer = Outgoing {
+            to,
+            header: [0; 16],
+            header_len: 0,
+            payload: octets,
+        };
+        let refused = send(self.gtp.as_fd(), &[answer]);
+        self.unknown.send_failed.fetch_add(refused, Relaxed);
+    }
+}
+
+/// What the kernel reports about one datagram ends nothing.
+pub(super) fn transient(error: &io::Error) {
+    if !matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    ) {
+        warn!(%error, "relay socket");
+    }
+}
+
+pub(super) fn spawn(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<thread::JoinHandle<()>, Error> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|error| Error::io(format!("starting thread {name}"), error))
+}
+
+/// No code between lock and unlock leaves a value half changed, so a poisoned lock is still good.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}

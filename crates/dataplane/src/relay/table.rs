@@ -1,0 +1,367 @@
+//! The N3IWF's sessions and the decision per packet, without a socket.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use gtpu::{Direction, Header, PduSessionContainer};
+use nwu::GreHeader;
+
+use super::{AccessSession, Drops, SessionReading};
+use crate::reading::Traffic;
+
+/// Counters that relay threads add to.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    uplink: [AtomicU64; 2],
+    downlink: [AtomicU64; 2],
+    pub(super) no_session: AtomicU64,
+    pub(super) qfi_not_allowed: AtomicU64,
+    pub(super) wrong_address: AtomicU64,
+    pub(super) malformed: AtomicU64,
+    pub(super) send_failed: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn count(&self, direction: Direction, octets: usize) {
+        let [packets, bytes] = match direction {
+            Direction::Uplink => &self.uplink,
+            Direction::Downlink => &self.downlink,
+        };
+        packets.fetch_add(1, Relaxed);
+        bytes.fetch_add(octets.try_into().unwrap_or(u64::MAX), Relaxed);
+    }
+
+    pub(super) fn traffic(&self, direction: Direction) -> Traffic {
+        let [packets, bytes] = match direction {
+            Direction::Uplink => &self.uplink,
+            Direction::Downlink => &self.downlink,
+        };
+        Traffic {
+            packets: packets.load(Relaxed),
+            bytes: bytes.load(Relaxed),
+        }
+    }
+
+    pub(super) fn drops(&self) -> Drops {
+        Drops {
+            no_session: self.no_session.load(Relaxed),
+            qfi_not_allowed: self.qfi_not_allowed.load(Relaxed),
+            wrong_address: self.wrong_address.load(Relaxed),
+            malformed: self.malformed.load(Relaxed),
+            send_failed: self.send_failed.load(Relaxed),
+        }
+    }
+}
+
+/// A session with its counters.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) session: AccessSession,
+    pub(super) counters: Counters,
+}
+
+impl Entry {
+    fn reading(&self) -> SessionReading {
+        SessionReading {
+            pdu_session: self.session.pdu_session,
+            dl_teid: self.session.dl_teid,
+            address: self.session.ue_inner,
+            uplink: self.counters.traffic(Direction::Uplink),
+            downlink: self.counters.traffic(Direction::Downlink),
+            drops: self.counters.drops(),
+        }
+    }
+}
+
+/// Sessions by TEID and by inner address.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Table {
+    by_teid: BTreeMap<u32, Arc<Entry>>,
+    by_inner: HashMap<Ipv4Addr, Vec<Arc<Entry>>>,
+}
+
+impl Table {
+    pub(super) fn insert(&mut self, session: AccessSession) {
+        self.remove(session.dl_teid);
+        let entry = Arc::new(Entry {
+            session,
+            counters: Counters::default(),
+        });
+        let inner = entry.session.ue_inner;
+        self.by_inner
+            .entry(inner)
+            .or_default()
+            .push(Arc::clone(&entry));
+        self.by_teid.insert(entry.session.dl_teid, entry);
+    }
+
+    pub(super) fn remove(&mut self, dl_teid: u32) -> Option<SessionReading> {
+        let entry = self.by_teid.remove(&dl_teid)?;
+        let inner = entry.session.ue_inner;
+        if let Some(entries) = self.by_inner.get_mut(&inner) {
+            entries.retain(|other| other.session.dl_teid != dl_teid);
+            if entries.is_empty() {
+                self.by_inner.remove(&inner);
+            }
+        }
+        Some(entry.reading())
+    }
+
+    pub(super) fn readings(&self) -> Vec<SessionReading> {
+        self.by_teid.values().map(|entry| entry.reading()).collect()
+    }
+
+    /// Whether a session still needs the GRE socket of `slot`.
+    pub(super) fn uses_slot(&self, slot: u32) -> bool {
+        self.by_teid
+            .values()
+            .any(|entry| entry.session.slot == slot)
+    }
+
+    /// The session whose `ul_teid` a peer does not know.
+    pub(super) fn by_ul_teid(&self, upf: Ipv4Addr, ul_teid: u32) -> Option<u32> {
+        self.by_teid
+            .values()
+            .map(|entry| &entry.session)
+            .find(|session| session.upf == upf && session.ul_teid == ul_teid)
+            .map(|session| session.dl_teid)
+    }
+
+    /// Which session an uplink GRE packet belongs to, and its container.
+    ///
+    /// `slot` is `None` when the socket is bound to no interface (no IPsec).
+    pub(super) fn uplink<'a>(
+        &self,
+        slot: Option<u32>,
+        source: Ipv4Addr,
+        gre: &'a [u8],
+        unknown: &Counters,
+    ) -> Option<(Arc<Entry>, PduSessionContainer, &'a [u8])> {
+        let Ok((header, pdu)) = GreHeader::decode(gre) else {
+            unknown.malformed.fetch_add(1, Relaxed);
+            return None;
+        };
+        let mut candidates = self
+            .by_inner
+            .get(&source)
+            .into_iter()
+            .flatten()
+            .filter(|entry| slot.is_none_or(|slot| entry.session.slot == slot))
+            .peekable();
+        let Some(first) = candidates.peek().copied() else {
+            unknown.no_session.fetch_add(1, Relaxed);
+            return None;
+        };
+        let allowed = candidates.find_map(|entry| {
+            let qfi = header.qfi.unwrap_or(entry.session.default_qfi);
+            entry.session.qfis.contains(&qfi).then_some((entry, qfi))
+        });
+        let Some((entry, qfi)) = allowed else {
+            first.counters.qfi_not_allowed.fetch_add(1, Relaxed);
+            return None;
+        };
+        let container = PduSessionContainer {
+            direction: Direction::Uplink,
+            qfi,
+            rqi: false,
+        };
+        Some((Arc::clone(entry), container, pdu))
+    }
+
+    /// Which session a downlink G-PDU belongs to, and its GRE header.
+    pub(super) fn downlink(
+        &self,
+        source: Ipv4Addr,
+        header: &Header,
+        unknown: &Counters,
+    ) -> Result<Option<(Arc<Entry>, GreHeader)>, UnknownTeid> {
+        let Some(entry) = self.by_teid.get(&header.teid) else {
+            unknown.no_session.fetch_add(1, Relaxed);
+            return Err(UnknownTeid);
+        };
+        if entry.session.upf != source {
+            entry.counters.wrong_address.fetch_add(1, Relaxed);
+            return Ok(None);
+        }
+        let (qfi, rqi) = match header.container {
+            Some(container) => (container.qfi, container.rqi),
+            None => (entry.session.default_qfi, false),
+        };
+        if !entry.session.qfis.contains(&qfi) {
+            entry.counters.qfi_not_allowed.fetch_add(1, Relaxed);
+            return Ok(None);
+        }
+        let gre = GreHeader {
+            qfi: Some(qfi),
+            rqi,
+        };
+        Ok(Some((Arc::clone(entry), gre)))
+    }
+}
+
+/// A G-PDU for a tunnel that does not exist: the sender is told.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct UnknownTeid;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gtpu::MessageType;
+
+    const UE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+    const UPF: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+
+    fn session(dl_teid: u32, slot: u32, qfis: &[u8]) -> AccessSession {
+        AccessSession {
+            dl_teid,
+            ul_teid: dl_teid + 100,
+            upf: UPF,
+            ue_inner: UE,
+            pdu_session: 1,
+            qfis: qfis.to_vec(),
+            default_qfi: qfis[0],
+            slot,
+            interface: Some("xfrmi".into()),
+        }
+    }
+
+    fn gre(qfi: u8) -> Vec<u8> {
+        let header = GreHeader {
+            qfi: Some(qfi),
+            rqi: false,
+        };
+        [&header.encode(0)[..], b"pdu"].concat()
+    }
+
+    fn g_pdu(teid: u32, container: Option<PduSessionContainer>) -> Header {
+        Header {
+            kind: MessageType::GPdu,
+            teid,
+            sequence: None,
+            container,
+        }
+    }
+
+    #[test]
+    fn uplink_needs_the_slot_and_a_qfi_of_the_session() {
+        let mut table = Table::default();
+        let unknown = Counters::default();
+        table.insert(session(1, 0, &[1, 2]));
+        table.insert(session(2, 1, &[5]));
+        let packet = gre(2);
+        let (entry, container, pdu) = table.uplink(Some(0), UE, &packet, &unknown).unwrap();
+        assert_eq!(
+            (entry.session.dl_teid, container.qfi, pdu),
+            (1, 2, &b"pdu"[..])
+        );
+        assert!(
+            table.uplink(Some(0), UE, &gre(5), &unknown).is_none(),
+            "other session's flow"
+        );
+        assert!(
+            table.uplink(Some(2), UE, &gre(1), &unknown).is_none(),
+            "no such slot"
+        );
+        let other = Ipv4Addr::new(10, 0, 0, 3);
+        assert!(
+            table.uplink(Some(0), other, &gre(1), &unknown).is_none(),
+            "no such UE"
+        );
+        assert!(
+            table.uplink(Some(0), UE, &[0x20], &unknown).is_none(),
+            "no GRE"
+        );
+        // Without interfaces the flow alone tells the sessions apart.
+        let packet = gre(5);
+        assert_eq!(
+            table
+                .uplink(None, UE, &packet, &unknown)
+                .unwrap()
+                .0
+                .session
+                .dl_teid,
+            2
+        );
+        assert_eq!(table.readings()[0].drops.qfi_not_allowed, 1);
+        assert_eq!(
+            unknown.drops(),
+            Drops {
+                no_session: 2,
+                malformed: 1,
+                ..Drops::default()
+            }
+        );
+    }
+
+    #[test]
+    fn downlink_needs_the_upf_and_a_known_flow() {
+        let mut table = Table::default();
+        let unknown = Counters::default();
+        table.insert(session(1, 0, &[3]));
+        let container = |qfi| {
+            Some(PduSessionContainer {
+                direction: Direction::Downlink,
+                qfi,
+                rqi: true,
+            })
+        };
+        let found = table
+            .downlink(UPF, &g_pdu(1, container(3)), &unknown)
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            found.1,
+            GreHeader {
+                qfi: Some(3),
+                rqi: true
+            }
+        );
+        let found = table
+            .downlink(UPF, &g_pdu(1, None), &unknown)
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            found.1,
+            GreHeader {
+                qfi: Some(3),
+                rqi: false
+            }
+        );
+        assert!(
+            table
+                .downlink(UE, &g_pdu(1, None), &unknown)
+                .unwrap()
+                .is_none()
+        );
+        assert!(
+            table
+                .downlink(UPF, &g_pdu(1, container(4)), &unknown)
+                .unwrap()
+                .is_none()
+        );
+        assert_eq!(
+            table.downlink(UPF, &g_pdu(9, None), &unknown).unwrap_err(),
+            UnknownTeid
+        );
+        let drops = table.readings()[0].drops;
+        assert_eq!((drops.wrong_address, drops.qfi_not_allowed), (1, 1));
+    }
+
+    #[test]
+    fn a_removed_session_leaves_nothing() {
+        let mut table = Table::default();
+        table.insert(session(1, 0, &[1]));
+        table.insert(session(1, 3, &[1]));
+        assert!(table.uses_slot(3) && !table.uses_slot(0), "replaced");
+        assert_eq!(table.by_ul_teid(UPF, 101), Some(1));
+        assert!(table.remove(1).is_some());
+        assert!(table.remove(1).is_none());
+        assert!(table.by_inner.is_empty() && table.by_teid.is_empty());
+    }
+}

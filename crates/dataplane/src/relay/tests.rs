@@ -1,0 +1,270 @@
+//! Both relays in the namespace of the test, GRE in clear over loopback: needs root, no ESP.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    time::Duration,
+};
+
+use gtpu::{Direction, Message, MessageType, PduSessionContainer, encode_g_pdu};
+use nix::sched::{CloneFlags, unshare};
+
+use super::{
+    AccessEvent, AccessRelay, AccessSession, GtpRelay, GtpRelayConfig, TunRelay, TunRelayConfig,
+    UeRelay, UeSession,
+};
+
+const UPF: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+const N3IWF: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
+const UE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const PDU_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 7);
+const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 10);
+
+/// Runs `test` in a network namespace of its own; says why when it cannot.
+fn in_namespace(test: fn()) {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CI runs the relay tests as root"
+        );
+        println!("skipped: the relay tests need root");
+        return;
+    }
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let up = std::process::Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.unwrap().success());
+        test();
+    })
+    .join()
+    .unwrap();
+}
+
+fn access(qfis: &[u8]) -> (GtpRelay, UdpSocket) {
+    let relay = GtpRelay::start(GtpRelayConfig {
+        gtp: SocketAddrV4::new(N3IWF, gtpu::PORT),
+        up_address: N3IWF,
+        n3_mtu: 1500,
+        tunnel_mtu: 1386,
+        gre_protocol: 0,
+    })
+    .unwrap();
+    relay.add(session(7, qfis)).unwrap();
+    let upf = UdpSocket::bind((UPF, gtpu::PORT)).unwrap();
+    upf.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    (relay, upf)
+}
+
+fn session(dl_teid: u32, qfis: &[u8]) -> AccessSession {
+    AccessSession {
+        dl_teid,
+        ul_teid: 0x0a0b_0c0d,
+        upf: UPF,
+        ue_inner: UE,
+        pdu_session: 5,
+        qfis: qfis.to_vec(),
+        default_qfi: 9,
+        slot: 0,
+        interface: None,
+    }
+}
+
+fn receive(socket: &UdpSocket) -> Vec<u8> {
+    let mut room = vec![0; 65_536];
+    let length = socket.recv(&mut room).unwrap();
+    room.truncate(length);
+    room
+}
+
+/// Waits, within bounds, for what another thread counts.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..500 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{what}");
+}
+
+/// A UDP packet as the DN would send it.
+fn downlink_pdu(data: &[u8]) -> Vec<u8> {
+    let total = u16::try_from(28 + data.len()).unwrap().to_be_bytes();
+    let udp = u16::try_from(8 + data.len()).unwrap().to_be_bytes();
+    let mut pdu = vec![0x45, 0, total[0], total[1], 0, 1, 0, 0, 64, 17, 0, 0];
+    pdu.extend(HOST.octets());
+    pdu.extend(PDU_ADDRESS.octets());
+    let sum = super::packet::checksum(&[&pdu]).to_be_bytes();
+    pdu[10..12].copy_from_slice(&sum);
+    pdu.extend([0x1f, 0x40, 0x1f, 0x41, udp[0], udp[1], 0, 0]);
+    pdu.extend_from_slice(data);
+    pdu
+}
+
+#[test]
+fn a_packet_goes_up_and_down() {
+    in_namespace(|| {
+        let (relay, upf) = access(&[9]);
+        let ue = TunRelay::new(TunRelayConfig {
+            gre_protocol: 0,
+            tunnel_mtu: 1386,
+        });
+        ue.add(UeSession {
+            pdu_session: 5,
+            device: "uepdu5".into(),
+            address: PDU_ADDRESS,
+            mtu: 1358,
+            routes: vec!["198.18.0.0/24".parse().unwrap()],
+            default_qfi: 9,
+            inner_local: UE,
+            up_address: N3IWF,
+            interface: None,
+        })
+        .unwrap();
+        let host = UdpSocket::bind((PDU_ADDRESS, 8001)).unwrap();
+        host.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        host.send_to(b"up", (HOST, 8000)).unwrap();
+        let octets = receive(&upf);
+        let message = Message::decode(&octets).unwrap();
+        assert_eq!(message.header.teid, 0x0a0b_0c0d);
+        let container = message.header.container.unwrap();
+        assert_eq!((container.direction, container.qfi), (Direction::Uplink, 9));
+        assert_eq!(&message.payload[28..], b"up");
+
+        let container = PduSessionContainer {
+            direction: Direction::Downlink,
+            qfi: 9,
+            rqi: false,
+        };
+        let down = encode_g_pdu(7, container, &downlink_pdu(b"down")).unwrap();
+        upf.send_to(&down, (N3IWF, gtpu::PORT)).unwrap();
+        assert_eq!(receive(&host), b"down");
+
+        eventually("both ends count the same", || {
+            let (access, ue) = (&relay.readings()[0], &ue.readings()[0]);
+            access.uplink.packets == 1
+                && access.uplink == ue.uplink
+                && access.downlink == ue.downlink
+                && access.downlink.bytes == 32
+        });
+        ue.remove(5).unwrap();
+        let gone = std::process::Command::new("ip")
+            .args(["link", "show", "uepdu5"])
+            .output();
+        assert!(
+            !gone.unwrap().status.success(),
+            "the device is gone with its session"
+        );
+    });
+}
+
+#[test]
+fn a_merged_tcp_packet_leaves_in_segments() {
+    in_namespace(|| {
+        let (relay, upf) = access(&[9]);
+        let gre = super::gre_socket::open(UE, None).unwrap();
+        let data: Vec<u8> = (0..20_000_u32)
+            .map(|n| u8::try_from(n % 251).unwrap())
+            .collect();
+        let total = u16::try_from(40 + data.len()).unwrap().to_be_bytes();
+        let mut pdu = vec![0x45, 0, total[0], total[1], 0, 1, 0x40, 0, 64, 6, 0, 0];
+        pdu.extend(PDU_ADDRESS.octets());
+        pdu.extend(HOST.octets());
+        pdu.extend([
+            0, 80, 0, 81, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x18, 16, 0, 0, 0, 0, 0,
+        ]);
+        pdu.extend_from_slice(&data);
+        let header = nwu::GreHeader {
+            qfi: Some(9),
+            rqi: false,
+        }
+        .encode(0);
+        let packet = [&header[..], &pdu].concat();
+        gre.send_to(&packet, &SocketAddrV4::new(N3IWF, 0).into())
+            .unwrap();
+        let mut found = Vec::new();
+        while found.len() < data.len() {
+            let octets = receive(&upf);
+            let message = Message::decode(&octets).unwrap();
+            assert!(message.payload.len() <= 1456, "fits N3");
+            found.extend_from_slice(&message.payload[40..]);
+        }
+        assert_eq!(found, data);
+        assert!(relay.readings()[0].uplink.packets >= 14);
+    });
+}
+
+#[test]
+fn the_path_is_managed() {
+    in_namespace(|| {
+        let (relay, upf) = access(&[9]);
+        upf.send_to(&gtpu::echo_request(0x77), (N3IWF, gtpu::PORT))
+            .unwrap();
+        assert_eq!(receive(&upf), gtpu::echo_response(0x77));
+
+        let container = PduSessionContainer {
+            direction: Direction::Downlink,
+            qfi: 9,
+            rqi: false,
+        };
+        let stray = encode_g_pdu(0x99, container, &downlink_pdu(b"x")).unwrap();
+        upf.send_to(&stray, (N3IWF, gtpu::PORT)).unwrap();
+        let answer = receive(&upf);
+        let message = Message::decode(&answer).unwrap();
+        assert_eq!(message.header.kind, MessageType::ErrorIndication);
+        let indication = gtpu::ErrorIndication::decode(message.payload).unwrap();
+        assert_eq!((indication.teid, indication.peer), (0x99, N3IWF.into()));
+
+        let unknown = gtpu::ErrorIndication {
+            teid: 0x0a0b_0c0d,
+            peer: UPF.into(),
+        };
+        upf.send_to(&unknown.encode(3), (N3IWF, gtpu::PORT))
+            .unwrap();
+        let mut event = None;
+        eventually("the daemon is told", || {
+            event = event.or(relay.poll_event());
+            event.is_some()
+        });
+        assert_eq!(event, Some(AccessEvent::TunnelUnknown { dl_teid: 7 }));
+
+        let required = [0x34, 0xff, 0, 8, 0, 0, 0, 7, 0, 0, 0, 0xc1, 1, 0, 0, 0];
+        upf.send_to(&required, (N3IWF, gtpu::PORT)).unwrap();
+        let answer = receive(&upf);
+        let kind = Message::decode(&answer).unwrap().header.kind;
+        assert_eq!(kind, MessageType::SupportedExtensionHeadersNotification);
+        assert_eq!(relay.drops().no_session, 1);
+    });
+}
+
+#[test]
+fn garbage_and_foreign_flows_are_counted_and_dropped() {
+    in_namespace(|| {
+        let (relay, upf) = access(&[9]);
+        let gre = super::gre_socket::open(UE, None).unwrap();
+        let to = SocketAddrV4::new(N3IWF, 0).into();
+        let foreign = nwu::GreHeader {
+            qfi: Some(10),
+            rqi: false,
+        }
+        .encode(0);
+        gre.send_to(&foreign, &to).unwrap();
+        gre.send_to(&[0x60, 0, 0, 0], &to).unwrap();
+        gre.send_to(&[], &to).unwrap();
+        for garbage in [
+            &[][..],
+            &[0x34],
+            &[0xff; 40],
+            &[0x34, 0xff, 0xff, 0xff, 0, 0, 0, 7],
+        ] {
+            upf.send_to(garbage, (N3IWF, gtpu::PORT)).unwrap();
+        }
+        eventually("everything is counted", || {
+            relay.readings()[0].drops.qfi_not_allowed == 1 && relay.drops().malformed == 6
+        });
+        assert_eq!(relay.readings()[0].uplink.packets, 0);
+        relay.remove(7).unwrap();
+        assert!(relay.readings().is_empty());
+    });
+}

@@ -1,0 +1,247 @@
+//! The UE's relay: a TUN device per PDU session on one side, GRE inside the tunnel on the other.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddrV4,
+    os::fd::AsFd,
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    thread,
+};
+
+use gtpu::Direction;
+use nwu::GreHeader;
+use socket2::Socket;
+
+use super::{
+    SessionReading, UeRelay, UeSession,
+    gre_socket::{self, Stop},
+    mmsg::{BATCH, Outgoing, Receiver, send},
+    n3iwf::{lock, spawn, transient},
+    packet::ipv4,
+    segment::Parts,
+    table::Counters,
+    tun::Tun,
+};
+use crate::Error;
+
+/// IPv4 and GRE with key around a PDU.
+const GRE_OVERHEAD: usize = 28;
+
+/// What the relay needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunRelayConfig {
+    /// GRE protocol type sent: 0 as TS 24.502 wants, 0x0800 for peers with Linux GRE devices.
+    pub gre_protocol: u16,
+    /// MTU of the XFRM interfaces ([`crate::Options::mtu`]).
+    pub tunnel_mtu: u16,
+}
+
+/// [`UeRelay`] in user space.
+pub struct TunRelay {
+    config: TunRelayConfig,
+    sessions: Mutex<BTreeMap<u8, Running>>,
+}
+
+struct Running {
+    shared: Arc<Shared>,
+    stop: Stop,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+struct Shared {
+    session: UeSession,
+    config: TunRelayConfig,
+    tun: Tun,
+    gre: Socket,
+    counters: Counters,
+}
+
+impl TunRelay {
+    /// A relay without sessions.
+    pub fn new(config: TunRelayConfig) -> Self {
+        Self {
+            config,
+            sessions: Mutex::default(),
+        }
+    }
+}
+
+impl UeRelay for TunRelay {
+    fn add(&self, session: UeSession) -> Result<(), Error> {
+        self.remove(session.pdu_session);
+        let id = session.pdu_session;
+        let gre = gre_socket::open(session.inner_local, session.interface.as_deref())?;
+        let tun = Tun::open(&session)?;
+        let shared = Arc::new(Shared {
+            session,
+            config: self.config,
+            tun,
+            gre,
+            counters: Counters::default(),
+        });
+        let mut running = Running {
+            shared: Arc::clone(&shared),
+            stop: Stop::new()?,
+            threads: Vec::new(),
+        };
+        for (name, serve) in [
+            ("relay-tun", Shared::serve_tun as fn(&Shared, &Stop)),
+            ("relay-gre", Shared::serve_gre),
+        ] {
+            let (shared, stop) = (Arc::clone(&shared), running.stop.clone());
+            running
+                .threads
+                .push(spawn(name, move || serve(&shared, &stop))?);
+        }
+        lock(&self.sessions).insert(id, running);
+        Ok(())
+    }
+
+    fn remove(&self, pdu_session: u8) -> Option<SessionReading> {
+        let running = lock(&self.sessions).remove(&pdu_session)?;
+        Some(running.end())
+    }
+
+    fn readings(&self) -> Vec<SessionReading> {
+        let sessions = lock(&self.sessions);
+        sessions.values().map(|r| r.shared.reading()).collect()
+    }
+}
+
+impl Running {
+    fn end(mut self) -> SessionReading {
+        self.join();
+        self.shared.reading()
+    }
+
+    fn join(&mut self) {
+        self.stop.set();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has nothing more to end.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Threads must not outlive the relay, or the device would stay.
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+impl Shared {
+    fn reading(&self) -> SessionReading {
+        SessionReading {
+            pdu_session: self.session.pdu_session,
+            dl_teid: 0,
+            address: self.session.address,
+            uplink: self.counters.traffic(Direction::Uplink),
+            downlink: self.counters.traffic(Direction::Downlink),
+            drops: self.counters.drops(),
+        }
+    }
+
+    /// Uplink: packets from the device, out as GRE.
+    fn serve_tun(&self, stop: &Stop) {
+        let gre = GreHeader {
+            qfi: Some(self.session.default_qfi),
+            rqi: false,
+        };
+        let encoded = gre.encode(self.config.gre_protocol);
+        let mut header = [0; 16];
+        if let Some(place) = header.first_chunk_mut() {
+            *place = encoded;
+        }
+        let limit = usize::from(self.config.tunnel_mtu).saturating_sub(GRE_OVERHEAD);
+        let to = SocketAddrV4::new(self.session.up_address, 0);
+        let mut room: Vec<Vec<u8>> = (0..BATCH).map(|_| vec![0; 65_536]).collect();
+        while stop.wait(self.tun.as_fd()) {
+            let mut lengths = Vec::with_capacity(BATCH);
+            for buffer in &mut room {
+                match self.tun.receive(buffer) {
+                    Ok(length) => lengths.push(length),
+                    Err(error) => {
+                        transient(&error);
+                        break;
+                    }
+                }
+            }
+            let packets = room.iter().zip(&lengths);
+            let packets = packets.filter_map(|(buffer, length)| buffer.get(..*length));
+            let mut ready = Vec::with_capacity(lengths.len());
+            for packet in packets {
+                // The device also emits what the kernel says on its own, IPv6 among it.
+                match ipv4(packet) {
+                    Some(ip) if ip.source == self.session.address => {
+                        ready.push(Parts::new(packet, limit));
+                    }
+                    Some(_) => {
+                        self.counters.wrong_address.fetch_add(1, Relaxed);
+                    }
+                    None => {
+                        self.counters.malformed.fetch_add(1, Relaxed);
+                    }
+                }
+            }
+            let mut out = Vec::with_capacity(ready.len());
+            for parts in &ready {
+                for payload in parts.iter() {
+                    self.counters.count(Direction::Uplink, payload.len());
+                    out.push(Outgoing {
+                        to,
+                        header,
+                        header_len: encoded.len(),
+                        payload,
+                    });
+                }
+            }
+            let refused = send(self.gre.as_fd(), &out);
+            self.counters.send_failed.fetch_add(refused, Relaxed);
+        }
+    }
+
+    /// Downlink: GRE from the N3IWF, out through the device.
+    fn serve_gre(&self, stop: &Stop) {
+        let mut receiver = Receiver::new();
+        while stop.wait(self.gre.as_fd()) {
+            let received = match receiver.receive(self.gre.as_fd()) {
+                Ok(received) => received,
+                Err(error) => {
+                    transient(&error);
+                    continue;
+                }
+            };
+            for (_, packet) in receiver.datagrams(received) {
+                self.deliver(packet);
+            }
+        }
+    }
+
+    fn deliver(&self, packet: &[u8]) {
+        let decoded = ipv4(packet).and_then(|outer| {
+            let (_, pdu) = GreHeader::decode(outer.payload).ok()?;
+            Some((outer.source, pdu, ipv4(pdu)?))
+        });
+        let Some((source, pdu, inner)) = decoded else {
+            self.counters.malformed.fetch_add(1, Relaxed);
+            return;
+        };
+        if source != self.session.up_address {
+            self.counters.wrong_address.fetch_add(1, Relaxed);
+            return;
+        }
+        if inner.destination != self.session.address {
+            // Another session's, when no interface tells the sockets apart.
+            self.counters.no_session.fetch_add(1, Relaxed);
+            return;
+        }
+        match self.tun.send(pdu) {
+            Ok(()) => self.counters.count(Direction::Downlink, pdu.len()),
+            Err(error) => {
+                transient(&error);
+                self.counters.send_failed.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}
