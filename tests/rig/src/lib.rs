@@ -1,1 +1,14 @@
-//! Namespaces, virtual machine and scenarios for the end-to-end tests and the demo.
+//! Namespaces, processes and scenarios for the end-to-end tests and the demonstration.
+//!
+//! This runs *inside* the place, as root: on a host whose kernel has what it takes, or in the
+//! virtual machine of `cargo xtask vm`. It builds the [`topology`], starts the ordinary programs
+//! from ordinary configuration files, and looks at them from outside: control tools, kernel,
+//! captures.
+
+pub mod bulk;
+pub mod capture;
+pub mod exec;
+pub mod netns;
+pub mod process;
+pub mod report;
+pub mod topology;
