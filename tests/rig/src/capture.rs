@@ -27,11 +27,25 @@ impl Capture {
             Spec {
                 name: format!("tcpdump-{interface}"),
                 program: PathBuf::from("tcpdump"),
-                arguments: ["-i", interface, "-s", "0", "-U", "-Z", "root", "-n", "-w"]
-                    .iter()
-                    .map(|word| (*word).to_owned())
-                    .chain([file.display().to_string()])
-                    .collect(),
+                arguments: [
+                    "-i",
+                    interface,
+                    "-s",
+                    "0",
+                    "-U",
+                    "-Z",
+                    "root",
+                    "-n",
+                    "--immediate-mode",
+                    // KiB: room for what one busy processor cannot read at once
+                    "-B",
+                    "16384",
+                    "-w",
+                ]
+                .iter()
+                .map(|word| (*word).to_owned())
+                .chain([file.display().to_string()])
+                .collect(),
                 environment: Vec::new(),
                 logs: logs.to_path_buf(),
             },
@@ -51,7 +65,7 @@ impl Capture {
     /// # Errors
     /// When tcpdump does not end.
     pub fn finish(self) -> Result<PathBuf> {
-        // Packets still on their way through the socket.
+        // Packets still in the socket.
         std::thread::sleep(Duration::from_millis(300));
         self.process.stop(Duration::from_secs(10))?;
         Ok(self.file)

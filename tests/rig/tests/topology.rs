@@ -1,4 +1,5 @@
 //! The topology is what it claims to be, and nothing of it stays. Needs root.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
