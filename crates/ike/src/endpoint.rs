@@ -1,18 +1,23 @@
 //! The endpoint: one UDP service with all its IKE SAs, driven by datagrams, time and answers.
 
-use std::collections::VecDeque;
+mod dispatch;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use keys::{QkdKey, Secret};
 use rand_core::CryptoRng;
 
+use self::dispatch::Limiter;
 use crate::{
     config::{EndpointConfig, InitiatorConfig},
+    crypto::cookie::CookieJar,
     event::{
         ChildAnswer, ChildId, CommandError, EapSuccess, Event, KeyRequestId, NewChild, Path,
         QkdFailure, SaId, SaStatus, Transmit,
     },
+    sa::{Cx, Ghost, Ids, Sa, lose_unclaimed, window::RequestDigest},
     time::Instant,
-    wire::NotifyType,
+    wire::{Notify, NotifyType},
 };
 
 /// All IKE SAs of one node, in both roles. Neither socket nor clock: every input is a call with the time,
@@ -22,42 +27,86 @@ use crate::{
 /// Calls that name an [`SaId`] which is gone do nothing; keys given to one are reported lost.
 pub struct Endpoint {
     config: EndpointConfig,
-    #[expect(dead_code, reason = "the state machines follow")]
     rng: Box<dyn CryptoRng + Send>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
+    ids: Ids,
+    sas: BTreeMap<SaId, Box<Sa>>,
+    ghosts: BTreeMap<SaId, Ghost>,
+    /// By the SPI this side chose.
+    by_spi: HashMap<u64, SaId>,
+    /// IKE_SA_INIT requests taken up, and by which SA: whoever repeats one costs nothing.
+    requests: HashMap<RequestDigest, SaId>,
+    request_of: HashMap<SaId, RequestDigest>,
+    timers: BTreeSet<(Instant, SaId)>,
+    armed: HashMap<SaId, Instant>,
+    half_open: usize,
+    cookies: CookieJar,
+    cookies_until: Instant,
+    unprotected: Limiter,
+    now: Instant,
 }
 
 impl Endpoint {
     /// An endpoint without any SA. `rng` is the only source of randomness: the operating system's in a daemon.
-    pub fn new(config: EndpointConfig, rng: Box<dyn CryptoRng + Send>) -> Self {
+    pub fn new(config: EndpointConfig, mut rng: Box<dyn CryptoRng + Send>) -> Self {
+        let cookies = CookieJar::new(&mut *rng);
         Self {
             config,
             rng,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
+            ids: Ids::default(),
+            sas: BTreeMap::new(),
+            ghosts: BTreeMap::new(),
+            by_spi: HashMap::new(),
+            requests: HashMap::new(),
+            request_of: HashMap::new(),
+            timers: BTreeSet::new(),
+            armed: HashMap::new(),
+            half_open: 0,
+            cookies,
+            cookies_until: Instant::ZERO,
+            unprotected: Limiter::default(),
+            now: Instant::ZERO,
         }
     }
 
     /// Begins an IKE SA over `path`. Its outcome is [`Event::Established`] or [`Event::Closed`].
+    ///
+    /// `path.local` has to be the address the peer sees when there is no NAT, not an unspecified one.
     pub fn initiate(&mut self, now: Instant, path: Path, config: InitiatorConfig) -> SaId {
-        let _ = (now, path, config);
-        SaId(0)
+        self.advance(now);
+        let sa = Sa::initiate(&mut self.cx(), path, config);
+        self.insert(sa)
     }
 
-    /// A UDP payload arrived on `path` (local: the socket it arrived on).
+    /// A UDP payload arrived on `path` (local: the address and port it arrived on).
     pub fn handle_datagram(&mut self, now: Instant, path: Path, data: &[u8]) {
-        let _ = (now, path, data, &self.config);
+        self.advance(now);
+        self.dispatch(path, data);
     }
 
     /// Time has passed. To be called at [`poll_timeout`](Self::poll_timeout); earlier or later does no harm.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        self.advance(now);
+        let now = self.now;
+        let due: Vec<SaId> = self
+            .timers
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .map(|(_, id)| *id)
+            .collect();
+        for id in due {
+            if self.with(id, Sa::handle_timeout).is_none() {
+                self.ghost(id, Ghost::handle_timeout);
+            }
+        }
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.timers.first().map(|(at, _)| *at)
     }
 
     /// The next datagram to send.
@@ -78,27 +127,42 @@ impl Endpoint {
         request: KeyRequestId,
         keys: Result<Vec<QkdKey>, QkdFailure>,
     ) {
-        let _ = (now, sa, request, keys);
+        self.advance(now);
+        if self.sas.contains_key(&sa) {
+            self.with(sa, |sa, cx| sa.provide_keys(cx, request, keys));
+        } else {
+            lose_unclaimed(sa, keys.unwrap_or_default(), &mut self.events);
+        }
     }
 
     /// Sends an EAP packet: the authenticator a request, the peer a response.
     pub fn send_eap(&mut self, now: Instant, sa: SaId, packet: Vec<u8>) {
-        let _ = (now, sa, packet);
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.send_eap(cx, packet));
     }
 
     /// Authenticator: ends EAP well.
     pub fn eap_success(&mut self, now: Instant, sa: SaId, success: EapSuccess) {
-        let _ = (now, sa, success);
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.eap_success(cx, success));
     }
 
     /// Authenticator: sends EAP-Failure and closes the SA.
     pub fn eap_failure(&mut self, now: Instant, sa: SaId, packet: Vec<u8>) {
-        let _ = (now, sa, packet);
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.eap_failure(cx, packet));
+    }
+
+    /// Authenticator: answers with error notifies (CONGESTION, ...) in place of an EAP packet, and closes the SA.
+    pub fn refuse(&mut self, now: Instant, sa: SaId, notifies: Vec<Notify>) {
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.refuse(cx, notifies));
     }
 
     /// Peer: the key both AUTH payloads are made with (K_N3IWF). Answer to [`Event::EapSuccess`], or earlier.
     pub fn set_msk(&mut self, now: Instant, sa: SaId, msk: Secret) {
-        let _ = (now, sa, msk);
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.set_msk(cx, msk));
     }
 
     /// Answer to [`Event::InstallChild`]. After `Err` the data plane must hold nothing of it.
@@ -109,7 +173,8 @@ impl Endpoint {
         child: ChildId,
         result: Result<(), ()>,
     ) {
-        let _ = (now, sa, child, result);
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.child_installed(cx, child, result));
     }
 
     /// Begins a further Child SA; queued behind whatever exchange is under way (window of 1).
@@ -119,8 +184,9 @@ impl Endpoint {
         sa: SaId,
         child: NewChild,
     ) -> Result<ChildId, CommandError> {
-        let _ = (now, sa, child);
-        Err(CommandError::UnknownSa)
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.create_child(cx, child))
+            .unwrap_or(Err(CommandError::UnknownSa))
     }
 
     /// Answer to [`Event::ChildRequested`]: consent, or the error notify to refuse with.
@@ -131,32 +197,150 @@ impl Endpoint {
         child: ChildId,
         answer: Result<ChildAnswer, NotifyType>,
     ) {
-        let _ = (now, sa, child, answer);
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.answer_child(cx, child, answer));
     }
 
     /// Deletes a Child SA. [`Event::ChildDown`] comes when the peer has confirmed.
     pub fn delete_child(&mut self, now: Instant, sa: SaId, child: ChildId) {
-        let _ = (now, sa, child);
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.delete_child(cx, child));
     }
 
     /// Deletes an IKE SA with everything in it. [`Event::Closed`] comes when the peer has confirmed or is given up;
     /// at once for one that is not established.
     pub fn close(&mut self, now: Instant, sa: SaId) {
-        let _ = (now, sa);
+        self.advance(now);
+        self.with(sa, Sa::close);
     }
 
     /// Forgets an IKE SA without telling the peer: for a daemon that must stop now.
     pub fn abandon(&mut self, now: Instant, sa: SaId) {
-        let _ = (now, sa);
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.finish(cx, crate::CloseReason::Local));
     }
 
     /// Asks the peer whether it lives (an empty INFORMATIONAL). Silence ends in [`Event::Closed`].
     pub fn probe(&mut self, now: Instant, sa: SaId) {
-        let _ = (now, sa);
+        self.advance(now);
+        self.with(sa, Sa::probe);
     }
 
     /// All IKE SAs, oldest first.
     pub fn sas(&self) -> impl Iterator<Item = SaStatus> {
-        std::iter::empty()
+        self.sas.values().map(|sa| sa.status())
+    }
+
+    /// IKE SAs of the responder that have not reached their final IKE_AUTH.
+    pub fn half_open(&self) -> usize {
+        self.half_open
+    }
+
+    /// Time never runs backwards here, whatever the caller's clock does.
+    fn advance(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    fn cx(&mut self) -> Cx<'_> {
+        Cx {
+            now: self.now,
+            config: &self.config,
+            rng: &mut *self.rng,
+            transmits: &mut self.transmits,
+            events: &mut self.events,
+            ids: &mut self.ids,
+        }
+    }
+
+    fn insert(&mut self, sa: Sa) -> SaId {
+        let id = sa.id;
+        self.by_spi.insert(sa.own_spi(), id);
+        self.half_open += usize::from(sa.is_half_open());
+        self.sas.insert(id, Box::new(sa));
+        self.settle(id);
+        id
+    }
+
+    /// Lets one SA act, and follows up on what has become of it.
+    fn with<R>(&mut self, id: SaId, act: impl FnOnce(&mut Sa, &mut Cx<'_>) -> R) -> Option<R> {
+        let sa = self.sas.get_mut(&id)?;
+        let before = sa.is_half_open();
+        let mut cx = Cx {
+            now: self.now,
+            config: &self.config,
+            rng: &mut *self.rng,
+            transmits: &mut self.transmits,
+            events: &mut self.events,
+            ids: &mut self.ids,
+        };
+        let result = act(sa, &mut cx);
+        if before && !sa.is_half_open() {
+            self.half_open = self.half_open.saturating_sub(1);
+        }
+        self.settle(id);
+        Some(result)
+    }
+
+    /// Turns a closed SA into its ghost, and arms the timer of a living one.
+    fn settle(&mut self, id: SaId) {
+        let Some(sa) = self.sas.get(&id) else {
+            return;
+        };
+        if !sa.is_closed() {
+            return self.arm(
+                id,
+                self.sas
+                    .get(&id)
+                    .and_then(|sa| sa.next_timeout(&self.config)),
+            );
+        }
+        if let Some(sa) = self.sas.remove(&id) {
+            let ghost = sa.into_ghost(self.now, &self.config);
+            self.arm(id, Some(ghost.next_timeout()));
+            self.ghosts.insert(id, ghost);
+        }
+    }
+
+    /// Lets one ghost act; it vanishes when it says so.
+    fn ghost(&mut self, id: SaId, act: impl FnOnce(&mut Ghost, &mut Cx<'_>) -> bool) {
+        let Some(ghost) = self.ghosts.get_mut(&id) else {
+            return self.arm(id, None);
+        };
+        let mut cx = Cx {
+            now: self.now,
+            config: &self.config,
+            rng: &mut *self.rng,
+            transmits: &mut self.transmits,
+            events: &mut self.events,
+            ids: &mut self.ids,
+        };
+        let over = act(ghost, &mut cx);
+        let next = ghost.next_timeout();
+        let spi = ghost.own_spi();
+        if !over {
+            return self.arm(id, Some(next));
+        }
+        self.ghosts.remove(&id);
+        self.by_spi.remove(&spi);
+        if let Some(digest) = self.request_of.remove(&id) {
+            self.requests.remove(&digest);
+        }
+        self.arm(id, None);
+    }
+
+    fn arm(&mut self, id: SaId, at: Option<Instant>) {
+        let old = match at {
+            Some(at) => self.armed.insert(id, at),
+            None => self.armed.remove(&id),
+        };
+        if old == at {
+            return;
+        }
+        if let Some(old) = old {
+            self.timers.remove(&(old, id));
+        }
+        if let Some(at) = at {
+            self.timers.insert((at, id));
+        }
     }
 }

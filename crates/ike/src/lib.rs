@@ -6,6 +6,7 @@ pub mod wire;
 mod config;
 mod endpoint;
 mod event;
+mod sa;
 mod time;
 
 pub use config::{

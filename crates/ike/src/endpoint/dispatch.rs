@@ -1,0 +1,242 @@
+//! From datagram to IKE SA: markers, SPIs, new requests, cookies, limits, and errors without an SA.
+
+use std::time::Duration;
+
+use super::Endpoint;
+use crate::{
+    config::CookiePolicy,
+    event::{Path, SaId},
+    sa::{InitRequest, NAT_PORT, Refusal, Sa, window},
+    time::Instant,
+    wire::{
+        self, Body, ExchangeType, Flags, Header, Notify, NotifyType, Parsed, Payload, WireError,
+        find_notify,
+    },
+};
+
+/// How long a cookie secret makes cookies; they are good for up to twice as long.
+const COOKIE_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Unprotected errors per second, so that nobody can be flooded by way of this node.
+const UNPROTECTED_PER_SECOND: u32 = 16;
+
+/// Counts events within each second.
+#[derive(Default)]
+pub(super) struct Limiter {
+    since: Instant,
+    count: u32,
+}
+
+impl Limiter {
+    fn allows(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.since) >= Duration::from_secs(1) {
+            *self = Self {
+                since: now,
+                count: 0,
+            };
+        }
+        self.count += 1;
+        self.count <= UNPROTECTED_PER_SECOND
+    }
+}
+
+/// The IKE message of a datagram: on port 4500 behind the non-ESP marker. `None` for keepalives and ESP.
+fn message(path: Path, data: &[u8]) -> Option<&[u8]> {
+    if path.local.port() != NAT_PORT {
+        return Some(data);
+    }
+    data.strip_prefix(&[0; 4])
+}
+
+impl Endpoint {
+    pub(super) fn dispatch(&mut self, path: Path, data: &[u8]) {
+        let Some(message) = message(path, data) else {
+            return;
+        };
+        let Some(header) = Header::peek(message) else {
+            return;
+        };
+        match wire::parse(message) {
+            Err(error) => self.unreadable(path, &header, &error),
+            Ok(parsed) if header.exchange == ExchangeType::IkeSaInit => self.init(path, &parsed),
+            Ok(parsed) => self.for_sa(path, &parsed),
+        }
+    }
+
+    /// A message that makes no sense without keys being involved (RFC 7296 2.5, 2.21.1). Inside an IKE SA it is
+    /// not the peer's word, so it is dropped.
+    fn unreadable(&mut self, path: Path, header: &Header, error: &WireError) {
+        let answerable = match error {
+            WireError::MajorVersion(major) => *major > 2,
+            WireError::Length { .. } => false,
+            _ => header.exchange == ExchangeType::IkeSaInit && header.spi_i != 0,
+        };
+        if answerable && !header.flags.response {
+            self.answer_unprotected(path, header, error.notify());
+        }
+    }
+
+    /// An unprotected error notify with the SPIs and Message ID of the request (RFC 7296 2.21.4), rate-limited.
+    fn answer_unprotected(&mut self, path: Path, header: &Header, notify: Notify) {
+        if self.unprotected.allows(self.now) {
+            self.send_stateless(path, header, notify);
+        }
+    }
+
+    fn send_stateless(&mut self, path: Path, header: &Header, notify: Notify) {
+        let header = Header {
+            flags: Flags {
+                initiator: !header.flags.initiator,
+                response: true,
+            },
+            ..*header
+        };
+        if let Ok(datagram) = wire::encode(&header, &[Payload::Notify(notify)]) {
+            self.cx().transmit(path, &datagram);
+        }
+    }
+
+    fn init(&mut self, path: Path, parsed: &Parsed<'_>) {
+        let header = &parsed.header;
+        let Body::Clear(payloads) = &parsed.body else {
+            return;
+        };
+        if !header.flags.response {
+            if header.flags.initiator && header.spi_r == 0 && header.message_id == 0 {
+                self.init_request(path, parsed, payloads);
+            }
+            return;
+        }
+        if let Some(id) = self.by_spi.get(&header.spi_i).copied()
+            && !header.flags.initiator
+        {
+            self.with(id, |sa, cx| {
+                sa.init_response(cx, path, header, parsed.datagram, payloads);
+            });
+        }
+    }
+
+    fn init_request(&mut self, path: Path, parsed: &Parsed<'_>, payloads: &[Payload]) {
+        let digest = window::digest(parsed.datagram);
+        if let Some(id) = self.requests.get(&digest).copied() {
+            return self.repeated(id, path, parsed.datagram);
+        }
+        let header = &parsed.header;
+        match self.admit(path, header, payloads) {
+            Ok(Some(request)) => {
+                let mut cx = crate::sa::Cx {
+                    now: self.now,
+                    config: &self.config,
+                    rng: &mut *self.rng,
+                    transmits: &mut self.transmits,
+                    events: &mut self.events,
+                    ids: &mut self.ids,
+                };
+                let Some(config) = &self.config.responder else {
+                    return;
+                };
+                let sa = Sa::respond_init(&mut cx, path, parsed, payloads, request, config);
+                let id = self.insert(sa);
+                self.requests.insert(digest, id);
+                self.request_of.insert(id, digest);
+            }
+            Ok(None) => {}
+            Err(Refusal(notify)) => self.send_stateless(path, header, notify),
+        }
+    }
+
+    /// An IKE_SA_INIT request that was taken up before: the same answer, if there is one, and no new cost.
+    fn repeated(&mut self, id: SaId, path: Path, datagram: &[u8]) {
+        let replayed = self.with(id, |sa, cx| sa.replay_init(cx, path, datagram));
+        if replayed.is_none() {
+            self.ghost(id, |ghost, cx| {
+                ghost.replay(cx, path, 0, datagram);
+                false
+            });
+        }
+    }
+
+    /// Whether a new request is granted: cookie first, since it costs neither state nor key; then the limit; then
+    /// what it asks for. `Ok(None)`: dropped.
+    fn admit(
+        &mut self,
+        path: Path,
+        header: &Header,
+        payloads: &[Payload],
+    ) -> Result<Option<InitRequest>, Refusal> {
+        let Some(policy) = self.config.responder.as_ref().map(|config| config.cookies) else {
+            return Ok(None);
+        };
+        let nonce = InitRequest::peek_nonce(payloads).ok_or(NotifyType::INVALID_SYNTAX)?;
+        let wants_cookie = match policy {
+            CookiePolicy::Never => false,
+            CookiePolicy::Above(threshold) => self.half_open >= threshold,
+            CookiePolicy::Always => true,
+        };
+        if wants_cookie {
+            self.rotate_cookies();
+            let source = path.remote.ip();
+            let returned = find_notify(payloads, NotifyType::COOKIE).is_some_and(|cookie| {
+                self.cookies
+                    .check(&cookie.data, nonce, source, header.spi_i)
+            });
+            if !returned {
+                let cookie = self.cookies.make(nonce, source, header.spi_i);
+                return Err(Refusal(Notify::status(NotifyType::COOKIE, cookie)));
+            }
+        }
+        let Some(config) = &self.config.responder else {
+            return Ok(None);
+        };
+        if self.half_open >= config.half_open_limit {
+            return Ok(None);
+        }
+        InitRequest::read(config, payloads).map(Some)
+    }
+
+    fn rotate_cookies(&mut self) {
+        if self.now < self.cookies_until {
+            return;
+        }
+        // After a long silence the secret before the current one is too old as well.
+        if self.now >= self.cookies_until + COOKIE_LIFETIME {
+            self.cookies.rotate(&mut *self.rng);
+        }
+        self.cookies.rotate(&mut *self.rng);
+        self.cookies_until = self.now + COOKIE_LIFETIME;
+    }
+
+    /// Any other exchange: by the SPI that is ours.
+    fn for_sa(&mut self, path: Path, parsed: &Parsed<'_>) {
+        let header = &parsed.header;
+        let own = match header.flags.initiator {
+            true => header.spi_r,
+            false => header.spi_i,
+        };
+        let Some(id) = self.by_spi.get(&own).copied() else {
+            if !header.flags.response {
+                let notify = Notify::status(NotifyType::INVALID_IKE_SPI, Vec::new());
+                self.answer_unprotected(path, header, notify);
+            }
+            return;
+        };
+        let handled = self.with(id, |sa, cx| match &parsed.body {
+            _ if !sa.has_spis(header) => {}
+            Body::Encrypted { .. } => sa.handle(cx, path, parsed),
+            // Unprotected, so at most a reason to ask (RFC 7296 2.4, 2.21.4).
+            Body::Clear(payloads) => {
+                if header.flags.response
+                    && find_notify(payloads, NotifyType::INVALID_IKE_SPI).is_some()
+                {
+                    sa.probe(cx);
+                }
+            }
+        });
+        if handled.is_none() {
+            self.ghost(id, |ghost, cx| {
+                ghost.handle(cx, path, parsed);
+                false
+            });
+        }
+    }
+}

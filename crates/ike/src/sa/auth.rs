@@ -1,0 +1,147 @@
+//! AUTH payloads: what is signed with what, at which point (RFC 7296 2.15, 2.16).
+//!
+//! | AUTH | `native` | `paper` |
+//! |---|---|---|
+//! | responder's first | method 2 with `K_auth` | method 1, RSA with SHA-1 |
+//! | after EAP-Success, both | method 2 with `prf(K_auth, K_N3IWF)` | the same |
+
+use keys::Secret;
+
+use super::{Cx, Sa};
+use crate::{
+    config::{PeerCertificate, Profile},
+    crypto::{
+        auth::{Signed, shared_key, signed_octets, verify_shared_key},
+        qkd::final_secret,
+        rsa::Certificate,
+    },
+    wire::{AuthMethod, CertEncoding, Payload},
+};
+
+impl Sa {
+    /// What the initiator's AUTH covers.
+    fn initiator_octets(&self) -> Option<Vec<u8>> {
+        let crypt = self.crypt.as_ref()?;
+        let id = match self.initiator {
+            true => self.local_id.as_ref()?,
+            false => self.remote_id.as_ref()?,
+        };
+        Some(signed_octets(
+            crypt.prf,
+            &Signed {
+                message: &self.transcript.request,
+                peer_nonce: &self.transcript.nonce_r,
+                id,
+                sk_p: &crypt.sk_pi,
+                int_auth: None,
+            },
+        ))
+    }
+
+    /// What the responder's AUTH covers.
+    fn responder_octets(&self) -> Option<Vec<u8>> {
+        let crypt = self.crypt.as_ref()?;
+        let id = match self.initiator {
+            true => self.remote_id.as_ref()?,
+            false => self.local_id.as_ref()?,
+        };
+        Some(signed_octets(
+            crypt.prf,
+            &Signed {
+                message: &self.transcript.response,
+                peer_nonce: &self.transcript.nonce_i,
+                id,
+                sk_p: &crypt.sk_pr,
+                int_auth: None,
+            },
+        ))
+    }
+
+    fn octets_of(&self, initiator: bool) -> Option<Vec<u8>> {
+        match initiator {
+            true => self.initiator_octets(),
+            false => self.responder_octets(),
+        }
+    }
+
+    /// The responder's first AUTH, with its certificate if there is one.
+    pub(super) fn own_first_auth(&self, cx: &mut Cx<'_>) -> Option<Vec<Payload>> {
+        let crypt = self.crypt.as_ref()?;
+        let octets = self.responder_octets()?;
+        if self.profile == Profile::Native {
+            return Some(vec![Payload::Auth {
+                method: AuthMethod::SHARED_KEY,
+                data: shared_key(crypt.prf, &crypt.k_auth, &octets),
+            }]);
+        }
+        let paper = cx.config.responder.as_ref()?.paper.as_ref()?;
+        let data = paper.signer.sign(&octets, cx.rng).ok()?;
+        Some(vec![
+            Payload::Cert {
+                encoding: CertEncoding::X509_SIGNATURE,
+                data: paper.certificate.der().to_vec(),
+            },
+            Payload::Auth {
+                method: AuthMethod::RSA,
+                data,
+            },
+        ])
+    }
+
+    /// Whether the responder's first AUTH (`native`) proves possession of `K_auth`.
+    pub(super) fn verify_first_auth(&self, method: AuthMethod, data: &[u8]) -> bool {
+        let (Some(crypt), Some(octets)) = (&self.crypt, self.responder_octets()) else {
+            return false;
+        };
+        method == AuthMethod::SHARED_KEY
+            && verify_shared_key(crypt.prf, &crypt.k_auth, &octets, data).is_ok()
+    }
+
+    /// Whether the responder's first AUTH (`paper`) is by a certificate that is trusted for its identity.
+    pub(super) fn verify_certificate(
+        &self,
+        judge: &PeerCertificate,
+        certificate: Option<&[u8]>,
+        method: AuthMethod,
+        signature: &[u8],
+    ) -> bool {
+        let trusted = match judge {
+            PeerCertificate::Ignore => return true,
+            PeerCertificate::Trusted(trusted) => trusted,
+        };
+        let (Some(der), Some(octets), Some(identity)) =
+            (certificate, self.responder_octets(), &self.remote_id)
+        else {
+            return false;
+        };
+        let Ok(certificate) = Certificate::new(der) else {
+            return false;
+        };
+        let known = trusted.iter().any(|anchor| {
+            anchor.der() == der
+                || (certificate.is_for(identity) && certificate.check_issuer(anchor).is_ok())
+        });
+        known && method == AuthMethod::RSA && certificate.verify(&octets, signature).is_ok()
+    }
+
+    /// AUTH after EAP-Success, from this side.
+    pub(super) fn own_final_auth(&self, msk: &Secret) -> Option<Payload> {
+        let crypt = self.crypt.as_ref()?;
+        let octets = self.octets_of(self.initiator)?;
+        let secret = final_secret(crypt.prf, &crypt.k_auth, msk);
+        Some(Payload::Auth {
+            method: AuthMethod::SHARED_KEY,
+            data: shared_key(crypt.prf, &secret, &octets),
+        })
+    }
+
+    /// Whether the peer's AUTH after EAP-Success proves both `K_auth` and the MSK.
+    pub(super) fn verify_final_auth(&self, msk: &Secret, method: AuthMethod, data: &[u8]) -> bool {
+        let (Some(crypt), Some(octets)) = (&self.crypt, self.octets_of(!self.initiator)) else {
+            return false;
+        };
+        let secret = final_secret(crypt.prf, &crypt.k_auth, msk);
+        method == AuthMethod::SHARED_KEY
+            && verify_shared_key(crypt.prf, &secret, &octets, data).is_ok()
+    }
+}

@@ -1,0 +1,440 @@
+//! IKE_AUTH, initiator: EAP-only client, shared-key AUTH at the end (RFC 7296 1.2, 2.16; TS 24.502 7.3).
+
+use keys::Secret;
+
+use super::{
+    Cx, NAT_PORT, Phase, Sa,
+    child::{Child, ChildState},
+    keys as key_material, selectors,
+};
+use crate::{
+    config::{InitiatorConfig, Profile},
+    crypto::EspSuite,
+    event::{ChildFailure, ChildId, CloseReason, Event},
+    wire::{
+        CfgAttribute, CfgType, Configuration, ExchangeType, Notify, NotifyType, Payload, notifies,
+    },
+};
+
+/// EAP rounds after which something is wrong.
+const MAX_EAP_ROUNDS: u32 = 64;
+
+pub(super) struct AuthI {
+    config: InitiatorConfig,
+    child: ChildId,
+    step: Step,
+    rounds: u32,
+    /// CFG_REPLY and notifies of the last response, for [`Event::Established`].
+    gift: Option<(Vec<CfgAttribute>, Vec<Notify>)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// The first request is sent.
+    First,
+    /// An EAP response is sent.
+    Eap,
+    /// The daemon prepares an EAP response.
+    AwaitEap,
+    /// EAP succeeded; the daemon prepares the MSK.
+    AwaitMsk,
+    /// AUTH is sent.
+    Final,
+    /// Both AUTH are good; the data plane works.
+    Installing,
+}
+
+/// A response to IKE_AUTH that ends the SA.
+struct Failure {
+    reason: CloseReason,
+    farewell: Vec<Payload>,
+}
+
+impl Failure {
+    /// This side rejects its peer, and says so.
+    fn ours(kind: NotifyType, reason: CloseReason) -> Self {
+        let farewell = vec![Notify::status(kind, Vec::new()).into()];
+        Self { reason, farewell }
+    }
+
+    fn syntax(what: &'static str) -> Self {
+        Self::ours(NotifyType::INVALID_SYNTAX, CloseReason::Syntax(what))
+    }
+
+    fn authentication() -> Self {
+        Self::ours(
+            NotifyType::AUTHENTICATION_FAILED,
+            CloseReason::AuthenticationFailed,
+        )
+    }
+
+    /// The peer has ended it already.
+    fn theirs(reason: CloseReason) -> Self {
+        Self {
+            reason,
+            farewell: Vec::new(),
+        }
+    }
+}
+
+impl Sa {
+    /// Keys are there: floats to port 4500 if there is a NAT, and sends the first IKE_AUTH request.
+    pub(super) fn begin_auth(&mut self, cx: &mut Cx<'_>, config: InitiatorConfig) {
+        if self.nat_local || self.nat_remote {
+            self.path.local.set_port(NAT_PORT);
+            self.path.remote.set_port(NAT_PORT);
+        }
+        let Some(suite) = self.suite else {
+            return self.finish(cx, CloseReason::NoProposalChosen);
+        };
+        self.esp_suites = key_material::esp_suites(config.profile, &suite, &config.esp_suites);
+        let id = cx.ids.child();
+        let mut child = Child::new(cx, id, ChildState::Requested);
+        child.signalling = true;
+        child.ours = true;
+        child.ts_local.clone_from(&config.ts_local);
+        child.ts_remote.clone_from(&config.ts_remote);
+        child.nonce_i.clone_from(&self.transcript.nonce_i);
+        child.nonce_r.clone_from(&self.transcript.nonce_r);
+        let mut payloads = vec![Payload::IdI(config.identity.clone())];
+        // RFC 7296 2.19 wants CFG_REQUEST beside the SA; the peers of the paper read it in the last request.
+        if config.profile == Profile::Native {
+            payloads.extend(request_configuration(&config));
+        }
+        payloads.extend([
+            Payload::Sa(EspSuite::offer(&self.esp_suites, child.spi_in)),
+            Payload::TsI(child.ts_local.clone()),
+            Payload::TsR(child.ts_remote.clone()),
+        ]);
+        self.children.insert(id, child);
+        self.phase = Phase::AuthI(Box::new(AuthI {
+            config,
+            child: id,
+            step: Step::First,
+            rounds: 0,
+            gift: None,
+        }));
+        self.request(cx, ExchangeType::IkeAuth, &payloads);
+    }
+
+    /// A response to IKE_AUTH.
+    pub(super) fn auth_response(&mut self, cx: &mut Cx<'_>, payloads: &[Payload]) {
+        let Phase::AuthI(mut auth) = std::mem::replace(&mut self.phase, Phase::Gone) else {
+            return;
+        };
+        let result = match auth.step {
+            Step::First => self.first_response(cx, &mut auth, payloads),
+            Step::Eap => self.eap_response(cx, &mut auth, payloads),
+            Step::Final => self.final_response(cx, &mut auth, payloads),
+            Step::AwaitEap | Step::AwaitMsk | Step::Installing => Ok(()),
+        };
+        if self.closed {
+            return;
+        }
+        self.phase = Phase::AuthI(auth);
+        match result {
+            Ok(()) => self.after_final(cx),
+            Err(failure) => self.fail(cx, failure.reason, &failure.farewell),
+        }
+    }
+
+    fn first_response(
+        &mut self,
+        cx: &mut Cx<'_>,
+        auth: &mut AuthI,
+        payloads: &[Payload],
+    ) -> Result<(), Failure> {
+        let mut identity = None;
+        let mut certificate = None;
+        let mut proof = None;
+        for payload in payloads {
+            match payload {
+                Payload::IdR(id) => identity = Some(id),
+                Payload::Cert { data, .. } if certificate.is_none() => certificate = Some(data),
+                Payload::Auth { method, data } => proof = Some((*method, data)),
+                _ => {}
+            }
+        }
+        let (Some(identity), Some((method, data))) = (identity, proof) else {
+            return Err(match first_error(payloads) {
+                Some(reason) => Failure::theirs(reason),
+                None => Failure::syntax("first IKE_AUTH response without IDr or AUTH"),
+            });
+        };
+        if auth.config.peer_identity.as_ref().is_some_and(|expected| {
+            expected.kind != identity.kind || expected.data != identity.data
+        }) {
+            return Err(Failure::authentication());
+        }
+        self.remote_id = Some(identity.clone());
+        let good = match auth.config.profile {
+            Profile::Native => self.verify_first_auth(method, data),
+            Profile::Paper => self.verify_certificate(
+                &auth.config.peer_certificate,
+                certificate.map(Vec::as_slice),
+                method,
+                data,
+            ),
+        };
+        if !good {
+            return Err(Failure::authentication());
+        }
+        self.eap_response(cx, auth, payloads)
+    }
+
+    fn eap_response(
+        &mut self,
+        cx: &mut Cx<'_>,
+        auth: &mut AuthI,
+        payloads: &[Payload],
+    ) -> Result<(), Failure> {
+        let Some(packet) = eap_packet(payloads) else {
+            return Err(match first_error(payloads) {
+                Some(reason) => Failure::theirs(reason),
+                None => Failure::syntax("IKE_AUTH response without EAP"),
+            });
+        };
+        auth.rounds += 1;
+        if auth.rounds > MAX_EAP_ROUNDS {
+            return Err(Failure::ours(
+                NotifyType::AUTHENTICATION_FAILED,
+                CloseReason::TooManyRounds,
+            ));
+        }
+        let sa = self.id;
+        let patience = cx.now + cx.config.timing.local_answer;
+        match packet.first() {
+            Some(&EAP_REQUEST) => {
+                auth.step = Step::AwaitEap;
+                self.deadline = Some(patience);
+                let packet = packet.to_vec();
+                cx.events.push_back(Event::Eap { sa, packet });
+                Ok(())
+            }
+            Some(&EAP_SUCCESS) => {
+                cx.events.push_back(Event::EapSuccess { sa });
+                match self.msk.take() {
+                    Some(msk) => self.send_final(cx, auth, msk),
+                    None => {
+                        auth.step = Step::AwaitMsk;
+                        self.deadline = Some(patience);
+                    }
+                }
+                Ok(())
+            }
+            Some(&EAP_FAILURE) => {
+                cx.events.push_back(Event::EapFailure { sa });
+                Err(Failure::theirs(CloseReason::EapFailure))
+            }
+            _ => Err(Failure::syntax("EAP code")),
+        }
+    }
+
+    /// The daemon's EAP response.
+    pub(super) fn initiator_eap(&mut self, cx: &mut Cx<'_>, packet: Vec<u8>) {
+        let Phase::AuthI(auth) = &mut self.phase else {
+            return;
+        };
+        if auth.step == Step::AwaitEap {
+            auth.step = Step::Eap;
+            self.deadline = None;
+            self.request(cx, ExchangeType::IkeAuth, &[Payload::Eap(packet)]);
+        }
+    }
+
+    /// The daemon's MSK: AUTH can be made.
+    pub(crate) fn set_msk(&mut self, cx: &mut Cx<'_>, msk: Secret) {
+        let Phase::AuthI(mut auth) = std::mem::replace(&mut self.phase, Phase::Gone) else {
+            return;
+        };
+        if auth.step == Step::AwaitMsk {
+            self.deadline = None;
+            self.send_final(cx, &mut auth, msk);
+        } else {
+            self.msk = Some(msk);
+        }
+        if !self.closed {
+            self.phase = Phase::AuthI(auth);
+        }
+    }
+
+    fn send_final(&mut self, cx: &mut Cx<'_>, auth: &mut AuthI, msk: Secret) {
+        auth.step = Step::Final;
+        let mut payloads: Vec<Payload> = self.own_final_auth(&msk).into_iter().collect();
+        if auth.config.profile == Profile::Paper {
+            payloads.extend(request_configuration(&auth.config));
+        }
+        self.msk = Some(msk);
+        self.request(cx, ExchangeType::IkeAuth, &payloads);
+    }
+
+    fn final_response(
+        &mut self,
+        cx: &mut Cx<'_>,
+        auth: &mut AuthI,
+        payloads: &[Payload],
+    ) -> Result<(), Failure> {
+        let proof = payloads.iter().find_map(|payload| match payload {
+            Payload::Auth { method, data } => Some((*method, data)),
+            _ => None,
+        });
+        let Some((method, data)) = proof else {
+            return Err(match first_error(payloads) {
+                Some(reason) => Failure::theirs(reason),
+                None => Failure::syntax("last IKE_AUTH response without AUTH"),
+            });
+        };
+        let good = match &self.msk {
+            Some(msk) => self.verify_final_auth(msk, method, data),
+            None => false,
+        };
+        if !good {
+            return Err(Failure::authentication());
+        }
+        auth.step = Step::Installing;
+        let configuration = payloads
+            .iter()
+            .find_map(|payload| match payload {
+                Payload::Cp(cp) if cp.kind == CfgType::REPLY => Some(cp.attributes.clone()),
+                _ => None,
+            })
+            .unwrap_or_default();
+        let foreign = key_material::foreign_notifies(payloads);
+        auth.gift = Some((configuration, foreign));
+        let outcome = self.read_child_answer(auth.child, payloads);
+        match outcome {
+            Ok(()) => {
+                if let Some(child) = self.children.get_mut(&auth.child)
+                    && let Some(keys) = self.signalling_keys.take()
+                {
+                    child.give_keys(keys);
+                }
+                self.deadline = Some(cx.now + cx.config.timing.local_answer);
+                self.install_child(cx, auth.child);
+            }
+            Err(failure) => {
+                if let Some(child) = self.children.get_mut(&auth.child) {
+                    child.state = ChildState::Failed(failure);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After the last response: established as soon as the data plane has answered, or has nothing to do.
+    pub(super) fn after_final(&mut self, cx: &mut Cx<'_>) {
+        let Phase::AuthI(auth) = &mut self.phase else {
+            return;
+        };
+        if auth.step != Step::Installing {
+            return;
+        }
+        let child = auth.child;
+        let outcome = match self.children.get(&child).map(|child| &child.state) {
+            Some(ChildState::Installing) => return,
+            Some(ChildState::Failed(failure)) => Err(*failure),
+            Some(_) => Ok(()),
+            None => return,
+        };
+        let (configuration, notifies) = auth.gift.take().unwrap_or_default();
+        self.establish(cx);
+        cx.events.push_back(Event::Established {
+            sa: self.id,
+            configuration,
+            notifies,
+        });
+        match outcome {
+            Ok(()) => self.child_is_up(cx, child),
+            Err(failure) => {
+                let spi = self.children.get(&child).map(|child| child.spi_in);
+                // The peer may have installed what this side could not.
+                if !matches!(failure, ChildFailure::Refused(_))
+                    && let Some(spi) = spi
+                {
+                    self.queue.push_back(super::Command::DeleteSpi(spi));
+                }
+                self.fail_child(cx, child, failure);
+            }
+        }
+        self.pump(cx);
+    }
+
+    /// Reads SA and Traffic Selectors of a response into the Child SA that asked for them.
+    pub(super) fn read_child_answer(
+        &mut self,
+        id: ChildId,
+        payloads: &[Payload],
+    ) -> Result<(), ChildFailure> {
+        let Some(child) = self.children.get_mut(&id) else {
+            return Err(ChildFailure::Abandoned);
+        };
+        let mut chosen = None;
+        let mut ts_i = None;
+        let mut ts_r = None;
+        for payload in payloads {
+            match payload {
+                Payload::Sa(sa) => chosen = Some(sa),
+                Payload::TsI(list) => ts_i = Some(list),
+                Payload::TsR(list) => ts_r = Some(list),
+                _ => {}
+            }
+        }
+        let (Some(chosen), Some(ts_i), Some(ts_r)) = (chosen, ts_i, ts_r) else {
+            return Err(match notifies(payloads).find(|n| n.kind.is_error()) {
+                Some(error) => key_material::child_refusal(error),
+                None => ChildFailure::InvalidAnswer("no SA or Traffic Selectors"),
+            });
+        };
+        let selection = EspSuite::accepted(&self.esp_suites, chosen);
+        let Some((spi_out, suite)) =
+            selection.and_then(|selection| Some((selection.proposal.esp_spi()?, selection.suite)))
+        else {
+            return Err(ChildFailure::InvalidAnswer(
+                "a proposal that was not offered",
+            ));
+        };
+        if !selectors::within(&child.ts_local, ts_i) || !selectors::within(&child.ts_remote, ts_r) {
+            return Err(ChildFailure::InvalidAnswer(
+                "Traffic Selectors beyond the offer",
+            ));
+        }
+        child.spi_out = spi_out;
+        child.suite = Some(suite);
+        child.ts_local.clone_from(ts_i);
+        child.ts_remote.clone_from(ts_r);
+        child.peer_notifies = key_material::foreign_notifies(payloads);
+        Ok(())
+    }
+}
+
+/// EAP codes (RFC 3748 4).
+pub(super) const EAP_REQUEST: u8 = 1;
+pub(super) const EAP_RESPONSE: u8 = 2;
+pub(super) const EAP_SUCCESS: u8 = 3;
+pub(super) const EAP_FAILURE: u8 = 4;
+
+pub(super) fn eap_packet(payloads: &[Payload]) -> Option<&[u8]> {
+    payloads.iter().find_map(|payload| match payload {
+        Payload::Eap(packet) => Some(packet.as_slice()),
+        _ => None,
+    })
+}
+
+fn request_configuration(config: &InitiatorConfig) -> Option<Payload> {
+    (!config.configuration.is_empty()).then(|| {
+        Payload::Cp(Configuration {
+            kind: CfgType::REQUEST,
+            attributes: config.configuration.clone(),
+        })
+    })
+}
+
+/// What a protected error notify in IKE_AUTH means for the SA.
+fn first_error(payloads: &[Payload]) -> Option<CloseReason> {
+    let error = notifies(payloads).find(|notify| notify.kind.is_error())?;
+    Some(match (error.kind, error.data.as_slice()) {
+        (NotifyType::AUTHENTICATION_FAILED, _) => CloseReason::AuthenticationRefused,
+        (NotifyType::QKD_UNAVAILABLE, [reason]) => CloseReason::PeerQkdUnavailable(*reason),
+        (kind, _) => CloseReason::Refused(kind),
+    })
+}

@@ -1,0 +1,178 @@
+//! CREATE_CHILD_SA begun by the peer (RFC 7296 1.3.1).
+
+use super::{
+    Cx, Denial, Phase, Sa,
+    child::{Child, ChildState, KeySource},
+    keys as key_material,
+};
+use crate::{
+    crypto::EspSuite,
+    event::{ChildAnswer, ChildFailure, ChildId, Event},
+    wire::{Notify, NotifyType, Payload, find_notify, qkd::QkdKeyIds},
+};
+
+impl Sa {
+    /// A CREATE_CHILD_SA request. Whatever is wrong with it fails the Child SA, not the IKE SA.
+    pub(super) fn child_request(
+        &mut self,
+        cx: &mut Cx<'_>,
+        payloads: &[Payload],
+    ) -> Result<(), Denial> {
+        let deny = |kind| Denial {
+            answer: Notify::status(kind, Vec::new()),
+            fatal: None,
+        };
+        if !matches!(self.phase, Phase::Established) {
+            return Err(deny(NotifyType::TEMPORARY_FAILURE));
+        }
+        let mut offer = None;
+        let mut nonce = None;
+        let mut ts_i = None;
+        let mut ts_r = None;
+        for payload in payloads {
+            match payload {
+                Payload::Sa(sa) => offer = Some(sa),
+                Payload::Nonce(octets) => nonce = Some(octets.clone()),
+                Payload::TsI(list) => ts_i = Some(list.clone()),
+                Payload::TsR(list) => ts_r = Some(list.clone()),
+                _ => {}
+            }
+        }
+        // Rekeying is not offered yet: RFC 7296 4 allows to say so this way.
+        let rekey = find_notify(payloads, NotifyType::REKEY_SA).is_some();
+        let (Some(offer), Some(ts_i), Some(ts_r), false) = (offer, ts_i, ts_r, rekey) else {
+            return Err(deny(NotifyType::NO_ADDITIONAL_SAS));
+        };
+        let own_nonce = match (key_material::child_nonce_len(self.profile), &nonce) {
+            (Some(_), None) => return Err(Denial::syntax("CREATE_CHILD_SA without a Nonce")),
+            (Some(len), Some(_)) => cx.random(len),
+            (None, _) => Vec::new(),
+        };
+        let selection = EspSuite::select(&self.esp_suites, offer)
+            .and_then(|selection| Some((selection.proposal.esp_spi()?, selection)));
+        let Some((spi_out, selection)) = selection else {
+            return Err(deny(NotifyType::NO_PROPOSAL_CHOSEN));
+        };
+        if ts_i.is_empty() || ts_r.is_empty() {
+            return Err(deny(NotifyType::TS_UNACCEPTABLE));
+        }
+        let named = find_notify(payloads, NotifyType::QKD_KEY_IDS);
+        if !self.is_master() {
+            let usable = match named {
+                Some(notify) => QkdKeyIds::from_data(&notify.data).is_ok(),
+                None => self.user_keys.is_some(),
+            };
+            if !usable {
+                return Err(deny(NotifyType::INVALID_SYNTAX));
+            }
+        }
+        let id = cx.ids.child();
+        let mut child = Child::new(cx, id, ChildState::Asked);
+        child.spi_out = spi_out;
+        child.suite = Some(selection.suite);
+        child.answer = Some(selection.answer(child.spi_in.to_be_bytes().to_vec()));
+        child.nonce_i = nonce.unwrap_or_default();
+        child.nonce_r = own_nonce;
+        child.ts_remote = ts_i;
+        child.ts_local = ts_r;
+        child.peer_notifies = key_material::foreign_notifies(payloads);
+        child.named = named.cloned();
+        cx.events.push_back(Event::ChildRequested {
+            sa: self.id,
+            child: id,
+            ts_local: child.ts_local.clone(),
+            ts_remote: child.ts_remote.clone(),
+            notifies: child.peer_notifies.clone(),
+        });
+        self.children.insert(id, child);
+        self.answering = Some(id);
+        Ok(())
+    }
+
+    /// The daemon's decision about the peer's request.
+    pub(crate) fn answer_child(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ChildId,
+        answer: Result<ChildAnswer, NotifyType>,
+    ) {
+        let master = self.is_master();
+        if self.answering != Some(id) {
+            return;
+        }
+        let Some(child) = self.children.get_mut(&id) else {
+            return;
+        };
+        if child.state != ChildState::Asked {
+            return;
+        }
+        let answer = match answer {
+            Ok(_) if !matches!(self.phase, Phase::Established) => {
+                Err(NotifyType::TEMPORARY_FAILURE)
+            }
+            answer => answer,
+        };
+        match answer {
+            Err(kind) => {
+                self.respond(cx, &[Notify::status(kind, Vec::new()).into()]);
+                self.fail_child(cx, id, ChildFailure::Abandoned);
+            }
+            Ok(answer) => {
+                child.own_notifies = answer.notifies;
+                let named = child.named.take();
+                let source = match (master, named) {
+                    (false, Some(notify)) => self.named_keys(cx, &[notify.into()]),
+                    (false, None) => self.named_keys(cx, &[]),
+                    (true, _) => match self.user_keys.take() {
+                        Some(keys) => Ok(KeySource::Held(keys)),
+                        None => {
+                            let state = self.allocate(cx);
+                            if let Some(child) = self.children.get_mut(&id) {
+                                child.state = state;
+                            }
+                            return;
+                        }
+                    },
+                };
+                let Some(child) = self.children.get_mut(&id) else {
+                    return;
+                };
+                match source {
+                    Ok(KeySource::Held(keys)) => {
+                        child.give_keys(keys);
+                        self.install_child(cx, id);
+                    }
+                    Ok(KeySource::Asked(request, ids)) => {
+                        child.key_ids = ids;
+                        child.state = ChildState::AwaitKeys(request);
+                    }
+                    Err(failure) => {
+                        let refusal = Notify::status(NotifyType::INVALID_SYNTAX, Vec::new());
+                        self.respond(cx, &[refusal.into()]);
+                        self.fail_child(cx, id, failure);
+                    }
+                }
+            }
+        }
+        self.pump(cx);
+    }
+
+    /// Answers the peer: the Child SA is installed here.
+    pub(super) fn grant_child(&mut self, cx: &mut Cx<'_>, id: ChildId) {
+        self.answering = None;
+        let Some(child) = self.children.get_mut(&id) else {
+            return;
+        };
+        let mut payloads: Vec<Payload> = child.answer.take().map(Payload::Sa).into_iter().collect();
+        if !child.nonce_r.is_empty() {
+            payloads.push(Payload::Nonce(child.nonce_r.clone()));
+        }
+        payloads.extend([
+            Payload::TsI(child.ts_remote.clone()),
+            Payload::TsR(child.ts_local.clone()),
+        ]);
+        payloads.extend(child.own_notifies.iter().cloned().map(Payload::Notify));
+        payloads.extend(child.key_notify(self.profile));
+        self.respond(cx, &payloads);
+    }
+}

@@ -1,0 +1,300 @@
+//! Key material of an IKE SA in mode `qkd`, and the small rules of the two profiles.
+
+use keys::{KeyId, QkdKey, Secret};
+
+use super::{Cx, Sa, ledger};
+use crate::{
+    config::Profile,
+    crypto::{
+        AesBits, Encr, EspSuite, IkeSuite, Integ, OpenError, Prf, Protector, nat::detection_hash,
+        qkd as schedule,
+    },
+    event::{ChildFailure, Path, QkdFailure},
+    wire::{Notify, NotifyType, Parsed, Payload, WireError, notifies, qkd::QkdUnavailable},
+};
+
+/// Keys of an IKE SA in use.
+pub(super) struct Crypt {
+    pub(super) inbound: Protector,
+    pub(super) outbound: Protector,
+    pub(super) prf: Prf,
+    pub(super) sk_pi: Secret,
+    pub(super) sk_pr: Secret,
+    pub(super) k_auth: Secret,
+}
+
+/// The one suite of the `paper` profile.
+const PAPER_IKE: IkeSuite = IkeSuite {
+    encr: Encr::AesCbc(AesBits::B256),
+    integ: Some(Integ::HmacSha1_96),
+    prf: Prf::HmacSha1,
+    ke: None,
+};
+const PAPER_ESP: EspSuite = EspSuite {
+    encr: Encr::AesCbc(AesBits::B256),
+    integ: Some(Integ::HmacSha1_96),
+    esn: false,
+};
+
+/// IKE suites to offer or accept. Suites with a key exchange method belong to other modes.
+pub(super) fn ike_suites(profile: Profile, configured: &[IkeSuite]) -> Vec<IkeSuite> {
+    match profile {
+        Profile::Paper => vec![PAPER_IKE],
+        Profile::Native => configured
+            .iter()
+            .copied()
+            .filter(|suite| suite.ke.is_none())
+            .collect(),
+    }
+}
+
+/// ESP suites to offer or accept under an IKE suite: of its kind, since that fixed the number of keys.
+pub(super) fn esp_suites(
+    profile: Profile,
+    ike: &IkeSuite,
+    configured: &[EspSuite],
+) -> Vec<EspSuite> {
+    match profile {
+        Profile::Paper => vec![PAPER_ESP],
+        Profile::Native => configured
+            .iter()
+            .copied()
+            .filter(|suite| suite.encr.is_aead() == ike.encr.is_aead())
+            .collect(),
+    }
+}
+
+/// Octets of the nonces of IKE_SA_INIT.
+pub(super) const fn init_nonce_len(profile: Profile) -> usize {
+    match profile {
+        Profile::Native => 32,
+        Profile::Paper => 256,
+    }
+}
+
+/// Octets of the nonces of CREATE_CHILD_SA; the `paper` profile has none there.
+pub(super) const fn child_nonce_len(profile: Profile) -> Option<usize> {
+    match profile {
+        Profile::Native => Some(32),
+        Profile::Paper => None,
+    }
+}
+
+/// Size in bits to ask keys of: the longest any of the suites takes.
+pub(super) fn size_bits(ike: &IkeSuite, esp: &[EspSuite]) -> u32 {
+    let octets = esp
+        .iter()
+        .map(|suite| schedule::key_len(ike, suite))
+        .max()
+        .unwrap_or_else(|| ike.encr.key_len());
+    u32::try_from(octets * 8).unwrap_or(u32::MAX)
+}
+
+/// NAT_DETECTION_SOURCE_IP and NAT_DETECTION_DESTINATION_IP (RFC 7296 2.23).
+pub(super) fn nat_detection(spi_i: u64, spi_r: u64, path: Path) -> [Payload; 2] {
+    let notify = |kind, address| {
+        let hash = detection_hash(spi_i, spi_r, address);
+        Payload::Notify(Notify::status(kind, hash.to_vec()))
+    };
+    [
+        notify(NotifyType::NAT_DETECTION_SOURCE_IP, path.local),
+        notify(NotifyType::NAT_DETECTION_DESTINATION_IP, path.remote),
+    ]
+}
+
+/// Whether this host and whether the peer is behind a NAT. A peer that sends no notifies knows none.
+pub(super) fn detect_nat(spi_i: u64, spi_r: u64, path: Path, payloads: &[Payload]) -> (bool, bool) {
+    // Several source notifies are allowed, of which one has to match.
+    let mismatch = |kind, address| {
+        let hash = detection_hash(spi_i, spi_r, address);
+        let mut any = false;
+        for notify in notifies(payloads).filter(|notify| notify.kind == kind) {
+            if notify.data == hash {
+                return false;
+            }
+            any = true;
+        }
+        any
+    };
+    (
+        mismatch(NotifyType::NAT_DETECTION_DESTINATION_IP, path.local),
+        mismatch(NotifyType::NAT_DETECTION_SOURCE_IP, path.remote),
+    )
+}
+
+/// Puts keys into the order they were asked for. All of them come back when they are not the ones.
+pub(super) fn in_order(ids: &[KeyId], keys: Vec<QkdKey>) -> Result<Vec<QkdKey>, Vec<QkdKey>> {
+    let all = keys.len() == ids.len() && ids.iter().all(|id| keys.iter().any(|key| key.id == *id));
+    if !all {
+        return Err(keys);
+    }
+    let place = |key: &QkdKey| ids.iter().position(|id| *id == key.id);
+    let mut keys = keys;
+    keys.sort_by_key(place);
+    Ok(keys)
+}
+
+/// Opens a protected message. `None`: not protected by the peer, so no answer either.
+pub(super) fn open(
+    inbound: &Protector,
+    parsed: &Parsed<'_>,
+) -> Option<Result<Vec<Payload>, WireError>> {
+    match inbound.open(parsed) {
+        Ok(payloads) => Some(Ok(payloads)),
+        Err(OpenError::Content(error)) => Some(Err(error)),
+        Err(_) => None,
+    }
+}
+
+/// QKD_UNAVAILABLE for a failure of the KMS.
+pub(super) fn unavailable(failure: QkdFailure) -> Notify {
+    match failure {
+        QkdFailure::NoKeys | QkdFailure::UnknownKey => QkdUnavailable::NoKeys,
+        QkdFailure::Unreachable => QkdUnavailable::KmsUnreachable,
+        QkdFailure::Quota => QkdUnavailable::Quota,
+        QkdFailure::UnknownSae => QkdUnavailable::UnknownSae,
+    }
+    .to_notify()
+}
+
+/// What a refusal of a Child SA means.
+pub(super) fn child_refusal(error: &Notify) -> ChildFailure {
+    match error.kind {
+        NotifyType::QKD_UNAVAILABLE => ChildFailure::Qkd(match error.data.as_slice() {
+            [2] => QkdFailure::Unreachable,
+            [3] => QkdFailure::Quota,
+            [4] => QkdFailure::UnknownSae,
+            _ => QkdFailure::NoKeys,
+        }),
+        kind => ChildFailure::Refused(kind),
+    }
+}
+
+/// The notifies that are the daemon's business: neither errors nor the engine's own.
+pub(super) fn foreign_notifies(payloads: &[Payload]) -> Vec<Notify> {
+    notifies(payloads)
+        .filter(|notify| {
+            !notify.kind.is_error()
+                && !matches!(
+                    notify.kind,
+                    NotifyType::QKD_KEY_IDS
+                        | NotifyType::QKD_SUPPORTED
+                        | NotifyType::NAT_DETECTION_SOURCE_IP
+                        | NotifyType::NAT_DETECTION_DESTINATION_IP
+                        | NotifyType::COOKIE
+                        | NotifyType::REKEY_SA
+                )
+        })
+        .cloned()
+        .collect()
+}
+
+impl Sa {
+    /// Takes the keys of a handshake: the IKE SA's go into use, the others wait for their Child SAs.
+    /// On failure every key is reported lost.
+    pub(super) fn take_initial_keys(
+        &mut self,
+        cx: &mut Cx<'_>,
+        keys: Vec<QkdKey>,
+    ) -> Result<(), QkdFailure> {
+        let Some(suite) = self.suite else {
+            ledger::lose_unclaimed(self.id, keys, cx.events);
+            return Err(QkdFailure::UnknownKey);
+        };
+        let initial = match self.ledger.take_initial(self.aead(), keys) {
+            Ok(initial) => initial,
+            Err(unwanted) => {
+                ledger::lose_unclaimed(self.id, unwanted, cx.events);
+                return Err(QkdFailure::UnknownKey);
+            }
+        };
+        let mut ids: Vec<KeyId> = initial.ike.iter().map(|key| key.id).collect();
+        ids.push(initial.authentication.id);
+        let secrets = initial.ike.into_iter().map(|key| key.secret).collect();
+        let k_auth = initial.authentication.secret;
+        let made = schedule::ike_keys(
+            &suite,
+            secrets,
+            &k_auth,
+            &self.transcript.nonce_i,
+            &self.transcript.nonce_r,
+            self.spi_i,
+            self.spi_r,
+        )
+        .and_then(|keys| {
+            let initiator = Protector::new(suite.encr, suite.integ, keys.initiator)?;
+            let responder = Protector::new(suite.encr, suite.integ, keys.responder)?;
+            let (inbound, outbound) = match self.initiator {
+                true => (responder, initiator),
+                false => (initiator, responder),
+            };
+            Ok(Crypt {
+                inbound,
+                outbound,
+                prf: suite.prf,
+                sk_pi: keys.sk_pi,
+                sk_pr: keys.sk_pr,
+                k_auth,
+            })
+        });
+        // Only keys that are too short get here as an error.
+        let Ok(crypt) = made else {
+            self.ledger.lose_all(self.id, cx.events);
+            return Err(QkdFailure::UnknownKey);
+        };
+        self.crypt = Some(crypt);
+        self.ike_keys = ids;
+        self.signalling_keys = Some(initial.signalling);
+        self.user_keys = Some(initial.user);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_in_the_order_asked_for_or_not_at_all() {
+        let id = |n| KeyId::from_octets([n; 16]);
+        let key = |n| QkdKey {
+            id: id(n),
+            secret: Secret::from_slice(&[n; 32]),
+        };
+        let ids = [id(3), id(1), id(2)];
+        let sorted = in_order(&ids, vec![key(1), key(2), key(3)]).unwrap();
+        assert!(sorted.iter().map(|key| key.id).eq(ids));
+        assert!(in_order(&ids, vec![key(1), key(2)]).is_err());
+        assert!(in_order(&ids, vec![key(1), key(2), key(4)]).is_err());
+        assert!(
+            in_order(&ids, vec![key(1), key(1), key(2)]).is_err(),
+            "a key twice is not two keys"
+        );
+    }
+
+    #[test]
+    fn a_nat_is_seen_by_the_side_whose_address_changed() {
+        let at = |last: u8, port: u16| std::net::SocketAddr::from(([192, 0, 2, last], port));
+        let sent = Path {
+            local: at(10, 500),
+            remote: at(1, 500),
+        };
+        let payloads = nat_detection(7, 0, sent);
+        let seen = Path {
+            local: at(1, 500),
+            remote: at(10, 500),
+        };
+        assert_eq!(detect_nat(7, 0, seen, &payloads), (false, false));
+        let translated = Path {
+            remote: at(99, 1024),
+            ..seen
+        };
+        assert_eq!(detect_nat(7, 0, translated, &payloads), (false, true));
+        let moved = Path {
+            local: at(2, 500),
+            ..seen
+        };
+        assert_eq!(detect_nat(7, 0, moved, &payloads), (true, false));
+        assert_eq!(detect_nat(7, 0, translated, &[]), (false, false));
+    }
+}
