@@ -7,15 +7,20 @@
 //! Every call works on the network namespace of the calling thread and is short; on a
 //! multi-threaded runtime other tasks keep running meanwhile.
 
+pub mod bpf;
 mod config;
 mod error;
 mod kernel;
+mod link;
+mod netlink;
 pub mod preflight;
 mod reading;
 mod recording;
 pub mod relay;
 mod spec;
+mod sys;
 mod wire;
+mod xfrm;
 
 use std::sync::Arc;
 
@@ -29,6 +34,7 @@ pub use reading::{
 };
 pub use recording::Recording;
 pub use spec::{ChildSaSpec, EncrAlg, EspKeys, IntegAlg, Plane, Role, SpecError};
+pub use sys::enable_udp_encap;
 pub use wire::{Suite, inner_mtu, wire_length, wire_overhead_bounds};
 
 /// IPsec of one daemon: its Child SAs, interfaces, policies and counters.

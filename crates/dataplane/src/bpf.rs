@@ -1,0 +1,520 @@
+//! Accounting on NWu: loads the eBPF object, attaches it, keeps its tables in step with the Child
+//! SAs and reads its counters.
+//!
+//! The maps are pinned in a directory of this daemon, so that `bpftool map dump` and other readers
+//! find them by name. The per-class counters survive a restart of the daemon; the SA tables do not,
+//! since no SA does.
+
+use std::{
+    error::Error as _,
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType,
+        links::FdLink,
+        tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions, TcError},
+    },
+    util::nr_cpus,
+};
+use ebpf_common::{
+    Counter, INBOUND, LAYOUT_VERSION, MAP_CLASSES, MAP_META, MAP_SA_STATS, MAP_SAS, NwuClasses,
+    NwuMeta, OUTBOUND, PROGRAM_EGRESS, PROGRAM_INGRESS, SaInfo, SaKey,
+};
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use self::pod::Raw;
+use crate::{
+    BpfOptions, ClassReading, Error, Seen,
+    link::Links,
+    reading::{Classes, add},
+};
+
+/// Where bpffs is mounted by convention.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// Structures of `ebpf-common` as aya wants them.
+mod pod {
+    #![allow(unsafe_code)]
+
+    /// A structure of `ebpf-common`.
+    #[derive(Clone, Copy)]
+    #[repr(transparent)]
+    pub(super) struct Raw<T>(pub(super) T);
+
+    // SAFETY: only instantiated with `#[repr(C)]` structures of integers without padding, whose
+    // layout `ebpf-common` tests; every bit pattern of those is a value.
+    unsafe impl<T: Copy + 'static> aya::Pod for Raw<T> {}
+}
+
+/// How the programs hang on the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// tcx links (Linux 6.6 and later).
+    Tcx,
+    /// Filters of the clsact qdisc.
+    Clsact,
+}
+
+impl std::fmt::Display for Attachment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        })
+    }
+}
+
+/// The loaded programs and their maps. Dropping it detaches the programs and leaves the pins.
+pub struct Accounting {
+    ebpf: Ebpf,
+    links: Vec<(&'static str, SchedClassifierLinkId)>,
+    attachment: Attachment,
+    classes: PerCpuArray<MapData, Raw<NwuClasses>>,
+    sas: HashMap<MapData, Raw<SaKey>, Raw<SaInfo>>,
+    stats: PerCpuHashMap<MapData, Raw<SaKey>, Raw<Counter>>,
+    /// The clsact qdisc is ours to delete.
+    made_clsact: bool,
+    options: BpfOptions,
+}
+
+/// Counters of one Child SA.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SaCounters {
+    pub(crate) inbound: Seen,
+    pub(crate) outbound: Seen,
+}
+
+/// The keys of one Child SA in the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SaKeys {
+    inbound: SaKey,
+    outbound: SaKey,
+}
+
+impl SaKeys {
+    pub(crate) fn new(spi_in: u32, spi_out: u32, remote: SocketAddr) -> Self {
+        let remote = match remote.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        Self {
+            inbound: SaKey::inbound(spi_in),
+            outbound: SaKey::outbound(spi_out, remote.octets()),
+        }
+    }
+}
+
+impl Accounting {
+    /// Removes what an earlier run left on the interface and in the pin directory, then loads,
+    /// pins and attaches. Returns what was removed, one line each.
+    pub fn attach(options: &BpfOptions) -> Result<(Self, Vec<String>), Error> {
+        let object = fs::read(&options.object).map_err(|e| {
+            Error::io(
+                format!(
+                    "read the eBPF object {} (made by `cargo xtask build`)",
+                    options.object.display()
+                ),
+                e,
+            )
+        })?;
+        mount_bpffs(&options.pin_dir)?;
+        let attachment = attachment();
+        let removed = remove_leftovers(options, attachment)?;
+        fs::create_dir_all(&options.pin_dir).map_err(|e| {
+            Error::io(
+                format!("create the pin directory {}", options.pin_dir.display()),
+                e,
+            )
+        })?;
+        let made = Self::load(options, &object, attachment);
+        if made.is_err() {
+            let _ = remove_pins(&options.pin_dir, &[]);
+        }
+        made.map(|accounting| (accounting, removed))
+    }
+
+    fn load(options: &BpfOptions, object: &[u8], attachment: Attachment) -> Result<Self, Error> {
+        let entries = options.max_child_sas.saturating_mul(2);
+        let btf = Btf::from_sys_fs().ok();
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(btf.as_ref())
+            .map_max_entries(MAP_SAS, entries)
+            .map_max_entries(MAP_SA_STATS, entries);
+        for name in [MAP_CLASSES, MAP_SAS, MAP_SA_STATS, MAP_META] {
+            loader.map_pin_path(name, options.pin_dir.join(name));
+        }
+        let mut ebpf = loader
+            .load(object)
+            .map_err(|e| failed("load the object", &e))?;
+        let index = Links::open()?.index(&options.interface)?;
+        let mut meta: Array<MapData, Raw<NwuMeta>> = open(&mut ebpf, MAP_META)?;
+        let value = NwuMeta {
+            layout_version: LAYOUT_VERSION,
+            ifindex: index,
+        };
+        meta.set(0, Raw(value), 0)
+            .map_err(|e| failed("write nwu_meta", &e))?;
+        let classes = open(&mut ebpf, MAP_CLASSES)?;
+        let sas = open(&mut ebpf, MAP_SAS)?;
+        let stats = open(&mut ebpf, MAP_SA_STATS)?;
+        for name in [PROGRAM_INGRESS, PROGRAM_EGRESS] {
+            program(&mut ebpf, name)?
+                .load()
+                .map_err(|e| failed(&format!("load program {name}"), &e))?;
+        }
+        let made_clsact = attachment == Attachment::Clsact && add_clsact(&options.interface)?;
+        let interface = &options.interface;
+        let mut hang = |name, side, order| -> Result<SchedClassifierLinkId, Error> {
+            let how = match attachment {
+                Attachment::Tcx => TcAttachOptions::TcxOrder(order),
+                Attachment::Clsact => TcAttachOptions::Netlink(NlOptions::default()),
+            };
+            program(&mut ebpf, name)?
+                .attach_with_options(interface, side, how)
+                .map_err(|e| failed(&format!("attach {name} to {interface} by {attachment}"), &e))
+        };
+        // Inbound before anyone can drop, outbound after everyone could.
+        let ingress = hang(PROGRAM_INGRESS, TcAttachType::Ingress, LinkOrder::first())?;
+        let egress = hang(PROGRAM_EGRESS, TcAttachType::Egress, LinkOrder::last())?;
+        Ok(Self {
+            ebpf,
+            links: vec![(PROGRAM_INGRESS, ingress), (PROGRAM_EGRESS, egress)],
+            attachment,
+            classes,
+            sas,
+            stats,
+            made_clsact,
+            options: options.clone(),
+        })
+    }
+
+    /// How the programs are attached.
+    pub fn attachment(&self) -> Attachment {
+        self.attachment
+    }
+
+    /// Adds both directions of a Child SA with counters at zero.
+    pub(crate) fn add(&mut self, keys: &SaKeys, info: SaInfo) -> Result<(), Error> {
+        let result = self.try_add(keys, info);
+        if result.is_err() {
+            self.remove(keys);
+        }
+        result
+    }
+
+    fn try_add(&mut self, keys: &SaKeys, info: SaInfo) -> Result<(), Error> {
+        let cpus = nr_cpus().map_err(|(file, e)| Error::io(format!("read {file}"), e))?;
+        for key in [keys.inbound, keys.outbound] {
+            let zero = PerCpuValues::try_from(vec![Raw(Counter::default()); cpus])
+                .map_err(|e| Error::io("count the CPUs", e))?;
+            let key = Raw(key);
+            self.stats
+                .insert(key, zero, 0)
+                .map_err(|e| failed("add to nwu_sa_stats", &e))?;
+            // The programs count what they find here, so the counters come first.
+            self.sas
+                .insert(key, Raw(info), 0)
+                .map_err(|e| failed("add to nwu_sas", &e))?;
+        }
+        Ok(())
+    }
+
+    /// Removes both directions; what is not there is no error.
+    pub(crate) fn remove(&mut self, keys: &SaKeys) {
+        for key in [keys.inbound, keys.outbound] {
+            for result in [self.sas.remove(&Raw(key)), self.stats.remove(&Raw(key))] {
+                match result {
+                    Ok(()) | Err(MapError::KeyNotFound) => {}
+                    Err(e) if not_found(&e) => {}
+                    Err(e) => tracing::warn!(error = %e, "an eBPF entry could not be removed"),
+                }
+            }
+        }
+    }
+
+    /// Counters of a Child SA, all CPUs added.
+    pub(crate) fn counters(&self, keys: &SaKeys) -> Result<SaCounters, Error> {
+        let read = |key: SaKey| -> Result<Seen, Error> {
+            let values = self
+                .stats
+                .get(&Raw(key), 0)
+                .map_err(|e| failed("read nwu_sa_stats", &e))?;
+            let mut total = Counter::default();
+            for value in values.iter() {
+                add(&mut total, &value.0);
+            }
+            Ok(total.into())
+        };
+        Ok(SaCounters {
+            inbound: read(keys.inbound)?,
+            outbound: read(keys.outbound)?,
+        })
+    }
+
+    /// Counters of all classes, all CPUs added.
+    pub fn classes(&self) -> Result<ClassReading, Error> {
+        let read = |direction| -> Result<Classes, Error> {
+            let values = self
+                .classes
+                .get(&direction, 0)
+                .map_err(|e| failed("read nwu_classes", &e))?;
+            Ok(Classes::sum(values.iter().map(|value| &value.0)))
+        };
+        Ok(ClassReading {
+            ingress: read(INBOUND)?,
+            egress: read(OUTBOUND)?,
+        })
+    }
+
+    /// Leaves the programs attached when this process ends, for `cargo xtask build-and-load`;
+    /// [`unload`] takes them off again.
+    pub fn persist(mut self) -> Result<(), Error> {
+        for (name, id) in std::mem::take(&mut self.links) {
+            let link = program(&mut self.ebpf, name)?
+                .take_link(id)
+                .map_err(|e| failed("keep the link", &e))?;
+            match self.attachment {
+                Attachment::Tcx => {
+                    let link: FdLink = link.try_into().map_err(|e| failed("keep the link", &e))?;
+                    link.pin(self.options.pin_dir.join(link_pin(name)))
+                        .map_err(|e| failed("pin the link", &e))?;
+                }
+                // A filter lives as long as its interface; dropping the link would delete it.
+                Attachment::Clsact => std::mem::forget(link),
+            }
+        }
+        Ok(())
+    }
+
+    /// Detaches the programs and removes every pin. Returns what was removed and what is left.
+    pub fn detach(mut self) -> (Vec<String>, Vec<String>) {
+        let (mut removed, mut left) = (Vec::new(), Vec::new());
+        for (name, id) in std::mem::take(&mut self.links) {
+            let what = format!("eBPF program {name} on {}", self.options.interface);
+            let result = program(&mut self.ebpf, name).and_then(|program| {
+                program
+                    .detach(id)
+                    .map_err(|e| failed(&format!("detach {name}"), &e))
+            });
+            match result {
+                Ok(()) => removed.push(what),
+                // The interface, and all that hung on it, may be gone.
+                Err(_) if interface_gone(&self.options.interface) => removed.push(what),
+                Err(e) => left.push(format!("{what}: {e}")),
+            }
+        }
+        if self.made_clsact {
+            match delete_clsact_if_empty(&self.options.interface) {
+                Ok(true) => removed.push(format!("clsact qdisc of {}", self.options.interface)),
+                Ok(false) => {}
+                Err(e) => left.push(e.to_string()),
+            }
+        }
+        let dir = self.options.pin_dir.clone();
+        drop(self);
+        match remove_pins(&dir, &[]) {
+            Ok(pins) => removed.extend(pins),
+            Err(e) => left.push(e.to_string()),
+        }
+        (removed, left)
+    }
+}
+
+/// Takes off what [`Accounting::persist`] or a killed daemon left.
+pub fn unload(options: &BpfOptions) -> Result<Vec<String>, Error> {
+    let attachment = attachment();
+    let mut removed = remove_leftovers(options, attachment)?;
+    if attachment == Attachment::Clsact
+        && !removed.is_empty()
+        && delete_clsact_if_empty(&options.interface)?
+    {
+        removed.push(format!("clsact qdisc of {}", options.interface));
+    }
+    removed.extend(remove_pins(&options.pin_dir, &[])?);
+    Ok(removed)
+}
+
+/// What this kernel has.
+pub(crate) fn attachment() -> Attachment {
+    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+        Ok(_) => Attachment::Tcx,
+        Err(_) => Attachment::Clsact,
+    }
+}
+
+fn link_pin(program: &str) -> String {
+    format!("{program}_link")
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
+    ebpf.program_mut(name)
+        .ok_or_else(|| Error::bpf(format!("find program {name}"), "the object has none"))?
+        .try_into()
+        .map_err(|e| failed(&format!("use program {name}"), &e))
+}
+
+fn open<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, Error> {
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| Error::bpf(format!("find map {name}"), "the object has none"))?;
+    T::try_from(map).map_err(|e| failed(&format!("use map {name}"), &e))
+}
+
+/// An error with all its causes: aya keeps the kernel's words in the last one.
+fn failed(doing: &str, error: &(dyn std::error::Error + 'static)) -> Error {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let words = inner.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = inner.source();
+    }
+    Error::bpf(doing, text)
+}
+
+fn not_found(error: &MapError) -> bool {
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<io::Error>() {
+            return io.kind() == io::ErrorKind::NotFound;
+        }
+        cause = inner.source();
+    }
+    false
+}
+
+/// Sees to a BPF file system below `dir`. `ip netns exec` hides the host's, so a missing one is
+/// mounted where convention wants it.
+fn mount_bpffs(dir: &Path) -> Result<(), Error> {
+    let existing = dir
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
+    let kind = statfs(existing)
+        .map_err(|e| Error::io(format!("look at {}", existing.display()), e.into()))?
+        .filesystem_type();
+    if kind == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    if !dir.starts_with(BPFFS) || !Path::new(BPFFS).exists() {
+        return Err(Error::Config(format!(
+            "pinDir {} is not on a BPF file system: choose a directory below {BPFFS}, or \
+             `mount -t bpf bpf DIR`",
+            dir.display()
+        )));
+    }
+    mount(
+        Some("bpf"),
+        BPFFS,
+        Some("bpf"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some("mode=0700"),
+    )
+    .map_err(|e| Error::io(format!("mount bpffs on {BPFFS}"), e.into()))
+}
+
+/// Takes programs of an earlier run off the interface, and the pins that do not outlive it.
+fn remove_leftovers(options: &BpfOptions, attachment: Attachment) -> Result<Vec<String>, Error> {
+    let dir = &options.pin_dir;
+    let mut removed = Vec::new();
+    if attachment == Attachment::Clsact && !interface_gone(&options.interface) {
+        for (name, side) in [
+            (PROGRAM_INGRESS, TcAttachType::Ingress),
+            (PROGRAM_EGRESS, TcAttachType::Egress),
+        ] {
+            if tc::qdisc_detach_program(&options.interface, side, name).is_ok() {
+                removed.push(format!("eBPF program {name} on {}", options.interface));
+            }
+        }
+    }
+    let keep: &[&str] = if reusable(dir) { &[MAP_CLASSES] } else { &[] };
+    removed.extend(remove_pins(dir, keep)?);
+    Ok(removed)
+}
+
+/// Whether the pinned class counters have our layout.
+fn reusable(dir: &Path) -> bool {
+    let version = MapData::from_pin(dir.join(MAP_META))
+        .ok()
+        .and_then(|data| Array::<MapData, Raw<NwuMeta>>::try_from(Map::Array(data)).ok())
+        .and_then(|meta| meta.get(&0, 0).ok())
+        .map(|meta| meta.0.layout_version);
+    version == Some(LAYOUT_VERSION)
+        && MapData::from_pin(dir.join(MAP_CLASSES))
+            .ok()
+            .and_then(|data| data.info().ok())
+            .is_some_and(|info| {
+                usize::try_from(info.value_size()).ok() == Some(size_of::<NwuClasses>())
+                    && info.max_entries() == 2
+            })
+}
+
+/// Removes our pins from `dir` except `keep`, and `dir` itself when nothing is left in it.
+fn remove_pins(dir: &Path, keep: &[&str]) -> Result<Vec<String>, Error> {
+    let ours = [
+        MAP_CLASSES.to_owned(),
+        MAP_SAS.to_owned(),
+        MAP_SA_STATS.to_owned(),
+        MAP_META.to_owned(),
+        link_pin(PROGRAM_INGRESS),
+        link_pin(PROGRAM_EGRESS),
+    ];
+    let mut removed = Vec::new();
+    for name in ours.iter().filter(|name| !keep.contains(&name.as_str())) {
+        let pin: PathBuf = dir.join(name);
+        match fs::remove_file(&pin) {
+            Ok(()) => removed.push(format!("pin {}", pin.display())),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound) => {}
+            Err(e) => return Err(Error::io(format!("remove pin {}", pin.display()), e)),
+        }
+    }
+    // Fails while something of others is in it, and then it stays.
+    let _ = fs::remove_dir(dir);
+    Ok(removed)
+}
+
+/// Adds the clsact qdisc; `false` when there was one.
+fn add_clsact(interface: &str) -> Result<bool, Error> {
+    match tc::qdisc_add_clsact(interface) {
+        Ok(()) => Ok(true),
+        Err(TcError::AlreadyAttached) => Ok(false),
+        Err(e) => {
+            let text = failed(&format!("add the clsact qdisc to {interface}"), &e);
+            if text.to_string().contains("File exists") {
+                return Ok(false);
+            }
+            Err(text)
+        }
+    }
+}
+
+fn delete_clsact_if_empty(interface: &str) -> Result<bool, Error> {
+    let mut links = Links::open()?;
+    let Some(link) = links.find(interface)? else {
+        return Ok(false);
+    };
+    if links.has_filters(link.index)? {
+        return Ok(false);
+    }
+    links.delete_clsact(link.index).map(|()| true)
+}
+
+fn interface_gone(interface: &str) -> bool {
+    matches!(
+        Links::open().and_then(|mut links| links.find(interface)),
+        Ok(None)
+    )
+}
