@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::vm::{self, Job, Mode, kernel};
-use crate::{artifacts, compiler, setup};
+use crate::{artifacts, compiler, demo, load, setup, test};
 
 #[derive(Parser)]
 #[command(
@@ -25,6 +25,12 @@ enum Chore {
     Setup(SetupArgs),
     /// Build the programs and the eBPF object
     Build(BuildArgs),
+    /// Every test there is: on this host and in the virtual machine
+    Test(test::TestArgs),
+    /// The whole thing in one command: attach, traffic, counters, detach
+    Demo(demo::DemoArgs),
+    /// Attach the eBPF programs to an interface, or take them off
+    BuildAndLoad(load::LoadArgs),
     /// A shell, a command or a test in a virtual machine with every kernel feature
     Vm(VmArgs),
 }
@@ -99,6 +105,9 @@ pub(crate) fn run() -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Chore::Test(args) => test::run(&args),
+        Chore::Demo(args) => demo::run(&args),
+        Chore::BuildAndLoad(args) => load::run(&args),
         Chore::Vm(args) => machine(args),
     }
 }
@@ -113,7 +122,7 @@ fn machine(args: VmArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if !args.test.is_empty() {
-        let outcome = vm::tests::run(args.kernel, &args.test, &args.command)?;
+        let outcome = vm::tests::run(args.kernel, &args.test, &args.command, vm::Echo::Show)?;
         return Ok(ExitCode::from(outcome.code));
     }
     let mut job = Job::command(args.kernel, args.command);

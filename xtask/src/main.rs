@@ -12,9 +12,13 @@
 mod artifacts;
 mod cli;
 mod compiler;
+mod demo;
+mod host;
+mod load;
 mod paths;
 mod proc;
 mod setup;
+mod test;
 mod vm;
 
 use std::process::ExitCode;

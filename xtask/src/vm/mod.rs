@@ -37,6 +37,15 @@ pub(crate) enum Mode {
     Keep,
 }
 
+/// What to do with the command's output while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Echo {
+    /// Show it as it comes.
+    Show,
+    /// Show that time passes; the output is in the [`Outcome`].
+    Quiet,
+}
+
 /// What to run in the machine.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -49,6 +58,7 @@ pub(crate) struct Job {
     pub(crate) payload: Payload,
     /// The machine is killed after this time, whatever it does.
     pub(crate) timeout: Duration,
+    pub(crate) echo: Echo,
     /// Where files left in `/results` go; dropped when `None`.
     pub(crate) results: Option<PathBuf>,
 }
@@ -63,6 +73,7 @@ impl Job {
             env: Vec::new(),
             payload: Payload::default(),
             timeout: Duration::from_secs(900),
+            echo: Echo::Show,
             results: None,
         }
     }
@@ -75,6 +86,8 @@ pub(crate) struct Outcome {
     pub(crate) code: u8,
     /// Everything it wrote to standard output.
     pub(crate) stdout: String,
+    /// Everything it wrote to standard error.
+    pub(crate) stderr: String,
     /// Whether the machine is still up ([`Mode::Keep`]).
     pub(crate) kept: bool,
 }
@@ -209,6 +222,8 @@ impl Machine {
     fn follow(mut self, job: &Job, label: &str) -> Result<Outcome> {
         let deadline = Instant::now() + job.timeout;
         let mut booting = Some(proc::Progress::new(&format!("booting {label}")));
+        let mut running = proc::Progress::new(&format!("running on {label}"));
+        let mut complaints = Vec::new();
         let mut stdout = Tail::new(self.dir.join("stdout"));
         let mut stderr = Tail::new(self.dir.join("stderr"));
         let mut collected = Vec::new();
@@ -224,15 +239,21 @@ impl Machine {
                         .unwrap_or_default();
                 }
             }
-            let out = stdout.new_bytes();
-            std::io::stdout().write_all(&out)?;
-            std::io::stdout().flush()?;
+            let (out, err) = (stdout.new_bytes(), stderr.new_bytes());
+            if job.echo == Echo::Show {
+                std::io::stdout().write_all(&out)?;
+                std::io::stdout().flush()?;
+                std::io::stderr().write_all(&err)?;
+            } else {
+                running.tick();
+            }
             collected.extend(out);
-            std::io::stderr().write_all(&stderr.new_bytes())?;
+            complaints.extend(err);
             let outcome = |code: u8, kept: bool| Outcome {
                 code,
                 kept,
                 stdout: String::from_utf8_lossy(&collected).into_owned(),
+                stderr: String::from_utf8_lossy(&complaints).into_owned(),
             };
             if let Some(code) = word_after(&status, "kept ") {
                 self.keep = true;
@@ -243,8 +264,10 @@ impl Machine {
                 let Some(code) = word_after(&status, "exit ") else {
                     bail!("it stopped before the command ended\n{qemu}");
                 };
+                let outcome = outcome(code, false);
+                running.clear();
                 self.results(job)?;
-                return Ok(outcome(code, false));
+                return Ok(outcome);
             }
             if Instant::now() > deadline {
                 self.child.kill()?;

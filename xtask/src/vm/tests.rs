@@ -1,7 +1,6 @@
 //! Cargo test binaries in the machine: built on the host, run as root on a
 //! kernel of choice.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::{Job, Outcome, Payload, kernel};
+use super::{Echo, Job, Outcome, Payload, kernel};
 use crate::{artifacts, paths, proc};
 
 /// A test target of a package: an integration test, or `lib` for unit tests.
@@ -90,12 +89,16 @@ pub(crate) fn build(targets: &[Target]) -> Result<Vec<PathBuf>> {
 
 /// Runs the tests in one machine, one after the other, with `REQUIRE_KERNEL=1`:
 /// a test that would skip for want of a kernel feature has to fail there.
-pub(crate) fn run(line: kernel::Line, targets: &[Target], filter: &[String]) -> Result<Outcome> {
+pub(crate) fn run(
+    line: kernel::Line,
+    targets: &[Target],
+    filter: &[String],
+    echo: Echo,
+) -> Result<Outcome> {
     let executables = build(targets)?;
     let mut script = "failed=0\n".to_owned();
     let mut job = Job::command(line, Vec::new());
     artifacts::take_along(&mut job.payload)?;
-    let mut names = BTreeMap::new();
     for (target, executable) in targets.iter().zip(&executables) {
         let place = format!("/tests/{}-{}", target.package, target.test);
         job.payload.program(&place, executable)?;
@@ -106,11 +109,11 @@ pub(crate) fn run(line: kernel::Line, targets: &[Target], filter: &[String]) -> 
             target.test,
             filter.join(" ")
         ));
-        names.insert(place, target);
     }
     script.push_str("exit $failed");
     job.command = ["sh", "-c", &script].map(str::to_owned).to_vec();
     job.env = environment();
+    job.echo = echo;
     job.timeout = Duration::from_secs(1200);
     super::run(&job)
 }

@@ -1,0 +1,218 @@
+//! `cargo xtask demo`: the whole thing in one command.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::vm::{self, Job, Mode, Payload, kernel};
+use crate::{artifacts, compiler, host, paths, setup};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Where {
+    /// Here when this kernel has everything, else in a virtual machine
+    Auto,
+    /// In network namespaces of this host
+    Host,
+    /// In a virtual machine
+    Vm,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Profile {
+    /// Binary key IDs, AES-256-GCM, no certificate
+    Native,
+    /// The messages of the paper, octet for octet
+    Paper,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// The wire profile of the QKD mode
+    #[arg(long, value_enum, default_value_t = Profile::Native)]
+    profile: Profile,
+    /// Kernel of the virtual machine
+    #[arg(long, value_enum, default_value_t = kernel::Line::V6_12)]
+    kernel: kernel::Line,
+    /// Where to run
+    #[arg(long = "where", value_enum, default_value_t = Where::Auto)]
+    place: Where,
+    /// Capture NWu (and N2/N3 beside it) and write the key table to open it
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+    /// Leave everything up afterwards and say how to look at it
+    #[arg(long)]
+    keep: bool,
+    /// The report as JSON on standard output
+    #[arg(long)]
+    json: bool,
+    /// Use what is built, without looking for changes
+    #[arg(long)]
+    no_build: bool,
+}
+
+/// Sets up, builds, runs the demonstration; exit code 0 only when every step held.
+pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
+    setup::run(setup::Consent::Ask, false)?;
+    if !args.no_build {
+        artifacts::build_programs()?;
+        compiler::build_object()?;
+    }
+    if choose(args)? {
+        in_vm(args)
+    } else {
+        on_host(args)
+    }
+}
+
+/// Whether it is to be the virtual machine; says why.
+fn choose(args: &DemoArgs) -> Result<bool> {
+    if args.place == Where::Vm {
+        eprintln!(
+            "where: virtual machine with Linux {}, as asked for",
+            args.kernel
+        );
+        return Ok(true);
+    }
+    let missing = host::missing()?;
+    let release = host::release()?;
+    if missing.is_empty() {
+        eprintln!("where: namespaces of this host; its kernel {release} has all that is needed");
+        return Ok(false);
+    }
+    let missing = missing.join(", ");
+    if args.place == Where::Host {
+        bail!(
+            "this host (Linux {release}) lacks {missing}; without --where host a virtual machine is used"
+        );
+    }
+    eprintln!(
+        "where: virtual machine with Linux {}, since this host (Linux {release}) lacks {missing}",
+        args.kernel
+    );
+    Ok(true)
+}
+
+fn rig_arguments(args: &DemoArgs, results: &str, object: &str, bin: &str) -> Vec<String> {
+    let profile = match args.profile {
+        Profile::Native => "native",
+        Profile::Paper => "paper",
+    };
+    let mut words: Vec<String> = [
+        "demo",
+        "--profile",
+        profile,
+        "--results",
+        results,
+        "--bpf-object",
+        object,
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    words.extend(["--bin-dir".to_owned(), bin.to_owned()]);
+    for (flag, wanted) in [
+        ("--pcap", args.pcap.is_some()),
+        ("--keep", args.keep),
+        ("--json", args.json),
+    ] {
+        if wanted {
+            words.push(flag.to_owned());
+        }
+    }
+    words
+}
+
+fn on_host(args: &DemoArgs) -> Result<ExitCode> {
+    let results = results_directory()?;
+    let bin = artifacts::directory();
+    let object = paths::bpf_object();
+    let status = Command::new(bin.join("rig"))
+        .args(rig_arguments(
+            args,
+            &results.display().to_string(),
+            &object.display().to_string(),
+            &bin.display().to_string(),
+        ))
+        .status()
+        .context("cannot start the rig")?;
+    finish(args, &results, status.success())
+}
+
+fn in_vm(args: &DemoArgs) -> Result<ExitCode> {
+    let results = results_directory()?;
+    let mut words = vec![format!("{}/rig", Payload::BIN)];
+    words.extend(rig_arguments(
+        args,
+        "/results",
+        Payload::BPF_OBJECT,
+        Payload::BIN,
+    ));
+    let mut job = Job::command(args.kernel, words);
+    artifacts::take_along(&mut job.payload)?;
+    job.env = vm::tests::environment();
+    job.results = Some(results.clone());
+    job.timeout = Duration::from_secs(600);
+    if args.keep {
+        job.mode = Mode::Keep;
+    }
+    let outcome = vm::run(&job)?;
+    if outcome.kept {
+        eprintln!(
+            "\nthe machine stays up:\n  \
+             cargo xtask vm --attach      a root shell in it (leave with Ctrl-])\n  \
+             cargo xtask vm --stop        switches it off"
+        );
+    }
+    finish(args, &results, outcome.code == 0)
+}
+
+fn results_directory() -> Result<PathBuf> {
+    let dir = paths::target().join("demo");
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir)?;
+    }
+    std::fs::create_dir_all(&dir)?;
+    Ok(dir)
+}
+
+/// Puts the captures where they were asked for.
+fn finish(args: &DemoArgs, results: &std::path::Path, ok: bool) -> Result<ExitCode> {
+    if let Some(place) = &args.pcap {
+        let table = place.with_extension("keys");
+        let core = place.with_extension("n2n3.pcap");
+        for (name, target) in [("nwu.pcap", place), ("n2n3.pcap", &core)] {
+            let source = results.join(name);
+            if source.is_file() {
+                std::fs::copy(&source, target)
+                    .with_context(|| format!("cannot write {}", target.display()))?;
+                eprintln!("capture: {}", target.display());
+            } else if ok {
+                bail!("the rig left no {name}");
+            }
+        }
+        let source = results.join("wireshark");
+        if source.is_dir() {
+            copy_tree(&source, &table)?;
+            eprintln!("key tables: {}", table.display());
+        }
+    }
+    if !ok {
+        eprintln!("logs of the daemons: {}", results.display());
+    }
+    Ok(if ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn copy_tree(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! `cargo xtask test`: every test there is, in stages, with one count at the
+//! end.
+
+mod outcome;
+mod scenarios;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::vm::tests::Target;
+use crate::vm::{self, kernel};
+use crate::{artifacts, compiler, paths};
+use outcome::{Counts, Reader};
+
+/// Unit tests that want a kernel feature the host may lack.
+const UNIT_TESTS_IN_VM: &[(&str, &str)] = &[("n2", "lib")];
+/// Integration tests with this ending run on the kernels of the virtual
+/// machine too.
+const KERNEL_TEST: &str = "_kernel";
+
+#[derive(Args, Debug)]
+pub(crate) struct TestArgs {
+    /// Leave out the stages that need a virtual machine (refused when CI is set)
+    #[arg(long)]
+    no_vm: bool,
+    /// Only the stages that need a virtual machine
+    #[arg(long, conflicts_with = "no_vm")]
+    only_vm: bool,
+}
+
+/// Runs all stages; a stage that fails does not keep the next from running.
+pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
+    if args.no_vm && std::env::var_os("CI").is_some() {
+        bail!("CI is set: the stages in the virtual machine cannot be left out");
+    }
+    let mut total = Counts::default();
+    let mut stage = |title: &str, work: &mut dyn FnMut() -> Result<Counts>| {
+        println!("\n== {title}");
+        let counts = work().unwrap_or_else(|error| {
+            println!("{error:#}");
+            // A stage that could not even run is a failure, not a blank.
+            Counts {
+                failed: 1,
+                ..Counts::default()
+            }
+        });
+        println!("-- {counts}");
+        total.add(counts);
+    };
+    let mut built = Ok(());
+    stage("build: programs and eBPF object", &mut || {
+        built = artifacts::build_programs().and_then(|()| compiler::build_object().map(drop));
+        match &built {
+            Ok(()) => Ok(Counts::default()),
+            Err(error) => bail!("{error:#}"),
+        }
+    });
+    if !args.only_vm {
+        stage(
+            "unit, vector, pair and namespace tests on this host",
+            &mut on_host,
+        );
+    }
+    if args.no_vm {
+        println!("\n== virtual machine: left out as asked for");
+        total.skipped += 1;
+        total
+            .reasons
+            .push("every stage in the virtual machine: --no-vm".to_owned());
+    } else {
+        for line in [kernel::Line::V6_12, kernel::Line::V6_1] {
+            stage(&format!("kernel tests on Linux {line}"), &mut || {
+                in_vm(line)
+            });
+        }
+        stage("end-to-end scenarios on Linux 6.12", &mut || {
+            scenarios::run(kernel::Line::V6_12, &["--all"])
+        });
+        stage("attach on Linux 6.1", &mut || {
+            scenarios::run(kernel::Line::V6_1, &["attach"])
+        });
+    }
+    if !total.reasons.is_empty() {
+        println!("\nskipped, and why:");
+        for reason in &total.reasons {
+            println!("  {reason}");
+        }
+    }
+    println!("{total}");
+    Ok(if total.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// `cargo test --workspace`, with what matters of its output.
+fn on_host() -> Result<Counts> {
+    let (reader, writer) = std::io::pipe()?;
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(paths::root())
+        .args([
+            "test",
+            "--workspace",
+            "--no-fail-fast",
+            "--color=never",
+            "--",
+            "--show-output",
+        ])
+        .env("N3IWF_BPF_OBJECT", paths::bpf_object())
+        .env("N3IWF_BIN_DIR", artifacts::directory())
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone()?)
+        .stderr(writer);
+    let mut child = cargo.spawn().context("cannot start cargo")?;
+    // The command holds the writing ends; they must go for the reader to end.
+    drop(cargo);
+    let mut summary = Reader::default();
+    for line in BufReader::new(reader).lines() {
+        for shown in summary.line(&line?) {
+            println!("{shown}");
+        }
+    }
+    let status = child.wait()?;
+    let mut counts = summary.finish();
+    if !status.success() && counts.failed == 0 {
+        println!("cargo test failed ({status}) without a failed test: it did not build");
+        counts.failed = 1;
+    }
+    Ok(counts)
+}
+
+/// The kernel tests of all packages, on a kernel of the virtual machine.
+fn in_vm(line: kernel::Line) -> Result<Counts> {
+    let targets = kernel_tests()?;
+    let outcome = vm::tests::run(
+        line,
+        &targets,
+        &["--show-output".to_owned()],
+        vm::Echo::Quiet,
+    )?;
+    let mut reader = Reader::default();
+    for line in outcome.stdout.lines() {
+        for shown in reader.line(line) {
+            println!("{shown}");
+        }
+    }
+    let mut counts = reader.finish();
+    if outcome.code != 0 && counts.failed == 0 {
+        println!("{}{}", outcome.stdout, outcome.stderr);
+        bail!(
+            "the tests ended with exit code {} and no failed test",
+            outcome.code
+        );
+    }
+    if counts.passed == 0 && counts.failed == 0 {
+        bail!("no test ran");
+    }
+    counts.reasons = counts
+        .reasons
+        .iter()
+        .map(|r| format!("Linux {line}: {r}"))
+        .collect();
+    Ok(counts)
+}
+
+fn kernel_tests() -> Result<Vec<Target>> {
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        packages: Vec<Package>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Package {
+        name: String,
+        targets: Vec<PackageTarget>,
+    }
+    #[derive(serde::Deserialize)]
+    struct PackageTarget {
+        name: String,
+        kind: Vec<String>,
+    }
+    let text = crate::proc::output(Command::new("cargo").current_dir(paths::root()).args([
+        "metadata",
+        "--no-deps",
+        "--format-version",
+        "1",
+    ]))?;
+    let metadata: Metadata = serde_json::from_str(&text).context("cargo metadata")?;
+    let mut targets: Vec<Target> = UNIT_TESTS_IN_VM
+        .iter()
+        .map(|(package, test)| Target {
+            package: (*package).to_owned(),
+            test: (*test).to_owned(),
+        })
+        .collect();
+    for package in metadata.packages {
+        for target in package.targets {
+            if target.kind.iter().any(|kind| kind == "test") && target.name.ends_with(KERNEL_TEST) {
+                targets.push(Target {
+                    package: package.name.clone(),
+                    test: target.name,
+                });
+            }
+        }
+    }
+    Ok(targets)
+}
