@@ -6,6 +6,8 @@
 //! - [`eap5g`]: the EAP-5G peer that carries NAS inside IKE_AUTH (TS 24.502).
 //! - [`ue`]: the state machine that joins them with an `ike::Endpoint`.
 
+pub mod eap5g;
 pub mod nas;
 pub mod suci;
+pub mod ue;
 pub mod usim;
