@@ -13,6 +13,7 @@ mod artifacts;
 mod cli;
 mod compiler;
 mod demo;
+mod fuzz;
 mod host;
 mod load;
 mod paths;
