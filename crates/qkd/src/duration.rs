@@ -1,12 +1,15 @@
 //! Durations in configuration files: a whole number and a unit, `250ms`, `2s`, `5m` or `1h`.
+//! For `#[serde(with = "qkd::duration")]`.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serializer, de};
 
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Duration, D::Error> {
+/// Reads a duration.
+///
+/// # Errors
+/// When the text is not a whole number and a unit.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse(&text).ok_or_else(|| {
         de::Error::invalid_value(
@@ -16,11 +19,16 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
     })
 }
 
-pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+/// Writes a duration in whole milliseconds.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{}ms", value.as_millis()))
 }
 
-fn parse(text: &str) -> Option<Duration> {
+/// Reads a duration from text; `None` when it is none.
+pub fn parse(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;
     let number: u64 = number.parse().ok()?;

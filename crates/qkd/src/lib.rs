@@ -22,7 +22,7 @@
 pub mod account;
 pub mod codec;
 mod config;
-mod duration;
+pub mod duration;
 mod error;
 mod http;
 mod kms;
