@@ -1,0 +1,335 @@
+//! N2 associations: setup, loss, reset, and which AMF a UE goes to.
+
+use std::time::Duration;
+
+use ike::Instant;
+use nwu::{AnParameters, Guami};
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use super::{
+    N3iwf,
+    types::{Action, AmfNumber, CoreTiming, IkeState, N2State},
+};
+use crate::ngap::{self, AmfInfo, Cause, ResetScope};
+
+/// One AMF.
+pub(super) struct Amf {
+    state: State,
+    pub(super) info: AmfInfo,
+    backoff: Duration,
+    /// Why it is not ready, in words.
+    trouble: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Not connected; the next attempt is at this time.
+    Down(Instant),
+    /// The transport is being set up.
+    Connecting,
+    /// NG SETUP REQUEST is sent; this is the deadline.
+    SettingUp(Instant),
+    /// NG SETUP FAILURE with a time to wait, which ends at this time.
+    Waiting(Instant),
+    /// In service.
+    Ready,
+}
+
+/// An AMF, for status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AmfStatus {
+    /// Its address as configured.
+    pub address: String,
+    /// `down`, `connecting`, `setting up`, `waiting`, `ready`.
+    pub state: String,
+    /// AMF name, once it told.
+    pub name: String,
+    /// Relative capacity, once it told.
+    pub capacity: u8,
+    /// UEs it serves here.
+    pub ues: usize,
+    /// Why it is not ready.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trouble: Option<String>,
+}
+
+impl Amf {
+    pub(super) fn new(timing: &CoreTiming) -> Self {
+        Self {
+            state: State::Down(Instant::from_origin(Duration::MAX)),
+            info: AmfInfo::default(),
+            backoff: timing.reconnect_first,
+            trouble: None,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Down(at) | State::SettingUp(at) | State::Waiting(at) => Some(at),
+            State::Connecting | State::Ready => None,
+        }
+    }
+}
+
+impl N3iwf {
+    /// The transport to `amf` is up: says who we are.
+    pub fn amf_connected(&mut self, now: Instant, amf: AmfNumber) {
+        let deadline = now + self.config.timing.ng_setup;
+        let Some(entry) = self.amfs.get_mut(amf) else {
+            return;
+        };
+        if entry.state != State::Connecting {
+            return;
+        }
+        entry.state = State::SettingUp(deadline);
+        let request = ngap::ng_setup_request(&self.config.node);
+        self.send_ngap(amf, None, request);
+    }
+
+    /// The transport to `amf` failed, could not be set up, or ended.
+    ///
+    /// Its UEs are deleted (IKE SA and all): without the AMF they can neither signal nor be
+    /// released later, and a UE that attaches anew is served at once when the AMF is back.
+    pub fn amf_lost(&mut self, now: Instant, amf: AmfNumber, reason: &str) {
+        let Some(entry) = self.amfs.get_mut(amf) else {
+            return;
+        };
+        if matches!(entry.state, State::Down(_)) {
+            return;
+        }
+        let wait = entry.backoff;
+        entry.state = State::Down(now + wait);
+        entry.trouble = Some(reason.to_owned());
+        entry.backoff = (wait * 2).min(self.config.timing.reconnect_max);
+        warn!(amf = self.amf_name(amf), reason, retry_in = ?wait, "no association with the AMF");
+        for number in self.ues_of(amf) {
+            self.forget_context(now, number);
+        }
+    }
+
+    /// The AMFs, in the order of configuration.
+    pub fn amf_status(&self) -> Vec<AmfStatus> {
+        self.amfs
+            .iter()
+            .enumerate()
+            .map(|(number, amf)| AmfStatus {
+                address: self.amf_name(number).to_owned(),
+                state: match amf.state {
+                    State::Down(_) => "down",
+                    State::Connecting => "connecting",
+                    State::SettingUp(_) => "setting up",
+                    State::Waiting(_) => "waiting",
+                    State::Ready => "ready",
+                }
+                .to_owned(),
+                name: amf.info.name.clone(),
+                capacity: amf.info.capacity,
+                ues: self.ues.values().filter(|ue| ue.amf == Some(number)).count(),
+                trouble: amf.trouble.clone(),
+            })
+            .collect()
+    }
+
+    pub(super) fn any_amf_ready(&self) -> bool {
+        self.amfs.iter().any(|amf| amf.state == State::Ready)
+    }
+
+    pub(super) fn amf_name(&self, amf: AmfNumber) -> &str {
+        self.config.amfs.get(amf).map_or("?", String::as_str)
+    }
+
+    pub(super) fn connect(&mut self, now: Instant, amf: AmfNumber) {
+        let Some(entry) = self.amfs.get_mut(amf) else {
+            return;
+        };
+        if self.stopping {
+            entry.state = State::Down(Instant::from_origin(Duration::MAX));
+            return;
+        }
+        let _ = now;
+        entry.state = State::Connecting;
+        self.actions.push_back(Action::ConnectAmf { amf });
+    }
+
+    pub(super) fn amf_timeout(&mut self, now: Instant, amf: AmfNumber) {
+        let due = self
+            .amfs
+            .get(amf)
+            .filter(|entry| entry.deadline().is_some_and(|at| at <= now))
+            .map(|entry| entry.state);
+        match due {
+            Some(State::Down(_)) => self.connect(now, amf),
+            Some(State::SettingUp(_)) => {
+                self.actions.push_back(Action::DisconnectAmf { amf });
+                self.amf_lost(now, amf, "no answer to NG SETUP REQUEST");
+            }
+            Some(State::Waiting(_)) => {
+                if let Some(entry) = self.amfs.get_mut(amf) {
+                    entry.state = State::Connecting;
+                }
+                // The association still stands: only the request is repeated.
+                self.amf_connected(now, amf);
+            }
+            Some(State::Connecting | State::Ready) | None => {}
+        }
+    }
+
+    pub(super) fn ng_setup_done(&mut self, amf: AmfNumber, info: AmfInfo) {
+        let first = self.config.timing.reconnect_first;
+        let Some(entry) = self.amfs.get_mut(amf) else {
+            return;
+        };
+        if !matches!(entry.state, State::SettingUp(_)) {
+            return;
+        }
+        info!(
+            name = info.name,
+            capacity = info.capacity,
+            guamis = info.guamis.len(),
+            "NG Setup done"
+        );
+        entry.state = State::Ready;
+        entry.info = info;
+        entry.backoff = first;
+        entry.trouble = None;
+    }
+
+    pub(super) fn ng_setup_failed(
+        &mut self,
+        now: Instant,
+        amf: AmfNumber,
+        cause: Option<&Cause>,
+        wait: Option<Duration>,
+    ) {
+        let text = cause.map(ngap::cause_text).unwrap_or_default();
+        let Some(entry) = self.amfs.get_mut(amf) else {
+            return;
+        };
+        if !matches!(entry.state, State::SettingUp(_)) {
+            return;
+        }
+        let reason = format!("NG SETUP FAILURE ({text})");
+        if let Some(wait) = wait {
+            warn!(amf = self.amf_name(amf), reason, retry_in = ?wait, "NG Setup refused");
+            if let Some(entry) = self.amfs.get_mut(amf) {
+                entry.trouble = Some(reason);
+                entry.state = State::Waiting(now + wait);
+            }
+        } else {
+            self.actions.push_back(Action::DisconnectAmf { amf });
+            self.amf_lost(now, amf, &reason);
+        }
+    }
+
+    pub(super) fn amf_updated(
+        &mut self,
+        amf: AmfNumber,
+        name: Option<String>,
+        guamis: Option<Vec<Guami>>,
+        plmns: Option<Vec<nwu::Plmn>>,
+        capacity: Option<u8>,
+    ) {
+        let Some(entry) = self.amfs.get_mut(amf) else {
+            return;
+        };
+        let info = &mut entry.info;
+        info.name = name.unwrap_or_else(|| std::mem::take(&mut info.name));
+        info.guamis = guamis.unwrap_or_else(|| std::mem::take(&mut info.guamis));
+        info.plmns = plmns.unwrap_or_else(|| std::mem::take(&mut info.plmns));
+        info.capacity = capacity.unwrap_or(info.capacity);
+        info!(name = info.name, "AMF configuration updated");
+        self.send_ngap(amf, None, ngap::configuration_update_acknowledge());
+    }
+
+    /// NG RESET (TS 38.413, 8.7.4): the UEs named are gone for the AMF, so they go here too.
+    pub(super) fn reset(&mut self, now: Instant, amf: AmfNumber, scope: ResetScope) {
+        let part = match scope {
+            ResetScope::All => {
+                warn!(amf = self.amf_name(amf), "NG RESET of the whole interface");
+                for number in self.ues_of(amf) {
+                    self.forget_context(now, number);
+                }
+                Vec::new()
+            }
+            ResetScope::Part(list) => {
+                warn!(amf = self.amf_name(amf), ues = list.len(), "NG RESET");
+                for (id, ran) in &list {
+                    let number = self
+                        .ues
+                        .values()
+                        .filter(|ue| ue.amf == Some(amf))
+                        .find(|ue| match ran {
+                            Some(ran) => ue.number == *ran,
+                            None => id.is_some() && ue.n2.amf_ue() == *id,
+                        })
+                        .map(|ue| ue.number);
+                    if let Some(number) = number {
+                        self.forget_context(now, number);
+                    }
+                }
+                list
+            }
+        };
+        self.send_ngap(amf, None, ngap::reset_acknowledge(&part));
+    }
+
+    /// The AMF for a UE (TS 23.501, 6.3.5): the one whose GUAMI the UE names, else one of the same
+    /// AMF set, else one that serves the selected PLMN; among equals the one with most capacity
+    /// per UE it has here.
+    pub(super) fn select_amf(&self, parameters: &AnParameters) -> Option<AmfNumber> {
+        let rank = |info: &AmfInfo| {
+            let same_set = |guami: &Guami, other: &Guami| {
+                (guami.plmn, guami.region, guami.set) == (other.plmn, other.region, other.set)
+            };
+            if let Some(wanted) = &parameters.guami {
+                if info.guamis.contains(wanted) {
+                    return 3;
+                }
+                if info.guamis.iter().any(|guami| same_set(guami, wanted)) {
+                    return 2;
+                }
+            }
+            match &parameters.selected_plmn {
+                Some(plmn) => u8::from(info.plmns.contains(plmn)),
+                None => 1,
+            }
+        };
+        self.amfs
+            .iter()
+            .enumerate()
+            .filter(|(_, amf)| amf.state == State::Ready)
+            .max_by_key(|(number, amf)| {
+                let load = self.ues.values().filter(|ue| ue.amf == Some(*number)).count();
+                let free = u64::from(amf.info.capacity) * 1000 / (load as u64 + 1);
+                (rank(&amf.info), free, std::cmp::Reverse(*number))
+            })
+            .map(|(number, _)| number)
+    }
+
+    fn ues_of(&self, amf: AmfNumber) -> Vec<u32> {
+        self.ues
+            .values()
+            .filter(|ue| ue.amf == Some(amf))
+            .map(|ue| ue.number)
+            .collect()
+    }
+
+    /// The AMF no longer knows this UE: its IKE SA goes, and N2 hears nothing more of it.
+    pub(super) fn forget_context(&mut self, now: Instant, number: u32) {
+        let Some(ue) = self.ues.get_mut(&number) else {
+            return;
+        };
+        ue.n2 = N2State::Gone;
+        ue.context = None;
+        ue.setups.clear();
+        ue.releases.clear();
+        if ue.ike == IkeState::Authenticating {
+            // An answer is owed to the UE: EAP-Failure now, or when it has spoken.
+            self.pump_eap(now, number);
+        } else {
+            self.close_ike(now, number);
+        }
+        self.reap(number);
+    }
+}

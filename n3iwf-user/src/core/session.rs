@@ -1,0 +1,713 @@
+//! Child SAs and PDU sessions (TS 24.502, 7.5 to 7.7; TS 38.413, 8.2).
+
+use dataplane::{ChildSaSpec, EncrAlg, EspKeys, IntegAlg, Plane};
+use ike::{
+    ChildFailure, ChildId, ChildSa, Instant, NewChild, SaId,
+    crypto::{DirectionKeys, Encr, Integ},
+    wire::TrafficSelector,
+};
+use nwu::{QosInfo, notify};
+use tracing::{info, warn};
+
+use super::{
+    N3iwf,
+    attach::private_notify,
+    types::{
+        Action, Child, ChildState, Command, IkeState, N2State, Relay, RelaySession, Release,
+        Session, SessionState, Setup,
+    },
+};
+use crate::ngap::{
+    self, Cause, CauseMisc, CauseRadioNetwork, CauseTransport, SessionOutcome, SessionRequest,
+    SessionUp,
+};
+
+/// IP protocol of the signalling Child SA: NAS over TCP.
+const TCP: u8 = 6;
+/// IP protocol of user-plane Child SAs.
+const GRE: u8 = 47;
+
+impl N3iwf {
+    /// PDU SESSION RESOURCE SETUP REQUEST.
+    pub(super) fn session_setup(
+        &mut self,
+        now: Instant,
+        number: u32,
+        nas: Option<Vec<u8>>,
+        sessions: Vec<SessionRequest>,
+    ) {
+        if let Some(nas) = nas {
+            self.deliver(now, number, nas);
+        }
+        self.begin_setup(now, number, false, sessions);
+    }
+
+    /// Begins all sessions of a setup procedure; its response leaves when the last has ended.
+    pub(super) fn begin_setup(
+        &mut self,
+        now: Instant,
+        number: u32,
+        context: bool,
+        sessions: Vec<SessionRequest>,
+    ) {
+        let mut setup = Setup {
+            context,
+            waiting: Default::default(),
+            outcomes: Vec::new(),
+        };
+        let mut created = Vec::new();
+        for request in sessions {
+            let id = request.id;
+            match self.begin_session(number, request) {
+                Ok(command) => {
+                    setup.waiting.insert(id);
+                    created.push(command);
+                }
+                Err(cause) => {
+                    warn!(ue = number, session = id, cause = %ngap::cause_text(&cause), "PDU session refused");
+                    setup.outcomes.push(SessionOutcome {
+                        id,
+                        result: Err(cause),
+                    });
+                }
+            }
+        }
+        let _ = now;
+        self.commands.extend(created);
+        if setup.waiting.is_empty() {
+            self.answer_setup(number, &setup);
+        } else if let Some(ue) = self.ues.get_mut(&number) {
+            ue.setups.push(setup);
+        }
+    }
+
+    fn begin_session(&mut self, number: u32, request: SessionRequest) -> Result<Command, Cause> {
+        let slots = self.config.slots;
+        let inner_address = self.config.inner_address;
+        let ue = self
+            .ues
+            .get_mut(&number)
+            .filter(|ue| ue.ike == IkeState::Up)
+            .ok_or(Cause::radioNetwork(
+                CauseRadioNetwork::radio_connection_with_ue_lost,
+            ))?;
+        if ue.sessions.contains_key(&request.id) {
+            return Err(Cause::radioNetwork(
+                CauseRadioNetwork::multiple_PDU_session_ID_instances,
+            ));
+        }
+        let transfer = request.transfer?;
+        let no_room = Cause::radioNetwork(CauseRadioNetwork::radio_resources_not_available);
+        let slot = (0..slots)
+            .find(|slot| ue.sessions.values().all(|session| session.slot != *slot))
+            .ok_or(no_room.clone())?;
+        let inner = ue.inner.ok_or(no_room.clone())?;
+        let qos = QosInfo {
+            pdu_session: request.id,
+            qfis: transfer.qfis.clone(),
+            default: true,
+            dscp: None,
+        };
+        let qos = qos.encode().map_err(|_| no_room.clone())?;
+        let dl_teid = self.teids.take().ok_or(no_room)?;
+        self.tokens += 1;
+        let token = self.tokens;
+        let (up_kind, up) = notify::up_address(inner_address);
+        ue.sessions.insert(
+            request.id,
+            Session {
+                state: SessionState::Creating,
+                token,
+                child: None,
+                slot,
+                qfis: transfer.qfis,
+                upf: transfer.upf,
+                ul_teid: transfer.ul_teid,
+                dl_teid,
+                security_indicated: transfer.security_indicated,
+                nas: request.nas,
+            },
+        );
+        Ok(Command::CreateChild {
+            sa: ue.sa,
+            child: NewChild {
+                ts_local: vec![TrafficSelector::host(inner_address)],
+                ts_remote: vec![TrafficSelector::host(inner)],
+                notifies: vec![
+                    private_notify(notify::QOS_INFO, qos),
+                    private_notify(up_kind, up),
+                ],
+                token,
+            },
+        })
+    }
+
+    /// The engine has keys and SPIs for a Child SA.
+    pub(super) fn install_child(&mut self, sa: SaId, child: ChildSa) {
+        self.touched = Some(sa);
+        let (id, token) = (child.id, child.token);
+        let spec = self
+            .by_sa
+            .get(&sa)
+            .copied()
+            .and_then(|number| self.spec(number, child));
+        let Some((number, spec)) = spec else {
+            warn!(%sa, child = %id, token, "Child SA without a purpose");
+            self.commands.push_back(Command::ChildInstalled {
+                sa,
+                child: id,
+                ok: false,
+            });
+            return;
+        };
+        self.by_child.insert(id, number);
+        self.actions.push_back(Action::InstallSa {
+            sa,
+            child: id,
+            spec: Box::new(spec),
+        });
+    }
+
+    fn spec(&mut self, number: u32, child: ChildSa) -> Option<(u32, ChildSaSpec)> {
+        let encr = match child.suite.encr {
+            Encr::AesGcm16(_) => EncrAlg::AesGcm16,
+            Encr::AesCbc(_) => EncrAlg::AesCbc,
+            _ => return None,
+        };
+        let integ = match child.suite.integ {
+            None => None,
+            Some(Integ::HmacSha1_96) => Some(IntegAlg::HmacSha1_96),
+            Some(Integ::HmacSha2_256_128) => Some(IntegAlg::HmacSha2_256_128),
+            Some(Integ::HmacSha2_384_192) => Some(IntegAlg::HmacSha2_384_192),
+            Some(Integ::HmacSha2_512_256) => Some(IntegAlg::HmacSha2_512_256),
+            Some(_) => return None,
+        };
+        let ue = self.ues.get_mut(&number)?;
+        let inner_remote = ue.inner?;
+        let (plane, pdu_session, slot) = if child.signalling {
+            ue.signalling = Some(child.id);
+            (Plane::Control, None, 0)
+        } else {
+            let (id, session) = ue
+                .sessions
+                .iter_mut()
+                .find(|(_, session)| session.token == child.token)?;
+            session.child = Some(child.id);
+            (Plane::User, Some(*id), session.slot)
+        };
+        let reqid = self.reqids.take()?;
+        ue.children.insert(
+            child.id,
+            Child {
+                state: ChildState::Installing,
+                reqid,
+            },
+        );
+        let spec = ChildSaSpec {
+            id: child.id.number(),
+            plane,
+            ue: number,
+            pdu_session,
+            spi_in: child.spi_in,
+            spi_out: child.spi_out,
+            encr,
+            integ,
+            keys_in: esp_keys(child.keys_in),
+            keys_out: esp_keys(child.keys_out),
+            esn: child.suite.esn,
+            replay_window: self.config.replay_window,
+            local: child.path.local,
+            remote: child.path.remote,
+            udp_encap: child.udp_encap,
+            inner_local: self.config.inner_address,
+            inner_remote,
+            protocol: Some(if child.signalling { TCP } else { GRE }),
+            slot,
+            reqid,
+        };
+        Some((number, spec))
+    }
+
+    /// The data plane's answer to [`Action::InstallSa`].
+    pub fn child_installed(
+        &mut self,
+        now: Instant,
+        sa: SaId,
+        child: ChildId,
+        result: Result<(), String>,
+    ) {
+        self.touched = Some(sa);
+        let Some(number) = self.by_child.get(&child).copied() else {
+            return;
+        };
+        let Some(ue) = self.ues.get_mut(&number) else {
+            return;
+        };
+        let wanted = !matches!(ue.ike, IkeState::Closed)
+            && (ue.signalling == Some(child)
+                || ue.sessions.values().any(|s| s.child == Some(child)));
+        match result {
+            Ok(()) if wanted => {
+                if let Some(entry) = ue.children.get_mut(&child) {
+                    entry.state = ChildState::Installed;
+                }
+                self.commands.push_back(Command::ChildInstalled {
+                    sa,
+                    child,
+                    ok: true,
+                });
+            }
+            Ok(()) => {
+                // Its IKE SA or its session ended meanwhile: nobody else would take it away.
+                self.commands.push_back(Command::ChildInstalled {
+                    sa,
+                    child,
+                    ok: false,
+                });
+                self.remove_child(number, child);
+            }
+            Err(error) => {
+                warn!(ue = number, %child, error, "the data plane refused a Child SA");
+                self.commands.push_back(Command::ChildInstalled {
+                    sa,
+                    child,
+                    ok: false,
+                });
+                self.child_removed(now, child);
+            }
+        }
+    }
+
+    /// The data plane's answer to [`Action::RemoveSa`].
+    pub fn child_removed(&mut self, _now: Instant, child: ChildId) {
+        let Some(number) = self.by_child.remove(&child) else {
+            return;
+        };
+        if let Some(entry) = self
+            .ues
+            .get_mut(&number)
+            .and_then(|ue| ue.children.remove(&child))
+        {
+            self.reqids.give_back(entry.reqid);
+        }
+        self.reap(number);
+    }
+
+    fn remove_child(&mut self, number: u32, child: ChildId) {
+        if let Some(entry) = self
+            .ues
+            .get_mut(&number)
+            .and_then(|ue| ue.children.get_mut(&child))
+            && entry.state != ChildState::Removing
+        {
+            entry.state = ChildState::Removing;
+            self.actions.push_back(Action::RemoveSa { child });
+        }
+    }
+
+    pub(super) fn child_up(&mut self, now: Instant, sa: SaId, child: ChildId, token: u64) {
+        let inner_address = self.config.inner_address;
+        let Some(ue) = self.ue_of(sa) else {
+            return;
+        };
+        let number = ue.number;
+        if ue.signalling == Some(child) {
+            self.signalling_up(now, number);
+            return;
+        }
+        let Some(inner) = ue.inner else {
+            return;
+        };
+        let Some((id, session)) = ue
+            .sessions
+            .iter_mut()
+            .find(|(_, session)| session.token == token)
+        else {
+            self.commands.push_back(Command::DeleteChild { sa, child });
+            return;
+        };
+        session.child = Some(child);
+        if session.state != SessionState::Creating {
+            // Released while it was being made.
+            self.commands.push_back(Command::DeleteChild { sa, child });
+            return;
+        }
+        session.state = SessionState::Relaying;
+        let relay = RelaySession {
+            ue: number,
+            session: *id,
+            ue_inner: inner,
+            up_address: inner_address,
+            slot: session.slot,
+            qfis: session.qfis.clone(),
+            upf: session.upf,
+            ul_teid: session.ul_teid,
+            dl_teid: session.dl_teid,
+        };
+        ue.relays.insert(relay.dl_teid, Relay::Adding);
+        self.actions.push_back(Action::AddSession(relay));
+    }
+
+    /// The relay's answer to [`Action::AddSession`].
+    pub fn session_added(
+        &mut self,
+        now: Instant,
+        number: u32,
+        dl_teid: u32,
+        result: Result<(), String>,
+    ) {
+        let address = self.config.gtp_address;
+        let Some(ue) = self.ues.get_mut(&number) else {
+            return;
+        };
+        self.touched = Some(ue.sa);
+        match &result {
+            Ok(()) => {
+                ue.relays.insert(dl_teid, Relay::Present);
+            }
+            Err(error) => {
+                warn!(ue = number, error, "the relay refused a PDU session");
+                ue.relays.remove(&dl_teid);
+                self.teids.give_back(dl_teid);
+            }
+        }
+        let sa = ue.sa;
+        let found = ue
+            .sessions
+            .iter_mut()
+            .find(|(_, session)| {
+                session.dl_teid == dl_teid && session.state == SessionState::Relaying
+            });
+        let Some((id, session)) = found else {
+            // The session ended meanwhile.
+            self.remove_relay(number, dl_teid);
+            self.reap(number);
+            return;
+        };
+        let id = *id;
+        if result.is_ok() {
+            session.state = SessionState::Up;
+            let up = SessionUp {
+                address,
+                dl_teid,
+                qfis: session.qfis.clone(),
+                security_result: session.security_indicated,
+            };
+            let nas = session.nas.take();
+            ue.timeline.end(now.since_origin());
+            info!(ue = number, session = id, "PDU session up");
+            self.finish(number, id, Ok(up));
+            // After the Child SA exists, and not before (TS 23.502, 4.12.5).
+            if let Some(nas) = nas {
+                self.deliver(now, number, nas);
+            }
+        } else {
+            session.state = SessionState::Releasing;
+            let child = session.child;
+            self.finish(
+                number,
+                id,
+                Err(Cause::transport(
+                    CauseTransport::transport_resource_unavailable,
+                )),
+            );
+            if let Some(child) = child {
+                self.commands.push_back(Command::DeleteChild { sa, child });
+            }
+        }
+    }
+
+    /// The relay's answer to [`Action::RemoveSession`].
+    pub fn session_removed(&mut self, number: u32, dl_teid: u32) {
+        if let Some(ue) = self.ues.get_mut(&number)
+            && ue.relays.remove(&dl_teid).is_some()
+        {
+            self.teids.give_back(dl_teid);
+        }
+        self.reap(number);
+    }
+
+    /// GTP-U Error Indication (TS 29.281, 7.3.1): the UPF forgot the tunnel, so the session goes.
+    pub fn tunnel_lost(&mut self, _now: Instant, dl_teid: u32) {
+        for ue in self.ues.values_mut() {
+            let sa = ue.sa;
+            for (id, session) in &mut ue.sessions {
+                if session.dl_teid == dl_teid && session.state == SessionState::Up {
+                    warn!(ue = ue.number, session = id, "the UPF does not know the tunnel");
+                    // Stays `Up`, so that its end is told to the AMF.
+                    if let Some(child) = session.child {
+                        self.commands.push_back(Command::DeleteChild { sa, child });
+                    }
+                }
+            }
+        }
+    }
+
+    fn remove_relay(&mut self, number: u32, dl_teid: u32) {
+        if let Some(relay) = self
+            .ues
+            .get_mut(&number)
+            .and_then(|ue| ue.relays.get_mut(&dl_teid))
+            && *relay == Relay::Present
+        {
+            *relay = Relay::Removing;
+            self.actions.push_back(Action::RemoveSession {
+                ue: number,
+                dl_teid,
+            });
+        }
+    }
+
+    /// `Endpoint::create_child` refused at once.
+    pub fn child_refused(&mut self, now: Instant, sa: SaId, token: u64) {
+        self.session_failed(now, sa, token, &ChildFailure::Abandoned);
+    }
+
+    pub(super) fn child_failed(
+        &mut self,
+        now: Instant,
+        sa: SaId,
+        child: ChildId,
+        token: u64,
+        reason: &ChildFailure,
+    ) {
+        let Some(ue) = self.ue_of(sa) else {
+            return;
+        };
+        let number = ue.number;
+        warn!(ue = number, %child, ?reason, "Child SA failed");
+        if ue.signalling == Some(child) {
+            ue.signalling = None;
+            self.lose_signalling(now, number);
+            return;
+        }
+        self.session_failed(now, sa, token, reason);
+    }
+
+    fn session_failed(&mut self, _now: Instant, sa: SaId, token: u64, reason: &ChildFailure) {
+        let Some(ue) = self.ue_of(sa) else {
+            return;
+        };
+        let number = ue.number;
+        let id = ue
+            .sessions
+            .iter()
+            .find(|(_, session)| session.token == token)
+            .map(|(id, _)| *id);
+        if let Some(id) = id {
+            self.end_session(number, id, &failure_cause(reason));
+        }
+    }
+
+    pub(super) fn child_down(&mut self, now: Instant, sa: SaId, child: ChildId) {
+        let Some(ue) = self.ue_of(sa) else {
+            return;
+        };
+        let number = ue.number;
+        let id = ue
+            .sessions
+            .iter()
+            .find(|(_, session)| session.child == Some(child))
+            .map(|(id, session)| (*id, session.state));
+        let signalling = ue.signalling == Some(child);
+        if signalling {
+            ue.signalling = None;
+        }
+        if let Some((id, SessionState::Up)) = id {
+            ue.lost.push(id);
+        }
+        self.remove_child(number, child);
+        if let Some((id, _)) = id {
+            let lost = CauseRadioNetwork::radio_connection_with_ue_lost;
+            self.end_session(number, id, &Cause::radioNetwork(lost));
+        }
+        if signalling {
+            self.lose_signalling(now, number);
+        }
+    }
+
+    /// Without its signalling Child SA a UE is of no use.
+    fn lose_signalling(&mut self, now: Instant, number: u32) {
+        self.fail_context(number);
+        let lost = CauseRadioNetwork::radio_connection_with_ue_lost;
+        self.ask_release(now, number, Cause::radioNetwork(lost));
+        self.close_ike(now, number);
+    }
+
+    /// To be called when all events of one input are handled: tells the AMF of sessions whose
+    /// Child SA the UE deleted, unless the whole UE went with them.
+    pub fn settle(&mut self) {
+        let lost: Vec<(u32, Vec<u8>)> = self
+            .ues
+            .values_mut()
+            .filter(|ue| !ue.lost.is_empty())
+            .map(|ue| (ue.number, std::mem::take(&mut ue.lost)))
+            .collect();
+        for (number, sessions) in lost {
+            let up = self.ues.get(&number).is_some_and(|ue| {
+                ue.ike == IkeState::Up && matches!(ue.n2, N2State::Active(_))
+            });
+            if up {
+                let cause = Cause::radioNetwork(
+                    CauseRadioNetwork::release_due_to_ngran_generated_reason,
+                );
+                self.send_about(number, |ids, _| ngap::session_notify(ids, &sessions, &cause));
+            }
+        }
+    }
+
+    /// The session is over: relay, numbers and waiting procedures.
+    fn end_session(&mut self, number: u32, id: u8, cause: &Cause) {
+        let Some(session) = self
+            .ues
+            .get_mut(&number)
+            .and_then(|ue| ue.sessions.remove(&id))
+        else {
+            return;
+        };
+        let known = self
+            .ues
+            .get(&number)
+            .is_some_and(|ue| ue.relays.contains_key(&session.dl_teid));
+        if known {
+            self.remove_relay(number, session.dl_teid);
+        } else {
+            self.teids.give_back(session.dl_teid);
+        }
+        info!(ue = number, session = id, "PDU session gone");
+        self.finish(number, id, Err(cause.clone()));
+        self.finish_release(number, id);
+    }
+
+    pub(super) fn drop_sessions(&mut self, number: u32, cause: &Cause) {
+        let all: Vec<u8> = self
+            .ues
+            .get(&number)
+            .map(|ue| ue.sessions.keys().copied().collect())
+            .unwrap_or_default();
+        for id in all {
+            self.end_session(number, id, cause);
+        }
+    }
+
+    /// PDU SESSION RESOURCE RELEASE COMMAND: NAS goes first, while the session's ESP still stands.
+    pub(super) fn session_release(
+        &mut self,
+        now: Instant,
+        number: u32,
+        nas: Option<Vec<u8>>,
+        sessions: &[u8],
+    ) {
+        if let Some(nas) = nas {
+            self.deliver(now, number, nas);
+        }
+        let mut release = Release {
+            waiting: Default::default(),
+            sessions: Vec::new(),
+        };
+        for id in sessions {
+            // One that is not here is released as far as the AMF is concerned.
+            if !release.sessions.contains(id) {
+                release.sessions.push(*id);
+            }
+            let Some(ue) = self.ues.get_mut(&number) else {
+                return;
+            };
+            let sa = ue.sa;
+            let Some(session) = ue.sessions.get_mut(id) else {
+                continue;
+            };
+            release.waiting.insert(*id);
+            let (before, child, dl_teid) = (session.state, session.child, session.dl_teid);
+            session.state = SessionState::Releasing;
+            match before {
+                SessionState::Up | SessionState::Relaying => {
+                    if let Some(child) = child {
+                        self.commands.push_back(Command::DeleteChild { sa, child });
+                    }
+                    self.remove_relay(number, dl_teid);
+                }
+                SessionState::Creating | SessionState::Releasing => {}
+            }
+            let interrupted = CauseRadioNetwork::interaction_with_other_procedure;
+            self.finish(number, *id, Err(Cause::radioNetwork(interrupted)));
+        }
+        if release.waiting.is_empty() {
+            self.answer_release(number, &release);
+        } else if let Some(ue) = self.ues.get_mut(&number) {
+            ue.releases.push(release);
+        }
+    }
+
+    /// A session of a setup procedure ended one way or the other.
+    fn finish(&mut self, number: u32, id: u8, result: Result<SessionUp, Cause>) {
+        let Some(ue) = self.ues.get_mut(&number) else {
+            return;
+        };
+        let Some(at) = ue.setups.iter().position(|setup| setup.waiting.contains(&id)) else {
+            return;
+        };
+        let Some(setup) = ue.setups.get_mut(at) else {
+            return;
+        };
+        setup.waiting.remove(&id);
+        setup.outcomes.push(SessionOutcome { id, result });
+        if setup.waiting.is_empty() {
+            let setup = ue.setups.remove(at);
+            self.answer_setup(number, &setup);
+        }
+    }
+
+    fn answer_setup(&mut self, number: u32, setup: &Setup) {
+        self.send_about(number, |ids, _| {
+            if setup.context {
+                ngap::context_setup_response(ids, &setup.outcomes)
+            } else {
+                ngap::session_setup_response(ids, &setup.outcomes)
+            }
+        });
+    }
+
+    fn finish_release(&mut self, number: u32, id: u8) {
+        let Some(ue) = self.ues.get_mut(&number) else {
+            return;
+        };
+        for release in &mut ue.releases {
+            release.waiting.remove(&id);
+        }
+        let (done, waiting): (Vec<Release>, Vec<Release>) = std::mem::take(&mut ue.releases)
+            .into_iter()
+            .partition(|release| release.waiting.is_empty());
+        ue.releases = waiting;
+        for release in done {
+            self.answer_release(number, &release);
+        }
+    }
+
+    fn answer_release(&mut self, number: u32, release: &Release) {
+        self.send_about(number, |ids, _| {
+            ngap::session_release_response(ids, &release.sessions)
+        });
+    }
+}
+
+fn esp_keys(keys: DirectionKeys) -> EspKeys {
+    EspKeys {
+        encr: keys.encr,
+        salt: keys.salt,
+        integ: keys.integ,
+    }
+}
+
+/// How the failure of a Child SA is told to the SMF.
+fn failure_cause(reason: &ChildFailure) -> Cause {
+    match reason {
+        ChildFailure::InstallFailed => {
+            Cause::misc(CauseMisc::not_enough_user_plane_processing_resources)
+        }
+        ChildFailure::Qkd(_) => {
+            Cause::radioNetwork(CauseRadioNetwork::radio_resources_not_available)
+        }
+        _ => Cause::radioNetwork(CauseRadioNetwork::failure_in_radio_interface_procedure),
+    }
+}
