@@ -28,3 +28,7 @@ pub use prf::Prf;
 pub use protector::{OpenError, Protector, SealError};
 pub use select::{EspSuite, IkeSuite, Selection};
 pub use suite::{AesBits, Encr, Integ, SuiteError};
+
+#[cfg(test)]
+#[path = "../../tests/support/vectors.rs"]
+mod vectors;

@@ -125,7 +125,20 @@ impl Protector {
         rng: &mut (impl CryptoRng + ?Sized),
     ) -> Result<Vec<u8>, SealError> {
         let (first, chain) = encode_payloads(payloads)?;
-        self.seal_octets(header, first, None, &chain, rng)
+        self.seal_chain(header, first, &chain, rng)
+    }
+
+    /// A whole message around a payload chain that is written already.
+    ///
+    /// IKE_INTERMEDIATE needs the chain for `IntAuth` before it is sealed (RFC 9242, section 3.3.2).
+    pub fn seal_chain(
+        &mut self,
+        header: &Header,
+        first: PayloadType,
+        chain: &[u8],
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> Result<Vec<u8>, SealError> {
+        self.seal_octets(header, first, None, chain, rng)
     }
 
     /// One fragment of a message: `chunk` is its part of the payload chain.
@@ -403,3 +416,7 @@ fn cbc_open<C: BlockModeDecrypt, E>(cipher: Result<C, E>, octets: &mut [u8]) -> 
         .ok()
         .map(|_| ())
 }
+
+#[cfg(test)]
+#[path = "protector_tests.rs"]
+mod tests;

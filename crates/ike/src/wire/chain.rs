@@ -144,7 +144,8 @@ impl Link<'_> {
             PayloadType::CERTREQ => {
                 let encoding = CertEncoding(body.u8()?);
                 let authorities = body.rest().to_vec();
-                if encoding == CertEncoding::X509_SIGNATURE && authorities.len() % 20 != 0 {
+                if encoding == CertEncoding::X509_SIGNATURE && !authorities.len().is_multiple_of(20)
+                {
                     return Err(WireError::InvalidSyntax("authorities of a CERTREQ"));
                 }
                 Payload::CertReq {

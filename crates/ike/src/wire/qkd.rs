@@ -78,7 +78,7 @@ impl QkdSupported {
 pub enum KeyIdFormat {
     /// Format octet 0x01, then 16 octets per key.
     Binary,
-    /// The `key_IDs` object of ETSI GS QKD 014 without spaces: 51 octets per key.
+    /// The `key_IDs` object of ETSI GS QKD 014 without spaces: 49 octets and a comma per key.
     Json,
 }
 
@@ -165,9 +165,16 @@ impl QkdKeyIds {
     }
 
     fn read_json(octets: &[u8]) -> Result<Vec<KeyId>, WireError> {
-        const TOO_MANY: usize = 14 + 51 * (MAX_KEY_IDS + 1);
+        const TOO_MANY: usize = 14 + 50 * (MAX_KEY_IDS + 1);
         if octets.len() > TOO_MANY {
             return Err(WireError::InvalidSyntax("number of QKD_KEY_IDS"));
+        }
+        // One spelling only: neither spaces nor escapes have a place in it.
+        if octets
+            .iter()
+            .any(|octet| octet.is_ascii_whitespace() || *octet == b'\\')
+        {
+            return Err(WireError::InvalidSyntax("JSON of QKD_KEY_IDS"));
         }
         let object: JsonKeyIds = serde_json::from_slice(octets)
             .map_err(|_| WireError::InvalidSyntax("JSON of QKD_KEY_IDS"))?;

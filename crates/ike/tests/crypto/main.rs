@@ -1,0 +1,13 @@
+//! Key schedules, message protection, AUTH, negotiation: against known answers.
+
+#[path = "../support/samples.rs"]
+#[expect(dead_code, reason = "shared with the tests of the wire format")]
+mod samples;
+#[path = "../support/vectors.rs"]
+mod vectors;
+
+mod auth;
+mod cookie;
+mod keys;
+mod messages;
+mod negotiation;

@@ -1,0 +1,10 @@
+//! The wire format: a message written by hand, round trips, input that is not what it says.
+
+#[path = "../support/samples.rs"]
+mod samples;
+
+mod by_hand;
+mod limits;
+mod malformed;
+mod qkd;
+mod round_trip;
