@@ -2,7 +2,7 @@
 
 use ike::crypto::{
     DirectionKeys, EspSuite, IkeKeys, IkeSuite, KeyError, Prf,
-    keymat::{self, child_keys, ike_keys, skeyseed, skeyseed_rekey},
+    keymat::{child_keys, ike_keys, skeyseed, skeyseed_rekey},
     qkd,
 };
 use keys::Secret;
@@ -237,7 +237,7 @@ fn keys_that_do_not_suffice() {
     };
     assert_eq!(make(&bare, &[32; 4]), Some(KeyError::Suite));
     assert_eq!(
-        keymat::ike_keys(&bare, &auth, b"ni", b"nr", 1, 2).err(),
+        ike_keys(&bare, &auth, b"ni", b"nr", 1, 2).err(),
         Some(KeyError::Suite)
     );
 }

@@ -1,6 +1,7 @@
 //! The wire format: a message written by hand, round trips, input that is not what it says.
 
 #[path = "../support/samples.rs"]
+#[expect(dead_code, reason = "shared with the corpus test")]
 mod samples;
 
 mod by_hand;

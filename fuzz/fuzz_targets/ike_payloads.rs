@@ -1,0 +1,8 @@
+//! The decrypted content of an Encrypted payload.
+#![no_main]
+
+#[path = "../../crates/ike/tests/support/exercise.rs"]
+#[allow(dead_code)]
+mod exercise;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| exercise::payloads(input));

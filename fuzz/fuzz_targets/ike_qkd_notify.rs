@@ -1,0 +1,8 @@
+//! Data of the QKD notifications.
+#![no_main]
+
+#[path = "../../crates/ike/tests/support/exercise.rs"]
+#[allow(dead_code)]
+mod exercise;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| exercise::qkd(input));
