@@ -1,0 +1,132 @@
+use std::path::Path;
+
+use super::*;
+
+const SAMPLE: &str = include_str!("../../config/ue.yaml");
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    daemon::config::parse(Path::new("ue.yaml"), text, Config::check)
+}
+
+fn complaint(text: &str) -> String {
+    match parse(text) {
+        Ok(_) => panic!("the file should be refused"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn the_sample_loads() {
+    let config = parse(SAMPLE).unwrap();
+    let ue = config.ue().unwrap();
+    assert_eq!(ue.sessions.len(), 1);
+    assert_eq!(ue.sessions[0].dnn.as_deref(), Some("internet"));
+    assert_eq!(ue.path.local.port(), 500);
+    assert_eq!(ue.nas.requested_nssai.len(), 1);
+    assert_eq!(config.dataplane().interface_name, "nwuipsec");
+    config.dataplane().check().unwrap();
+    let usim = config.usim(crate::core::usim::SqnState::default()).unwrap();
+    assert_eq!(usim.imsi(), "208930000000001");
+}
+
+/// What the sample says in comments is what an absent key means.
+#[test]
+fn the_commented_defaults_are_the_defaults() {
+    let mut uncommented = String::new();
+    for line in SAMPLE.lines().skip(3) {
+        let body = line.trim_start();
+        let wanted = body.starts_with("# ") && body.contains(": ") || body.ends_with(':');
+        let choice = ["homeNetworkPublicKey", "suciScheme", "bpf", "amfId", "n3iwfSaeId", "interface:"];
+        if body.starts_with("# ") && wanted && !choice.iter().any(|key| body.contains(key)) {
+            uncommented.push_str(&line.replacen("# ", "", 1));
+        } else {
+            uncommented.push_str(line);
+        }
+        uncommented.push('\n');
+    }
+    let explicit = parse(&uncommented).unwrap_or_else(|error| panic!("{error}\n{uncommented}"));
+    let implicit = parse(SAMPLE).unwrap();
+    assert_eq!(explicit.dataplane, implicit.dataplane);
+    assert_eq!(explicit.control, implicit.control);
+    assert_eq!(explicit.ike.suites, implicit.ike.suites);
+    assert_eq!(explicit.ike.esp_suites, implicit.ike.esp_suites);
+    assert_eq!(explicit.ike.replay_window, implicit.ike.replay_window);
+    assert_eq!(explicit.ike.dpd_interval, implicit.ike.dpd_interval);
+    assert_eq!(explicit.ike.retransmit_max, implicit.ike.retransmit_max);
+    assert_eq!(explicit.retry.maximum, implicit.retry.maximum);
+    assert_eq!(explicit.retry.release_timeout, implicit.retry.release_timeout);
+    assert_eq!(explicit.nwu.xfrm_interface_id, implicit.nwu.xfrm_interface_id);
+    assert_eq!(explicit.logger.level, implicit.logger.level);
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_its_place() {
+    let text = SAMPLE.replace("  imeisv:", "  imiesv:");
+    let error = complaint(&text);
+    assert!(error.starts_with("ue.yaml:"), "{error}");
+    assert!(error.contains("imiesv") && error.contains("imeisv"), "{error}");
+}
+
+#[test]
+fn no_error_quotes_a_key() {
+    for wrong in ["8baf473f2f8fd09487cccbd7097c68", "8baf473f2f8fd09487cccbd7097c686x"] {
+        let text = SAMPLE.replace("8baf473f2f8fd09487cccbd7097c6862", wrong);
+        let error = complaint(&text);
+        assert!(error.contains("32 hexadecimal digits"), "{error}");
+        assert!(!error.contains("8baf"), "{error}");
+    }
+}
+
+#[test]
+fn contradictions_are_refused() {
+    let both = SAMPLE.replace("  imeisv:", "  op: \"00000000000000000000000000000000\"\n  imeisv:");
+    assert!(complaint(&both).contains("either opc or op"));
+    let other_home = SAMPLE.replace("plmn: {mcc: \"208\", mnc: \"93\"}       #", "plmn: {mcc: \"001\", mnc: \"01\"} #");
+    assert!(complaint(&other_home).contains("subscriber.supi"));
+    let concealed = SAMPLE.replace("  # suciScheme: null ", "  suciScheme: profileA ");
+    assert!(complaint(&concealed).contains("homeNetworkPublicKey"));
+    let paper = SAMPLE.replace("# profile: native", "profile: paper");
+    assert!(complaint(&paper).contains("n3iwfSaeId"));
+    let family = SAMPLE.replace("n3iwfAddress: 192.0.2.1 ", "n3iwfAddress: \"2001:db8::1\" ");
+    assert!(complaint(&family).contains("IP version"));
+    let suite = SAMPLE.replace("# ike:", "ike:\n  suites: [ROT13]\n# ike:");
+    assert!(complaint(&suite).contains("ROT13"));
+}
+
+#[test]
+fn the_paper_profile_is_the_papers() {
+    let text = SAMPLE
+        .replace("# profile: native", "profile: paper")
+        .replace("  # n3iwfSaeId", "  n3iwfSaeId")
+        .replace("# amfId", "amfId");
+    let ue = parse(&text).unwrap().ue().unwrap();
+    assert_eq!((ue.identity_len, ue.nas.gmm_capability), (2, 7));
+    assert!(ue.nas.requested_nssai.is_empty() && ue.an_nssai.len() == 1);
+    let guami = ue.guami.unwrap();
+    assert_eq!((guami.region, guami.set, guami.pointer), (0xca, 0x3f8, 0));
+}
+
+#[test]
+fn concealment_is_configured() {
+    let key = "5a8d38864820197c3394b92613b20b91633cbd897119273bf8e4a6f4eec0a650";
+    let text = SAMPLE
+        .replace("  # suciScheme: null ", "  suciScheme: profileA ")
+        .replace("  # homeNetworkPublicKey: ... ", &format!("  homeNetworkPublicKey: {key}"))
+        .replace("  # homeNetworkPublicKeyId", "  homeNetworkPublicKeyId");
+    let config = parse(&text).unwrap();
+    let (_, concealer) = subscriber(&config).unwrap();
+    assert!(format!("{concealer:?}").contains("profile A"));
+}
+
+#[test]
+fn a_file_others_can_read_is_warned_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ue.yaml");
+    std::fs::write(&path, SAMPLE).unwrap();
+    let of_mode = |mode| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let warnings = Config::load(&path).unwrap().warnings(&path);
+        warnings.iter().any(|warning| warning.contains("chmod"))
+    };
+    assert!(of_mode(0o644) && of_mode(0o640) && !of_mode(0o600));
+}
