@@ -17,7 +17,6 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
     programs::{
         LinkOrder, SchedClassifier, TcAttachType,
-        links::FdLink,
         tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions, TcError},
     },
     util::nr_cpus,
@@ -57,7 +56,7 @@ mod pod {
 
 /// How the programs hang on the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attachment {
+pub(crate) enum Attachment {
     /// tcx links (Linux 6.6 and later).
     Tcx,
     /// Filters of the clsact qdisc.
@@ -74,7 +73,7 @@ impl std::fmt::Display for Attachment {
 }
 
 /// The loaded programs and their maps. Dropping it detaches the programs and leaves the pins.
-pub struct Accounting {
+pub(crate) struct Accounting {
     ebpf: Ebpf,
     links: Vec<(&'static str, SchedClassifierLinkId)>,
     attachment: Attachment,
@@ -116,7 +115,7 @@ impl SaKeys {
 impl Accounting {
     /// Removes what an earlier run left on the interface and in the pin directory, then loads,
     /// pins and attaches. Returns what was removed, one line each.
-    pub fn attach(options: &BpfOptions) -> Result<(Self, Vec<String>), Error> {
+    pub(crate) fn attach(options: &BpfOptions) -> Result<(Self, Vec<String>), Error> {
         let object = fs::read(&options.object).map_err(|e| {
             Error::io(
                 format!(
@@ -199,7 +198,7 @@ impl Accounting {
     }
 
     /// How the programs are attached.
-    pub fn attachment(&self) -> Attachment {
+    pub(crate) fn attachment(&self) -> Attachment {
         self.attachment
     }
 
@@ -262,7 +261,7 @@ impl Accounting {
     }
 
     /// Counters of all classes, all CPUs added.
-    pub fn classes(&self) -> Result<ClassReading, Error> {
+    pub(crate) fn classes(&self) -> Result<ClassReading, Error> {
         let read = |direction| -> Result<Classes, Error> {
             let values = self
                 .classes
@@ -276,28 +275,8 @@ impl Accounting {
         })
     }
 
-    /// Leaves the programs attached when this process ends, for `cargo xtask build-and-load`;
-    /// [`unload`] takes them off again.
-    pub fn persist(mut self) -> Result<(), Error> {
-        for (name, id) in std::mem::take(&mut self.links) {
-            let link = program(&mut self.ebpf, name)?
-                .take_link(id)
-                .map_err(|e| failed("keep the link", &e))?;
-            match self.attachment {
-                Attachment::Tcx => {
-                    let link: FdLink = link.try_into().map_err(|e| failed("keep the link", &e))?;
-                    link.pin(self.options.pin_dir.join(link_pin(name)))
-                        .map_err(|e| failed("pin the link", &e))?;
-                }
-                // A filter lives as long as its interface; dropping the link would delete it.
-                Attachment::Clsact => std::mem::forget(link),
-            }
-        }
-        Ok(())
-    }
-
     /// Detaches the programs and removes every pin. Returns what was removed and what is left.
-    pub fn detach(mut self) -> (Vec<String>, Vec<String>) {
+    pub(crate) fn detach(mut self) -> (Vec<String>, Vec<String>) {
         let (mut removed, mut left) = (Vec::new(), Vec::new());
         for (name, id) in std::mem::take(&mut self.links) {
             let what = format!("eBPF program {name} on {}", self.options.interface);
@@ -330,30 +309,12 @@ impl Accounting {
     }
 }
 
-/// Takes off what [`Accounting::persist`] or a killed daemon left.
-pub fn unload(options: &BpfOptions) -> Result<Vec<String>, Error> {
-    let attachment = attachment();
-    let mut removed = remove_leftovers(options, attachment)?;
-    if attachment == Attachment::Clsact
-        && !removed.is_empty()
-        && delete_clsact_if_empty(&options.interface)?
-    {
-        removed.push(format!("clsact qdisc of {}", options.interface));
-    }
-    removed.extend(remove_pins(&options.pin_dir, &[])?);
-    Ok(removed)
-}
-
 /// What this kernel has.
 pub(crate) fn attachment() -> Attachment {
     match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
         Ok(_) => Attachment::Tcx,
         Err(_) => Attachment::Clsact,
     }
-}
-
-fn link_pin(program: &str) -> String {
-    format!("{program}_link")
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
@@ -464,16 +425,11 @@ fn reusable(dir: &Path) -> bool {
 
 /// Removes our pins from `dir` except `keep`, and `dir` itself when nothing is left in it.
 fn remove_pins(dir: &Path, keep: &[&str]) -> Result<Vec<String>, Error> {
-    let ours = [
-        MAP_CLASSES.to_owned(),
-        MAP_SAS.to_owned(),
-        MAP_SA_STATS.to_owned(),
-        MAP_META.to_owned(),
-        link_pin(PROGRAM_INGRESS),
-        link_pin(PROGRAM_EGRESS),
-    ];
     let mut removed = Vec::new();
-    for name in ours.iter().filter(|name| !keep.contains(&name.as_str())) {
+    for name in [MAP_CLASSES, MAP_SAS, MAP_SA_STATS, MAP_META] {
+        if keep.contains(&name) {
+            continue;
+        }
         let pin: PathBuf = dir.join(name);
         match fs::remove_file(&pin) {
             Ok(()) => removed.push(format!("pin {}", pin.display())),

@@ -7,7 +7,7 @@
 //! Every call works on the network namespace of the calling thread and is short; on a
 //! multi-threaded runtime other tasks keep running meanwhile.
 
-pub mod bpf;
+mod bpf;
 mod config;
 mod error;
 mod kernel;

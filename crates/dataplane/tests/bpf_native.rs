@@ -1,0 +1,424 @@
+//! The eBPF programs on a veth: every class of packet, counted exactly.
+//!
+//! Needs root and the object of `cargo xtask build`; no ESP, so it runs on any kernel with eBPF.
+
+#[path = "support/frames.rs"]
+mod frames;
+mod support;
+
+use std::process::Command;
+
+use dataplane::{
+    BpfOptions, ChildSaSpec, ClassReading, Config, Dataplane, EncrAlg, EspKeys, Kind, Options,
+    Plane, Recording, Role, SaReading,
+};
+use frames::{Frame, Sender};
+use keys::Secret;
+use support::{Space, is_root, nwu, object, pin_dir, skip, wait};
+
+const SPI_CONTROL: u32 = 0xc000_0001;
+const SPI_USER: u32 = 0xc000_0002;
+
+/// The data plane under test: the recording one, which accounts just like the kernel's.
+fn recording(space: &Space, options: Options) -> Recording {
+    Recording::new(Config {
+        role: Role::N3iwf,
+        owner: "bpf_native".into(),
+        interface_name: "xfrmi".into(),
+        interface_id: 1,
+        inner_address: Some("10.0.0.1".parse().unwrap()),
+        inner_range: Some("10.0.0.0/24".parse().unwrap()),
+        options: Options {
+            kind: Kind::Recording,
+            bpf: Some(BpfOptions {
+                interface: "nwu".into(),
+                object: object().unwrap(),
+                pin_dir: pin_dir(space),
+                max_child_sas: 64,
+            }),
+            ..options
+        },
+    })
+    .unwrap()
+}
+
+fn keys() -> EspKeys {
+    EspKeys {
+        encr: Secret::filled(32, |o| o.fill(1)),
+        salt: [0; 4],
+        integ: None,
+    }
+}
+
+fn child_sa(plane: Plane, remote: &str) -> ChildSaSpec {
+    let (id, spi, pdu_session) = match plane {
+        Plane::Control => (1, SPI_CONTROL, None),
+        Plane::User => (2, SPI_USER, Some(5)),
+    };
+    ChildSaSpec {
+        id,
+        plane,
+        ue: 3,
+        pdu_session,
+        spi_in: spi,
+        spi_out: spi + 0x100,
+        encr: EncrAlg::AesGcm16,
+        integ: None,
+        keys_in: keys(),
+        keys_out: keys(),
+        esn: true,
+        replay_window: 64,
+        local: "192.0.2.1:4500".parse().unwrap(),
+        remote: remote.parse().unwrap(),
+        udp_encap: false,
+        inner_local: "10.0.0.1".parse().unwrap(),
+        inner_remote: "10.0.0.7".parse().unwrap(),
+        protocol: None,
+        slot: 0,
+        reqid: 1,
+    }
+}
+
+/// Whether the test can run here.
+fn ready() -> bool {
+    if !is_root() {
+        skip("attaching eBPF programs needs root");
+    } else if object().is_none() {
+        skip("there is no eBPF object: run `cargo xtask build`");
+    } else {
+        return true;
+    }
+    false
+}
+
+fn readings(space: &Space, plane: &Recording) -> (ClassReading, Vec<SaReading>) {
+    space.run(|| {
+        wait(async {
+            (
+                plane.classes().await.unwrap().unwrap(),
+                plane.readings().await.unwrap(),
+            )
+        })
+    })
+}
+
+/// What is sent, and the class it has to count in.
+fn cases() -> Vec<(&'static str, Frame)> {
+    let esp4 = |spi| Frame::v4(50, &frames::esp(spi, 40));
+    let udp4 = |ports: (u16, u16), payload: &[u8]| Frame::v4(17, &frames::udp(ports, payload));
+    let nat = (40_000, 4500);
+    let marked = |exchange| [&[0; 4][..], &frames::ike(2, exchange)].concat();
+    let truncated_udp = {
+        let mut udp = frames::udp((500, 500), &frames::ike(2, 34));
+        // Says it is longer than the IP packet.
+        udp[4..6].copy_from_slice(&200u16.to_be_bytes());
+        udp
+    };
+    let hop_by_hop = [&[50, 0, 1, 4, 0, 0, 0, 0][..], &frames::esp(SPI_USER, 16)].concat();
+    let fragment6 = [
+        &[17, 0, 0, 1, 0, 0, 0, 9][..],
+        &frames::udp(nat, &marked(35)),
+    ]
+    .concat();
+    let atomic6 = [
+        &[17, 0, 0, 0, 0, 0, 0, 9][..],
+        &frames::udp(nat, &marked(35)),
+    ]
+    .concat();
+    let chain = |count: usize| {
+        let mut octets = Vec::new();
+        for left in (0..count).rev() {
+            octets.extend([if left == 0 { 50 } else { 60 }, 0, 1, 4, 0, 0, 0, 0]);
+        }
+        octets.extend(frames::esp(SPI_CONTROL, 16));
+        octets
+    };
+    vec![
+        ("ike_sa_init", udp4((500, 500), &frames::ike(2, 34))),
+        ("ike_sa_init", udp4(nat, &marked(34))),
+        (
+            "ike_sa_init",
+            Frame::v6(17, &frames::udp((500, 500), &frames::ike(2, 34))),
+        ),
+        ("ike_auth", udp4(nat, &marked(35))),
+        ("ike_auth", udp4(nat, &marked(35)).vlan(7)),
+        ("ike_auth", udp4(nat, &marked(35)).vlan(7).vlan(9)),
+        ("ike_auth", Frame::v6(44, &atomic6)),
+        ("ike_create_child_sa", udp4(nat, &marked(36))),
+        ("ike_informational", udp4(nat, &marked(37))),
+        (
+            "ike_informational",
+            Frame::v4_options(17, &frames::udp(nat, &marked(37))),
+        ),
+        ("ike_other", udp4(nat, &marked(43))),
+        // IKEv1 main mode.
+        ("ike_other", udp4((500, 500), &frames::ike(1, 2))),
+        ("nat_keepalive", udp4(nat, &[0xff])),
+        ("nat_keepalive", Frame::v6(17, &frames::udp(nat, &[0xff]))),
+        ("esp_control", esp4(SPI_CONTROL)),
+        ("esp_control", udp4(nat, &frames::esp(SPI_CONTROL, 40))),
+        ("esp_control", Frame::v6(60, &chain(1))),
+        ("esp_control", Frame::v6(60, &chain(8))),
+        ("esp_user", esp4(SPI_USER)),
+        ("esp_user", esp4(SPI_USER).vlan(7)),
+        ("esp_user", udp4(nat, &frames::esp(SPI_USER, 1000))),
+        ("esp_user", Frame::v6(50, &frames::esp(SPI_USER, 40))),
+        ("esp_user", Frame::v6(0, &hop_by_hop)),
+        ("esp_unknown_spi", esp4(0xdead_beef)),
+        // Our outbound SPI does not name an inbound SA.
+        ("esp_unknown_spi", esp4(SPI_USER + 0x100)),
+        ("esp_unknown_spi", udp4(nat, &frames::esp(0xdead_beef, 40))),
+        ("fragment", esp4(SPI_USER).fragment(0, true)),
+        ("fragment", esp4(SPI_USER).fragment(185, false)),
+        ("fragment", Frame::v6(44, &fragment6)),
+        ("malformed", Frame::raw(0x0800, &[0x45, 0])),
+        // Header length below 20, version 5, total length beyond the frame.
+        ("malformed", esp4(SPI_USER).patch(0, 0x44)),
+        ("malformed", esp4(SPI_USER).patch(0, 0x55)),
+        ("malformed", esp4(SPI_USER).patch(2, 0x10)),
+        ("malformed", Frame::v4(17, &truncated_udp)),
+        ("malformed", Frame::v4(17, &[0; 5])),
+        ("malformed", Frame::v4(50, &[1, 2, 3, 4, 5])),
+        ("malformed", udp4((500, 500), &[0; 27])),
+        ("malformed", udp4(nat, &[0xfe])),
+        ("malformed", udp4(nat, &[0, 0, 0, 0, 1])),
+        ("malformed", Frame::v6(60, &[50, 200, 0, 0])),
+        ("other", udp4((53, 53), b"x")),
+        ("other", Frame::v4(1, &[8, 0, 0, 0, 0, 0, 0, 0])),
+        ("other", Frame::v4(6, &[0; 20])),
+        // More extension headers than are looked through.
+        ("other", Frame::v6(60, &chain(9))),
+        ("non_ip", Frame::raw(0x88b5, &[0; 46])),
+    ]
+}
+
+#[test]
+fn every_class_is_counted_exactly() {
+    if !ready() {
+        return;
+    }
+    let (n3iwf, ue) = nwu();
+    let plane = recording(&n3iwf, Options::default());
+    n3iwf.run(|| {
+        wait(async {
+            let report = plane.start().await.unwrap();
+            assert!(matches!(report.bpf.as_deref(), Some("tcx" | "clsact")));
+            for (kind, remote) in [
+                (Plane::Control, "192.0.2.10:4500"),
+                (Plane::User, "192.0.2.10:4500"),
+            ] {
+                plane.install(child_sa(kind, remote)).await.unwrap();
+            }
+        });
+    });
+    let (before, _) = readings(&n3iwf, &plane);
+    let cases = cases();
+    ue.run(|| {
+        let sender = Sender::new("nwu");
+        for (_, frame) in &cases {
+            sender.send(&frame.octets());
+        }
+    });
+    let (after, sas) = readings(&n3iwf, &plane);
+    for ((name, was), (_, is)) in before.ingress.iter().zip(after.ingress.iter()) {
+        let expected: Vec<u64> = cases
+            .iter()
+            .filter(|(class, _)| *class == name)
+            .map(|(_, frame)| frame.counted())
+            .collect();
+        assert!(!expected.is_empty(), "no case for {name}");
+        assert_eq!(
+            is.packets - was.packets,
+            expected.len() as u64,
+            "{name} packets"
+        );
+        assert_eq!(
+            is.bytes - was.bytes,
+            expected.iter().sum::<u64>(),
+            "{name} bytes"
+        );
+        assert!(is.last_seen.is_some(), "{name} last seen");
+    }
+    // What counts for a plane counts for the SA of that plane too.
+    for (sa, class) in [
+        (&sas[0], after.ingress.esp_control),
+        (&sas[1], after.ingress.esp_user),
+    ] {
+        assert_eq!(sa.ebpf_in, Some(class));
+        assert_eq!(sa.ebpf_out, Some(Default::default()));
+    }
+
+    // The other direction: the same frames leave, and the peer's SPI with its address is the key.
+    n3iwf.run(|| {
+        let sender = Sender::new("nwu");
+        sender.send(
+            &Frame::v4(50, &frames::esp(SPI_USER + 0x100, 40))
+                .towards_ue()
+                .octets(),
+        );
+        // The right SPI to somebody else is not our SA.
+        sender.send(&Frame::v4(50, &frames::esp(SPI_USER + 0x100, 40)).octets());
+        sender.send(&Frame::v6(50, &frames::esp(SPI_USER + 0x100, 40)).octets());
+        sender.send(&Frame::v4(17, &frames::udp((4500, 40_000), &[0xff])).octets());
+    });
+    let (out, sas) = readings(&n3iwf, &plane);
+    let grown = |f: fn(&ClassReading) -> u64| f(&out) - f(&after);
+    assert_eq!(grown(|c| c.egress.esp_user.packets), 1);
+    assert_eq!(grown(|c| c.egress.esp_unknown_spi.packets), 2);
+    assert_eq!(grown(|c| c.egress.nat_keepalive.packets), 1);
+    assert_eq!(grown(|c| c.ingress.esp_user.packets), 0);
+    let user_out = sas[1].ebpf_out.unwrap();
+    assert_eq!((user_out.packets, user_out.bytes), (1, 20 + 8 + 40));
+
+    // An SA that goes takes its entries along: its SPI is unknown from then on.
+    n3iwf.run(|| wait(plane.remove(2)).unwrap().unwrap());
+    ue.run(|| Sender::new("nwu").send(&Frame::v4(50, &frames::esp(SPI_USER, 40)).octets()));
+    let (last, sas) = readings(&n3iwf, &plane);
+    assert_eq!(
+        last.ingress.esp_unknown_spi.packets - out.ingress.esp_unknown_spi.packets,
+        1
+    );
+    assert_eq!(sas.len(), 1);
+    let report = n3iwf.run(|| wait(plane.stop())).unwrap();
+    assert_eq!(report.left, Vec::<String>::new());
+    assert!(!pin_dir(&n3iwf).exists());
+}
+
+#[test]
+fn bpftool_prints_field_names() {
+    if !ready() {
+        return;
+    }
+    if Command::new("bpftool").arg("version").output().is_err() {
+        return skip("bpftool is not installed");
+    }
+    let (n3iwf, ue) = nwu();
+    let plane = recording(&n3iwf, Options::default());
+    n3iwf.run(|| {
+        wait(async {
+            plane.start().await.unwrap();
+            let sa = child_sa(Plane::User, "192.0.2.10:4500");
+            plane.install(sa).await.unwrap();
+        });
+    });
+    ue.run(|| Sender::new("nwu").send(&Frame::v4(50, &frames::esp(SPI_USER, 40)).octets()));
+    let dump = |map: &str| {
+        let pin = pin_dir(&n3iwf).join(map);
+        support::run(
+            "bpftool",
+            &["-j", "map", "dump", "pinned", pin.to_str().unwrap()],
+        )
+    };
+    let json: serde_json::Value = serde_json::from_str(&dump("nwu_classes")).unwrap();
+    let per_cpu = json[0]["formatted"]["values"].as_array().unwrap();
+    let packets: u64 = per_cpu
+        .iter()
+        .map(|cpu| cpu["value"]["esp_user"]["packets"].as_u64().unwrap())
+        .sum();
+    assert_eq!(packets, 1);
+    let json: serde_json::Value = serde_json::from_str(&dump("nwu_sas")).unwrap();
+    let entries = json.as_array().unwrap();
+    assert_eq!(entries.len(), 2);
+    for entry in entries {
+        let (key, value) = (&entry["formatted"]["key"], &entry["formatted"]["value"]);
+        let outbound = key["direction"] == 1;
+        assert_eq!(
+            key["spi"],
+            if outbound { SPI_USER + 0x100 } else { SPI_USER }
+        );
+        assert_eq!(value["plane"], 2);
+        assert_eq!(value["ue"], 3);
+        assert_eq!(value["pdu_session"], 5);
+    }
+    let json: serde_json::Value = serde_json::from_str(&dump("nwu_sa_stats")).unwrap();
+    let text = json.to_string();
+    for field in ["packets", "bytes", "last_seen_ns"] {
+        assert!(text.contains(field), "{field}: {text}");
+    }
+    let report = n3iwf.run(|| wait(plane.stop())).unwrap();
+    assert_eq!(report.left, Vec::<String>::new());
+}
+
+#[test]
+fn a_killed_daemon_leaves_class_counters_and_nothing_attached_twice() {
+    if !ready() {
+        return;
+    }
+    let (n3iwf, ue) = nwu();
+    let probe = || {
+        ue.run(|| Sender::new("nwu").send(&Frame::v4(50, &frames::esp(SPI_USER, 40)).octets()));
+    };
+    let first = recording(&n3iwf, Options::default());
+    n3iwf.run(|| {
+        wait(async {
+            first.start().await.unwrap();
+            let sa = child_sa(Plane::User, "192.0.2.10:4500");
+            first.install(sa).await.unwrap();
+        });
+    });
+    probe();
+    assert_eq!(readings(&n3iwf, &first).0.ingress.esp_user.packets, 1);
+    // Never dropped, as when a process is killed; on a kernel with tcx the links would end with
+    // the process, here they stay and must not count a second time.
+    let killed = std::mem::ManuallyDrop::new(first);
+    let second = recording(&n3iwf, Options::default());
+    let report = n3iwf.run(|| wait(second.start())).unwrap();
+    assert!(
+        report.removed.iter().any(|line| line.contains("nwu_sas")),
+        "{report:?}"
+    );
+    assert!(
+        report.removed.iter().any(|line| line.contains("10.0.0.7")),
+        "{report:?}"
+    );
+    // The counters go on, the SA of the first run is unknown now.
+    let (classes, sas) = readings(&n3iwf, &second);
+    assert_eq!(classes.ingress.esp_user.packets, 1);
+    assert_eq!(sas, []);
+    drop(std::mem::ManuallyDrop::into_inner(killed));
+    let unknown = classes.ingress.esp_unknown_spi.packets;
+    probe();
+    let (classes, _) = readings(&n3iwf, &second);
+    assert_eq!(classes.ingress.esp_unknown_spi.packets, unknown + 1);
+    assert_eq!(classes.ingress.esp_user.packets, 1);
+    let report = n3iwf.run(|| wait(second.stop())).unwrap();
+    assert_eq!(report.left, Vec::<String>::new());
+    assert!(!pin_dir(&n3iwf).exists());
+}
+
+#[test]
+fn a_failed_start_leaves_nothing() {
+    if !ready() {
+        return;
+    }
+    let (n3iwf, _ue) = nwu();
+    let mut options = Options::default();
+    options.record_file = None;
+    let missing = Recording::new(Config {
+        role: Role::N3iwf,
+        owner: "bpf_native".into(),
+        interface_name: "xfrmi".into(),
+        interface_id: 1,
+        inner_address: Some("10.0.0.1".parse().unwrap()),
+        inner_range: Some("10.0.0.0/24".parse().unwrap()),
+        options: Options {
+            kind: Kind::Recording,
+            bpf: Some(BpfOptions {
+                interface: "nowhere".into(),
+                object: object().unwrap(),
+                pin_dir: pin_dir(&n3iwf),
+                max_child_sas: 64,
+            }),
+            ..options
+        },
+    })
+    .unwrap();
+    let error = n3iwf.run(|| wait(missing.start())).unwrap_err().to_string();
+    assert!(error.contains("interface nowhere"), "{error}");
+    assert!(!pin_dir(&n3iwf).exists());
+    assert!(
+        !n3iwf
+            .ip(&["address", "show", "dev", "lo"])
+            .contains("10.0.0.1")
+    );
+}
