@@ -7,8 +7,12 @@
 
 pub mod bulk;
 pub mod capture;
+pub mod checks;
 pub mod exec;
+pub mod files;
+pub mod kernel;
 pub mod netns;
 pub mod process;
 pub mod report;
 pub mod topology;
+pub mod world;

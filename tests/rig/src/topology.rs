@@ -21,6 +21,8 @@ use crate::netns::Netns;
 pub const UE_NWU: &str = "192.0.2.10";
 /// N3IWF on NWu.
 pub const N3IWF_NWU: &str = "192.0.2.1";
+/// N3IWF inside the tunnels.
+pub const N3IWF_INNER: &str = "10.0.0.1";
 /// The N3IWF's KME, seen from the N3IWF.
 pub const KME_A: &str = "198.51.100.2";
 /// The UE's KME, seen from the UE.

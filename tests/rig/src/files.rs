@@ -1,0 +1,284 @@
+//! The ordinary configuration files of the programs, for the rig's topology.
+
+use crate::topology as net;
+use crate::world::{Role, World};
+
+/// SAE ID of the N3IWF.
+pub const SAE_N3IWF: &str = "sae-n3iwf";
+/// SAE ID of the UE.
+pub const SAE_UE: &str = "sae-ue-1";
+/// The N3IWF's name.
+pub const FQDN: &str = "n3iwf.example.net";
+/// The UE's subscription.
+pub const SUPI: &str = "imsi-208930000000001";
+/// The data network.
+pub const DNN: &str = "internet";
+/// Interface of the N3IWF's IPsec; the UE has one of the same name in its own namespace.
+pub const XFRM_INTERFACE: &str = "xfrmi";
+
+/// Key K of the subscribers, from TS 35.208 test set 1: known to everyone, worth nothing.
+const K: &str = "465b5ce8b199b49faa5f0a2ee238a6bc";
+/// OPc that goes with it.
+const OPC: &str = "cd63cb71954a9f4e48a5994e37a02baf";
+
+/// Wire profile of the QKD mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Profile {
+    /// Binary key IDs, AES-256-GCM, no certificate.
+    Native,
+    /// The messages of the paper, octet for octet.
+    Paper,
+}
+
+impl Profile {
+    /// As configuration files spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Paper => "paper",
+        }
+    }
+}
+
+/// The configuration file of one program.
+pub(crate) fn config(role: Role, world: &World) -> String {
+    match role {
+        Role::KmeA | Role::KmeB => kme(role, world),
+        Role::Core => core(world),
+        Role::N3iwf => n3iwf(world),
+        Role::Ue => ue(world),
+    }
+}
+
+fn kme(role: Role, world: &World) -> String {
+    let name = role.name();
+    let (address, sae, peer) = if role == Role::KmeA {
+        (
+            net::KME_A,
+            SAE_N3IWF,
+            format!("listen: \"{}:9014\"", net::KME_A_LINK),
+        )
+    } else {
+        (
+            net::KME_B,
+            SAE_UE,
+            format!("connect: \"{}:9014\"", net::KME_A_LINK),
+        )
+    };
+    let pki = world.directory().join("pki");
+    let pki = pki.display();
+    let control = world.socket(role);
+    format!(
+        "kme:
+  id: {name}
+  listen: \"{address}:8443\"
+  ca: {pki}/ca.pem
+  certificate: {pki}/{name}.pem
+  privateKey: {pki}/{name}.key
+  saes: [{sae}]
+link:
+  rate: 100000
+  buffer: 1000000
+  delay: 20ms
+peer:
+  {peer}
+control: {control}
+log: info
+",
+        control = control.display()
+    )
+}
+
+fn core(world: &World) -> String {
+    let control = world.socket(Role::Core);
+    let mut subscribers = String::new();
+    for number in 1..=3 {
+        subscribers.push_str(&format!(
+            "  - supi: imsi-20893000000000{number}\n    k: {K}\n    opc: {OPC}\n    sqn: \"000000000020\"\n"
+        ));
+    }
+    let listen = if world.options().recording {
+        format!("unix:{}", amf_socket(world))
+    } else {
+        format!("sctp:{}:38412", net::CORE)
+    };
+    format!(
+        "listen: {listen}
+control: {control}
+log: info
+amf:
+  plmn: {{mcc: \"208\", mnc: \"93\"}}
+  tracking_areas: [\"000001\"]
+  slices: [{{sst: 1, sd: \"010203\"}}]
+  network_name: rig
+smf:
+  dnns:
+    - name: {DNN}
+      pool: {pool}
+      exclude: [10.60.0.1]
+upf:
+  listen: {core}:2152
+  n6:
+    kind: tun
+    name: upfgtp
+    address: 10.60.0.1/16
+subscribers:
+{subscribers}",
+        core = net::CORE,
+        control = control.display(),
+        pool = net::PDU_POOL,
+    )
+}
+
+fn ue(world: &World) -> String {
+    let directory = world.directory().display();
+    let profile = world.options().profile.name();
+    format!(
+        "nwu:
+  localAddress: {ue}
+  n3iwfAddress: {n3iwf}
+  n3iwfFqdn: {FQDN}
+  xfrmInterfaceName: {XFRM_INTERFACE}
+  xfrmInterfaceID: 1
+subscriber:
+  supi: {SUPI}
+  k: \"{K}\"
+  opc: \"{OPC}\"
+  sqnFile: {directory}/ue-sqn.json
+  sqn: \"000000000000\"
+plmn: {{mcc: \"208\", mnc: \"93\"}}
+nssai: [{{sst: 1, sd: \"010203\"}}]
+sessions:
+  - dnn: {DNN}
+    sNssai: {{sst: 1, sd: \"010203\"}}
+    routes: [198.18.0.0/24]
+    interface: uepdu1
+qkd:
+  saeId: {SAE_UE}
+  n3iwfSaeId: {SAE_N3IWF}
+  kms:
+    endpoints: [\"https://{kme}:8443\"]
+    ca: {directory}/pki/ca.pem
+    certificate: {directory}/pki/{SAE_UE}.pem
+    privateKey: {directory}/pki/{SAE_UE}.key
+    kmeId: kme-b
+    timeout: 5s
+    connectTimeout: 3s
+profile: {profile}
+control: {control}
+logger: {{level: \"info\"}}
+retry: {{initial: 1s, attempts: 0}}
+dataplane:
+{dataplane}",
+        dataplane = dataplane(world, Role::Ue),
+        ue = net::UE_NWU,
+        n3iwf = net::N3IWF_NWU,
+        kme = net::KME_B,
+        control = world.socket(Role::Ue).display(),
+    )
+}
+
+fn n3iwf(world: &World) -> String {
+    let directory = world.directory().display();
+    let amf = if world.options().recording {
+        format!("unix: {}", amf_socket(world))
+    } else {
+        format!("ip: [{}]\n      port: 38412", net::CORE)
+    };
+    let mut extra = String::new();
+    if world.options().profile == Profile::Paper {
+        extra.push_str(&format!(
+            "  privateKey: {directory}/pki/n3iwf.key\n  certificate: {directory}/pki/n3iwf.pem\n"
+        ));
+    }
+    if world.options().key_log {
+        extra.push_str(&format!(
+            "  debugKeyLog: {}\n",
+            world.key_log_directory().display()
+        ));
+    }
+    let profiles = match world.options().profile {
+        Profile::Native => "    profiles: [native]\n".to_owned(),
+        Profile::Paper => {
+            format!("    profiles: [paper]\n    paper: {{ ueSaeId: {SAE_UE} }}\n")
+        }
+    };
+    format!(
+        "configuration:
+  n3iwfInformation:
+    globalN3IWFID:
+      plmnID: {{ mcc: \"208\", mnc: \"93\" }}
+      n3iwfID: 135
+    name: n3iwf-rig
+    supportedTAList:
+      - tac: \"000001\"
+        broadcastPlmnList:
+          - plmnID: {{ mcc: \"208\", mnc: \"93\" }}
+            taiSliceSupportList:
+              - snssai: {{ sst: 1, sd: \"010203\" }}
+  amfSCTPAddresses:
+    - {amf}
+  ikeBindAddress: {nwu}
+  fqdn: {FQDN}
+  ipSecTunnelAddress: {inner}
+  ueIpAddressRange: 10.0.0.0/24
+  nasTcpPort: 20000
+  xfrmInterfaceName: {XFRM_INTERFACE}
+  xfrmInterfaceID: 1
+  n3iwfGtpBindAddress: {n3}
+{extra}  qkd:
+    saeId: {SAE_N3IWF}
+{profiles}    kms:
+      endpoints: [\"https://{kme}:8443\"]
+      ca: {directory}/pki/ca.pem
+      certificate: {directory}/pki/{SAE_N3IWF}.pem
+      privateKey: {directory}/pki/{SAE_N3IWF}.key
+      kmeId: kme-a
+      timeout: 5s
+      connectTimeout: 3s
+  dataplane:
+{dataplane}  control: {control}
+logger:
+  level: info
+",
+        nwu = net::N3IWF_NWU,
+        inner = net::N3IWF_INNER,
+        n3 = net::N3IWF_CORE,
+        kme = net::KME_A,
+        dataplane = dataplane(world, Role::N3iwf),
+        control = world.socket(Role::N3iwf).display(),
+    )
+}
+
+fn amf_socket(world: &World) -> String {
+    world.directory().join("amf.sock").display().to_string()
+}
+
+/// The `dataplane:` section of either daemon, without its heading.
+fn dataplane(world: &World, role: Role) -> String {
+    let options = world.options();
+    let (indent, bpf) = if role == Role::N3iwf {
+        ("    ", true)
+    } else {
+        ("  ", false)
+    };
+    if options.recording {
+        let file = options
+            .logs
+            .join(format!("{}.operations.jsonl", role.name()));
+        return format!(
+            "{indent}kind: recording\n{indent}recordFile: {}\n",
+            file.display()
+        );
+    }
+    let mut text = format!("{indent}kind: kernel\n");
+    if bpf {
+        text.push_str(&format!(
+            "{indent}bpf:\n{indent}  interface: nwu\n{indent}  object: {}\n{indent}  pinDir: {}\n",
+            options.bpf_object.display(),
+            world.pins().display()
+        ));
+    }
+    text
+}

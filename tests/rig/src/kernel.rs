@@ -1,0 +1,282 @@
+//! What the kernel holds: IPsec states and policies, eBPF maps and programs, interfaces. Read
+//! with the ordinary tools, so that what the daemons claim is checked by something else.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::exec;
+use crate::netns::Netns;
+
+/// An ESP state as `ip -s xfrm state` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct XfrmState {
+    /// Outer source.
+    pub source: String,
+    /// Outer destination.
+    pub destination: String,
+    /// SPI, chosen by the destination.
+    pub spi: u32,
+    /// Ties it to its policies.
+    pub reqid: u32,
+    /// XFRM interface ID.
+    pub if_id: u32,
+    /// `tunnel` or `transport`.
+    pub mode: String,
+    /// Lifetime counters.
+    pub bytes: u64,
+    /// Lifetime counters.
+    pub packets: u64,
+    /// Packets refused: replayed or late, too old for the window, authentication failed.
+    pub refused: u64,
+}
+
+/// The states of a namespace and the listing they were read from, without keys.
+///
+/// # Errors
+/// When `ip` fails or prints something that is not understood.
+pub fn xfrm_states(netns: &Netns) -> Result<(Vec<XfrmState>, String)> {
+    let text = netns.ip(&["-s", "xfrm", "state", "list", "nokeys"])?;
+    Ok((parse_states(&text)?, text))
+}
+
+/// How many policies a namespace has.
+///
+/// # Errors
+/// When `ip` fails.
+pub fn xfrm_policies(netns: &Netns) -> Result<usize> {
+    let text = netns.ip(&["xfrm", "policy", "list"])?;
+    Ok(text.lines().filter(|line| line.starts_with("src ")).count())
+}
+
+fn parse_states(text: &str) -> Result<Vec<XfrmState>> {
+    let mut states: Vec<XfrmState> = Vec::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let ["src", source, "dst", destination, ..] = words.as_slice()
+            && line.starts_with("src ")
+        {
+            states.push(XfrmState {
+                source: (*source).to_owned(),
+                destination: (*destination).to_owned(),
+                ..XfrmState::default()
+            });
+            continue;
+        }
+        let Some(state) = states.last_mut() else {
+            continue;
+        };
+        match words.as_slice() {
+            ["proto", "esp", rest @ ..] => {
+                state.spi = number(after(rest, "spi"))?;
+                state.reqid = number(after(rest, "reqid"))?;
+                state.mode = after(rest, "mode").unwrap_or_default().to_owned();
+            }
+            ["if_id", id, ..] => state.if_id = number(Some(id))?,
+            [bytes, packets] if bytes.ends_with("(bytes),") => {
+                state.bytes = counter(bytes, "(bytes),")?;
+                state.packets = counter(packets, "(packets)")?;
+            }
+            ["replay-window", a, "replay", b, "failed", c] => {
+                for word in [a, b, c] {
+                    state.refused += word.parse::<u64>()?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(states)
+}
+
+fn after<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
+    let at = words.iter().position(|word| *word == key)?;
+    words.get(at + 1).copied()
+}
+
+/// `0xc1f2a3b4(3253904308)`, `7(0x00000007)`, `0x1`, `12`.
+fn number(word: Option<&str>) -> Result<u32> {
+    let word = word.context("a number is missing")?;
+    let plain = word.split('(').next().unwrap_or(word);
+    let value = match plain.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => plain.parse(),
+    };
+    value.with_context(|| format!("not a number: {word}"))
+}
+
+fn counter(word: &str, unit: &str) -> Result<u64> {
+    let digits = word
+        .strip_suffix(unit)
+        .with_context(|| format!("not a counter: {word}"))?;
+    digits
+        .parse()
+        .with_context(|| format!("not a counter: {word}"))
+}
+
+/// What one entry of the per-SA map says, summed over processors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SaCount {
+    /// Packets on the wire.
+    pub packets: u64,
+    /// Octets of outer IP packets.
+    pub bytes: u64,
+}
+
+/// Key of the per-SA map: SPI, and whether the direction is outbound.
+pub type SaMapKey = (u32, bool);
+
+/// The pinned per-SA counters, by SPI and direction, and the dump they were read from.
+///
+/// # Errors
+/// When the map is not pinned there, or bpftool does not know its fields: then it carries no BTF.
+pub fn sa_counters(pins: &Path) -> Result<(BTreeMap<SaMapKey, SaCount>, String)> {
+    let map = find_pin(pins, "nwu_sa_stats")?;
+    let text = exec::output(
+        Command::new("bpftool")
+            .args(["--json", "map", "dump", "pinned"])
+            .arg(&map),
+    )?;
+    let entries: Value = serde_json::from_str(&text).context("bpftool's JSON")?;
+    let readable = exec::output(
+        Command::new("bpftool")
+            .args(["map", "dump", "pinned"])
+            .arg(&map),
+    )?;
+    Ok((parse_counters(&entries)?, readable))
+}
+
+fn parse_counters(entries: &Value) -> Result<BTreeMap<SaMapKey, SaCount>> {
+    let mut counters = BTreeMap::new();
+    for entry in entries.as_array().context("bpftool printed no list")? {
+        // With BTF the typed view is under `formatted`.
+        let typed = entry.get("formatted").unwrap_or(entry);
+        let key = typed.get("key").context("an entry without key")?;
+        let spi = key
+            .get("spi")
+            .and_then(Value::as_u64)
+            .context("no field `spi`: no BTF?")?;
+        let direction = key
+            .get("direction")
+            .and_then(Value::as_u64)
+            .context("no direction")?;
+        let mut sum = SaCount::default();
+        for cpu in typed
+            .get("values")
+            .and_then(Value::as_array)
+            .context("no per-CPU values")?
+        {
+            let value = cpu.get("value").context("a processor without value")?;
+            let field = |name: &str| {
+                value
+                    .get(name)
+                    .and_then(Value::as_u64)
+                    .with_context(|| format!("no field {name}"))
+            };
+            sum.packets += field("packets")?;
+            sum.bytes += field("bytes")?;
+        }
+        counters.insert((u32::try_from(spi)?, direction == 1), sum);
+    }
+    Ok(counters)
+}
+
+/// Maps may be pinned in the directory itself or in one below it.
+fn find_pin(pins: &Path, name: &str) -> Result<std::path::PathBuf> {
+    for place in [pins.join(name), pins.join("maps").join(name)] {
+        if place.exists() {
+            return Ok(place);
+        }
+    }
+    bail!("map {name} is not pinned below {}", pins.display())
+}
+
+/// eBPF programs of the project that are loaded, by name and ID.
+///
+/// # Errors
+/// When bpftool fails.
+pub fn loaded_programs() -> Result<Vec<String>> {
+    let text = exec::output(Command::new("bpftool").args(["--json", "prog", "show"]))?;
+    let programs: Value = serde_json::from_str(&text).context("bpftool's JSON")?;
+    let mut names = Vec::new();
+    for program in programs.as_array().into_iter().flatten() {
+        let name = program
+            .get("name")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        if name.starts_with("nwu_") {
+            let id = program.get("id").and_then(Value::as_u64).unwrap_or(0);
+            names.push(format!("{name} ({id})"));
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const LISTING: &str = "\
+src 192.0.2.1 dst 192.0.2.10
+\tproto esp spi 0xc1f2a3b4(3253904308) reqid 1308622849(0x4e000001) mode tunnel
+\treplay-window 0 seq 0x00000000 flag  (0x00000000)
+\taead rfc4106(gcm(aes)) <<Keys hidden>> 128
+\tanti-replay esn context:
+\t seq-hi 0x0, seq 0x0, oseq-hi 0x0, oseq 0x9
+\t replay_window 128, bitmap-length 4
+\tif_id 0x1
+\tsel src 0.0.0.0/0 dst 0.0.0.0/0 uid 0
+\tlifetime config:
+\t  limit: soft (INF)(bytes), hard (INF)(bytes)
+\t  limit: soft (INF)(packets), hard (INF)(packets)
+\tlifetime current:
+\t  1068(bytes), 9(packets)
+\t  add 2026-11-21 18:00:00 use 2026-11-21 18:00:01
+\tstats:
+\t  replay-window 1 replay 2 failed 3
+src 192.0.2.10 dst 192.0.2.1
+\tproto esp spi 0x00000101(257) reqid 7(0x00000007) mode tunnel
+";
+
+    #[test]
+    fn states_are_read_from_the_listing() {
+        let states = parse_states(LISTING).unwrap();
+        assert_eq!(states.len(), 2);
+        let first = states.first().unwrap();
+        assert_eq!(
+            (first.spi, first.reqid, first.if_id),
+            (0xc1f2_a3b4, 0x4e00_0001, 1)
+        );
+        assert_eq!((first.bytes, first.packets, first.refused), (1068, 9, 6));
+        assert_eq!(
+            (first.source.as_str(), first.mode.as_str()),
+            ("192.0.2.1", "tunnel")
+        );
+        assert_eq!(states.last().unwrap().spi, 257);
+        assert!(parse_states("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn counters_are_summed_over_processors() {
+        let cpu = |n: u64| json!({"cpu": n, "value": {"packets": n + 1, "bytes": 100, "last_seen_ns": 5}});
+        let typed =
+            json!({"key": {"spi": 77, "direction": 1, "remote": [0]}, "values": [cpu(0), cpu(1)]});
+        let entries = json!([{"key": ["0x4d"], "values": [], "formatted": typed}]);
+        let counters = parse_counters(&entries).unwrap();
+        assert_eq!(
+            counters.get(&(77, true)),
+            Some(&SaCount {
+                packets: 3,
+                bytes: 200
+            })
+        );
+        let raw = json!([{"key": ["0x4d"], "values": []}]);
+        assert!(
+            parse_counters(&raw).is_err(),
+            "without field names it is no evidence"
+        );
+    }
+}
