@@ -118,14 +118,12 @@ impl Http {
         if status == StatusCode::OK {
             return body;
         }
+        // A body that broke or has no end does not change what the status code says.
+        let body = body.as_deref().map_or(&[][..], Vec::as_slice);
         Err(Failure {
-            // A body that broke or has no end does not change what the status code says.
-            error: refusal(
-                operation,
-                status,
-                body.as_deref().map_or(&[], Vec::as_slice),
-            ),
-            uncertain: false,
+            error: refusal(operation, status, body),
+            // A gateway that lost the KME's answer says 502 or 504.
+            uncertain: status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE,
         })
     }
 }

@@ -178,9 +178,12 @@ pub(crate) fn read(
 }
 
 fn from_body<'a, T: Deserialize<'a>>(body: &'a [u8], what: &str) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| {
-        Refusal::bad_request(format!("the body is not a {what} object")).detail("error", &error)
-    })
+    let wrong = || Refusal::bad_request(format!("the body is not a {what} object"));
+    // serde would take an array for an object as well.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(wrong());
+    }
+    serde_json::from_slice(body).map_err(|error| wrong().detail("error", &error))
 }
 
 /// GET `enc_keys`: `number` and `size` at most (014, 6.2).

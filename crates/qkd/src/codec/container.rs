@@ -7,7 +7,7 @@ use keys::{KeyId, QkdKey, Secret};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::text;
+use super::{Object, text};
 use crate::Malformed;
 
 /// What a key container has to hold to be an answer.
@@ -29,7 +29,7 @@ pub enum Expect<'a> {
 #[derive(Deserialize)]
 struct Container<'a> {
     #[serde(borrow)]
-    keys: Vec<Item<'a>>,
+    keys: Vec<Object<Item<'a>>>,
 }
 
 #[derive(Deserialize)]
@@ -61,7 +61,7 @@ pub fn parse_keys(body: &[u8], expect: Expect<'_>) -> Result<Vec<QkdKey>, Malfor
 
     let mut seen = HashSet::with_capacity(container.keys.len());
     let mut keys = Vec::with_capacity(container.keys.len());
-    for (index, item) in container.keys.iter().enumerate() {
+    for (index, Object(item)) in container.keys.iter().enumerate() {
         let id: KeyId = item.id.parse().map_err(|_| Malformed::KeyId { index })?;
         if !seen.insert(id) {
             return Err(Malformed::Duplicate(id));

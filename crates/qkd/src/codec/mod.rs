@@ -11,7 +11,9 @@ mod status;
 mod tests;
 mod text;
 
-use serde::Deserialize;
+use std::{fmt, marker::PhantomData};
+
+use serde::{Deserialize, Deserializer, de};
 
 use crate::Malformed;
 
@@ -25,10 +27,38 @@ pub const MAX_BODY: usize = 1 << 20;
 /// The message of the 400 response for keys a KME does not have (014, 6.4).
 pub const KEYS_NOT_FOUND: &str = "one or more keys specified are not found on KME";
 
-/// JSON from octets; of the error only the position is kept, since its text may quote a key.
+/// A JSON object from octets; of the error only the position is kept, since its text may quote a
+/// key.
 fn from_slice<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Malformed> {
-    serde_json::from_slice(body).map_err(|error| Malformed::Json {
-        line: error.line(),
-        column: error.column(),
-    })
+    match serde_json::from_slice(body) {
+        Ok(Object(value)) => Ok(value),
+        Err(error) => Err(Malformed::Json {
+            line: error.line(),
+            column: error.column(),
+        }),
+    }
+}
+
+/// A `T` from a JSON object and nothing else: derived readers take an array of the members in
+/// their order as well.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Members<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(de::value::MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Members(PhantomData))
+    }
 }

@@ -94,6 +94,10 @@ fn malformed_containers() {
         // Table 11 of the standard spells it so; its examples and everybody else do not.
         r#"{"Keys":[{"key_ID":"bc490419-7d60-487f-adc1-4ddcc177c139","key":"AA=="}]}"#,
         "\u{feff}{\"keys\":[]}",
+        // Derived readers would take these for objects.
+        "[[]]",
+        r#"[[{"key_ID":"bc490419-7d60-487f-adc1-4ddcc177c139","key":"AA=="}]]"#,
+        r#"{"keys":[["bc490419-7d60-487f-adc1-4ddcc177c139","AA=="]]}"#,
     ] {
         json_error(body);
     }
