@@ -2,6 +2,13 @@
 //!
 //! `UPDATE_CORPUS=1 cargo test -p ike --test corpus` writes the seeds anew.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr
+)]
+
 use std::{fs, path::PathBuf};
 
 use ike::{

@@ -1,5 +1,7 @@
 //! Key schedules, message protection, AUTH, negotiation: against known answers.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 #[path = "../support/samples.rs"]
 #[expect(dead_code, reason = "shared with the tests of the wire format")]
 mod samples;

@@ -10,8 +10,19 @@ use ike::{
 };
 use keys::Secret;
 
-/// A datagram from anyone: read, written again, or tried with keys it was not made with.
+/// A datagram from anyone, as it is and with its Length field made right.
 pub fn message(input: &[u8]) {
+    datagram(input);
+    let mut fitting = input.to_vec();
+    let length = u32::try_from(input.len()).unwrap_or(u32::MAX);
+    if let Some(field) = fitting.get_mut(24..28) {
+        field.copy_from_slice(&length.to_be_bytes());
+        datagram(&fitting);
+    }
+}
+
+/// Read, written again, or tried with keys it was not made with.
+fn datagram(input: &[u8]) {
     assert_eq!(Header::peek(input).is_some(), input.len() >= 28);
     let parsed = match parse(input) {
         Ok(parsed) => parsed,

@@ -88,7 +88,11 @@ fn every_payload_body_cut_off_is_refused_or_shorter() {
             let body = &octets[4..];
             for len in 0..body.len() {
                 if let Ok(read) = parse_payloads(first, &framed(0, 0, &body[..len])) {
-                    assert_ne!(read, [whole.clone()], "{name} {first} at {len}");
+                    assert_ne!(
+                        read,
+                        std::slice::from_ref(&whole),
+                        "{name} {first} at {len}"
+                    );
                     let (_, again) = encode_payloads(&read).unwrap();
                     assert_eq!(again[4..], body[..len], "{name} {first} at {len}");
                 }
