@@ -40,6 +40,7 @@ const TOOLS: &[Tool] = &[
     tool("bpftool", "bpftool"),
     tool("tcpdump", "tcpdump"),
     tool("tshark", "tshark"),
+    tool("openssl", "openssl"),
     tool("ping", "iputils-ping"),
     tool("ethtool", "ethtool"),
     tool("setpriv", "util-linux"),

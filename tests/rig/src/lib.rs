@@ -12,6 +12,7 @@ pub mod exec;
 pub mod files;
 pub mod kernel;
 pub mod netns;
+pub mod paper;
 pub mod process;
 pub mod report;
 pub mod topology;

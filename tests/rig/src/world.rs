@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use crate::exec;
 use crate::files::{self, Profile};
 use crate::netns::Netns;
+use crate::paper;
 use crate::process::{Process, Spec};
 use crate::topology::{self, Place, Topology};
 
@@ -318,7 +319,11 @@ impl World {
                 .args(["--kme", &format!("kme-b={}", topology::KME_B)])
                 .args(["--sae", files::SAE_N3IWF, "--sae", files::SAE_UE]),
         )
-        .map(drop)
+        .map(drop)?;
+        if self.options.profile == Profile::Paper {
+            paper::make_certificate(&pki)?;
+        }
+        Ok(())
     }
 
     fn write_files(&self) -> Result<()> {
