@@ -398,6 +398,10 @@ impl Sa {
                 "Traffic Selectors beyond the offer",
             ));
         }
+        // Deletes that overtook this answer (see `note_early_delete`).
+        if std::mem::take(&mut self.early_deletes).contains(&spi_out) {
+            return Err(ChildFailure::Abandoned);
+        }
         child.spi_out = spi_out;
         child.suite = Some(suite);
         child.ts_local.clone_from(ts_i);

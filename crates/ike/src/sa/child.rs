@@ -323,6 +323,7 @@ impl Sa {
             }
             self.fail_child(cx, id, failure);
         }
+        self.early_deletes.clear();
     }
 
     fn child_granted(

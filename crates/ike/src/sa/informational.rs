@@ -6,6 +6,9 @@ use crate::{
     wire::{Delete, ExchangeType, NotifyType, Payload, Protocol, notifies},
 };
 
+/// Deletes remembered for a Child SA that is not known yet.
+const MAX_EARLY_DELETES: usize = 16;
+
 impl Sa {
     /// An INFORMATIONAL request. It is always answered; an empty one asks for nothing else.
     pub(super) fn informational_request(
@@ -29,7 +32,10 @@ impl Sa {
                 }
                 Payload::Delete(Delete::Child { protocol, spis }) if *protocol == Protocol::ESP => {
                     for spi in spis {
-                        doomed.extend(self.child_the_peer_deletes(*spi, &mut answer));
+                        match self.child_the_peer_deletes(*spi, &mut answer) {
+                            Some(child) => doomed.push(child),
+                            None => self.note_early_delete(*spi),
+                        }
                     }
                 }
                 _ => {}
@@ -41,7 +47,7 @@ impl Sa {
         };
         self.respond(cx, &payloads);
         for child in doomed {
-            self.remove_child(cx, child, true);
+            self.drop_child(cx, child, true);
         }
         if let Some(reason) = ends {
             self.finish(cx, reason);
@@ -55,13 +61,23 @@ impl Sa {
         let child = self
             .children
             .values()
-            .find(|child| child.spi_out == spi_out && child.state.is_installed())?;
+            .find(|child| child.spi_out == spi_out && child.state != ChildState::Asked)?;
         let crossing = child.state == ChildState::Deleting
             && self.current == Some(Command::DeleteChild(child.id));
         if !crossing {
             answer.push(child.spi_in);
         }
         Some(child.id)
+    }
+
+    /// The peer may delete a Child SA before its response that made it has arrived here: then the response, when it
+    /// comes, makes nothing.
+    fn note_early_delete(&mut self, spi_out: u32) {
+        let asking = matches!(self.phase, Phase::AuthI(_))
+            || matches!(self.current, Some(Command::CreateChild(_)));
+        if asking && self.early_deletes.len() < MAX_EARLY_DELETES {
+            self.early_deletes.push(spi_out);
+        }
     }
 
     /// Sends the Delete of the IKE SA.

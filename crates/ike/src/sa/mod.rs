@@ -202,6 +202,8 @@ pub(crate) struct Sa {
     current: Option<Command>,
     /// The Child SA whose CREATE_CHILD_SA request of the peer waits for its response.
     answering: Option<ChildId>,
+    /// What the peer deleted of which we have not heard yet, while our CREATE_CHILD_SA is outstanding.
+    early_deletes: Vec<u32>,
     /// Half-open lifetime of a responder, patience of an initiator with its own daemon.
     deadline: Option<Instant>,
     last_heard: Instant,
@@ -262,6 +264,7 @@ impl Sa {
             queue: VecDeque::new(),
             current: None,
             answering: None,
+            early_deletes: Vec::new(),
             deadline: None,
             last_heard: cx.now,
             last_sent: cx.now,
@@ -663,7 +666,7 @@ impl Sa {
         self.closed = true;
         let by_peer = matches!(reason, CloseReason::PeerDeleted);
         for id in self.children.keys().copied().collect::<Vec<_>>() {
-            self.abandon_child(cx, id, by_peer);
+            self.drop_child(cx, id, by_peer);
         }
         self.ledger.lose_all(self.id, cx.events);
         self.phase = Phase::Gone;
@@ -689,7 +692,8 @@ impl Sa {
         )
     }
 
-    fn abandon_child(&mut self, cx: &mut Cx<'_>, id: ChildId, by_peer: bool) {
+    /// Whatever state a Child SA is in, it is no more.
+    fn drop_child(&mut self, cx: &mut Cx<'_>, id: ChildId, by_peer: bool) {
         let installed = self
             .children
             .get(&id)
