@@ -1,4 +1,8 @@
 //! The UE control daemon: IKE initiator, EAP-5G peer, NAS and PDU sessions of one UE.
+//!
+//! [`core`] is the protocol without input or output, [`shell`] the sockets, files and kernel around
+//! it, [`config`] the file that an operator writes.
 
 pub mod config;
 pub mod core;
+pub mod shell;

@@ -11,6 +11,7 @@ use keys::Secret;
 use nwu::{Guami, SNssai};
 use oxirush_nas::nas_5gs::{CipheringAlgorithm, IntegrityAlgorithm};
 use oxirush_security::Plmn;
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use super::{Config, HexSecret, Nea, Nia, PlmnId, Profile, Slice, SuciScheme};
 use crate::core::{
@@ -47,8 +48,7 @@ pub fn subscriber(config: &Config) -> Result<(Plmn, Concealer), Fault> {
         SuciScheme::ProfileA => Scheme::profile_a(id, &key()?),
         SuciScheme::ProfileB => Scheme::profile_b(id, &key()?),
     };
-    let scheme = scheme
-        .map_err(|error| ("subscriber.homeNetworkPublicKey", error.to_string()))?;
+    let scheme = scheme.map_err(|error| ("subscriber.homeNetworkPublicKey", error.to_string()))?;
     let imsi = imsi(&subscriber.supi);
     let concealer = Concealer::new(home, imsi, &subscriber.routing_indicator, scheme)
         .map_err(|error| ("subscriber.supi", error.to_string()))?;
@@ -71,22 +71,35 @@ impl Config {
 
     /// What the core is told.
     pub fn ue(&self) -> Result<UeConfig, String> {
-        let (plmn, concealer) =
-            subscriber(self).map_err(|(key, what)| format!("{key}: {what}"))?;
+        let (plmn, concealer) = subscriber(self).map_err(|(key, what)| format!("{key}: {what}"))?;
         let paper = self.profile == Profile::Paper;
         let nssai: Vec<SNssai> = self.nssai.iter().map(slice).collect();
-        let sessions = self.sessions.iter().zip(1..=15).map(|(session, id)| SessionRequest {
-            id,
-            dnn: session.dnn.clone(),
-            s_nssai: session.s_nssai.as_ref().map(slice),
-        });
+        let sessions = self
+            .sessions
+            .iter()
+            .zip(1..=15)
+            .map(|(session, id)| SessionRequest {
+                id,
+                dnn: session.dnn.clone(),
+                s_nssai: session.s_nssai.as_ref().map(slice),
+            });
         Ok(UeConfig {
             nas: NasConfig {
                 plmn,
                 concealer,
                 imeisv: self.subscriber.imeisv.clone(),
-                ciphering: self.nas.ciphering.iter().map(|&nea| ciphering(nea)).collect(),
-                integrity: self.nas.integrity.iter().map(|&nia| integrity(nia)).collect(),
+                ciphering: self
+                    .nas
+                    .ciphering
+                    .iter()
+                    .map(|&nea| ciphering(nea))
+                    .collect(),
+                integrity: self
+                    .nas
+                    .integrity
+                    .iter()
+                    .map(|&nia| integrity(nia))
+                    .collect(),
                 // The paper's UE asks for its slices in the AN-parameters alone.
                 requested_nssai: if paper { Vec::new() } else { nssai.clone() },
                 gmm_capability: if paper { PAPER_GMM_CAPABILITY } else { 0 },
@@ -126,10 +139,13 @@ impl Config {
     fn initiator(&self) -> Result<InitiatorConfig, String> {
         let mut trusted = Vec::new();
         for path in &self.ike.trusted_certificates {
-            let der = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-            let certificate =
-                Certificate::new(&der).map_err(|e| format!("{}: {e}", path.display()))?;
-            trusted.push(Arc::new(certificate));
+            let fault = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+            let certificates = CertificateDer::pem_file_iter(path).map_err(|e| fault(&e))?;
+            for certificate in certificates {
+                let der = certificate.map_err(|e| fault(&e))?;
+                let certificate = Certificate::new(&der).map_err(|e| fault(&e))?;
+                trusted.push(Arc::new(certificate));
+            }
         }
         Ok(InitiatorConfig {
             profile: match self.profile {

@@ -282,7 +282,7 @@ pub struct IkeOptions {
     pub dpd_interval: Duration,
     /// Replay window of Child SAs in packets, 32 to 4096.
     pub replay_window: u32,
-    /// DER certificates that may vouch for the N3IWF in profile `paper`; none: it is not judged.
+    /// PEM certificates that may vouch for the N3IWF in profile `paper`; none: it is not judged.
     pub trusted_certificates: Vec<PathBuf>,
     /// GRE protocol type of user packets: 0, or 0x0800 for stock free5GC.
     pub gre_protocol: u16,
@@ -432,8 +432,11 @@ impl Default for IkeOptions {
     fn default() -> Self {
         let timing = ike::Timing::default();
         Self {
-            suites: "AES_GCM_16-256/PRF_HMAC_SHA2_256".parse().into_iter().collect(),
-            esp_suites: "AES_GCM_16-256".parse().into_iter().collect(),
+            suites: "AES_GCM_16-256/PRF_HMAC_SHA2_256"
+                .parse()
+                .into_iter()
+                .collect(),
+            esp_suites: "AES_GCM_16-256/ESN".parse().into_iter().collect(),
             retransmit_first: timing.retransmit_first,
             retransmit_max: timing.retransmit_max,
             retransmit_tries: timing.retransmit_tries,

@@ -36,7 +36,14 @@ fn the_commented_defaults_are_the_defaults() {
     for line in SAMPLE.lines().skip(3) {
         let body = line.trim_start();
         let wanted = body.starts_with("# ") && body.contains(": ") || body.ends_with(':');
-        let choice = ["homeNetworkPublicKey", "suciScheme", "bpf", "amfId", "n3iwfSaeId", "interface:"];
+        let choice = [
+            "homeNetworkPublicKey",
+            "suciScheme",
+            "bpf",
+            "amfId",
+            "n3iwfSaeId",
+            "interface:",
+        ];
         if body.starts_with("# ") && wanted && !choice.iter().any(|key| body.contains(key)) {
             uncommented.push_str(&line.replacen("# ", "", 1));
         } else {
@@ -54,8 +61,14 @@ fn the_commented_defaults_are_the_defaults() {
     assert_eq!(explicit.ike.dpd_interval, implicit.ike.dpd_interval);
     assert_eq!(explicit.ike.retransmit_max, implicit.ike.retransmit_max);
     assert_eq!(explicit.retry.maximum, implicit.retry.maximum);
-    assert_eq!(explicit.retry.release_timeout, implicit.retry.release_timeout);
-    assert_eq!(explicit.nwu.xfrm_interface_id, implicit.nwu.xfrm_interface_id);
+    assert_eq!(
+        explicit.retry.release_timeout,
+        implicit.retry.release_timeout
+    );
+    assert_eq!(
+        explicit.nwu.xfrm_interface_id,
+        implicit.nwu.xfrm_interface_id
+    );
     assert_eq!(explicit.logger.level, implicit.logger.level);
 }
 
@@ -64,12 +77,18 @@ fn a_misspelt_key_is_named_with_its_place() {
     let text = SAMPLE.replace("  imeisv:", "  imiesv:");
     let error = complaint(&text);
     assert!(error.starts_with("ue.yaml:"), "{error}");
-    assert!(error.contains("imiesv") && error.contains("imeisv"), "{error}");
+    assert!(
+        error.contains("imiesv") && error.contains("imeisv"),
+        "{error}"
+    );
 }
 
 #[test]
 fn no_error_quotes_a_key() {
-    for wrong in ["8baf473f2f8fd09487cccbd7097c68", "8baf473f2f8fd09487cccbd7097c686x"] {
+    for wrong in [
+        "8baf473f2f8fd09487cccbd7097c68",
+        "8baf473f2f8fd09487cccbd7097c686x",
+    ] {
         let text = SAMPLE.replace("8baf473f2f8fd09487cccbd7097c6862", wrong);
         let error = complaint(&text);
         assert!(error.contains("32 hexadecimal digits"), "{error}");
@@ -79,9 +98,15 @@ fn no_error_quotes_a_key() {
 
 #[test]
 fn contradictions_are_refused() {
-    let both = SAMPLE.replace("  imeisv:", "  op: \"00000000000000000000000000000000\"\n  imeisv:");
+    let both = SAMPLE.replace(
+        "  imeisv:",
+        "  op: \"00000000000000000000000000000000\"\n  imeisv:",
+    );
     assert!(complaint(&both).contains("either opc or op"));
-    let other_home = SAMPLE.replace("plmn: {mcc: \"208\", mnc: \"93\"}       #", "plmn: {mcc: \"001\", mnc: \"01\"} #");
+    let other_home = SAMPLE.replace(
+        "plmn: {mcc: \"208\", mnc: \"93\"}       #",
+        "plmn: {mcc: \"001\", mnc: \"01\"} #",
+    );
     assert!(complaint(&other_home).contains("subscriber.supi"));
     let concealed = SAMPLE.replace("  # suciScheme: null ", "  suciScheme: profileA ");
     assert!(complaint(&concealed).contains("homeNetworkPublicKey"));
@@ -111,7 +136,10 @@ fn concealment_is_configured() {
     let key = "5a8d38864820197c3394b92613b20b91633cbd897119273bf8e4a6f4eec0a650";
     let text = SAMPLE
         .replace("  # suciScheme: null ", "  suciScheme: profileA ")
-        .replace("  # homeNetworkPublicKey: ... ", &format!("  homeNetworkPublicKey: {key}"))
+        .replace(
+            "  # homeNetworkPublicKey: ... ",
+            &format!("  homeNetworkPublicKey: {key}"),
+        )
         .replace("  # homeNetworkPublicKeyId", "  homeNetworkPublicKeyId");
     let config = parse(&text).unwrap();
     let (_, concealer) = subscriber(&config).unwrap();

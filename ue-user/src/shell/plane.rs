@@ -1,0 +1,173 @@
+//! What the core wants of the data plane, in the data plane's words.
+
+use std::{net::IpAddr, sync::Arc};
+
+use dataplane::{
+    ChildSaSpec, Dataplane, EncrAlg, EspKeys, IntegAlg, Plane,
+    relay::{SessionReading, TunRelay, TunRelayConfig, UeRelay, UeSession},
+};
+use ike::{
+    ChildId,
+    crypto::{DirectionKeys, Encr, Integ},
+};
+use ipnet::Ipv4Net;
+use tracing::{debug, warn};
+
+use crate::{
+    config::Config,
+    core::ue::{Install, SessionInterface},
+};
+
+/// The data plane's number of this UE: there is one.
+const UE: u32 = 1;
+
+/// IPsec and the relay of one UE.
+pub(super) struct UserPlane {
+    dataplane: Arc<dyn Dataplane>,
+    relay: TunRelay,
+    config: dataplane::Config,
+    replay_window: u32,
+    /// Name and routes by PDU session identity, from 1.
+    sessions: Vec<(String, Vec<Ipv4Net>)>,
+}
+
+impl UserPlane {
+    pub(super) fn new(config: &Config) -> Result<Self, dataplane::Error> {
+        let plane = config.dataplane();
+        let sessions = config.sessions.iter().enumerate().map(|(index, session)| {
+            let mut routes = session.routes.clone();
+            if session.default_route {
+                routes.push(Ipv4Net::default());
+            }
+            (session.interface_name(index), routes)
+        });
+        Ok(Self {
+            dataplane: dataplane::open(plane.clone())?,
+            relay: TunRelay::new(TunRelayConfig {
+                gre_protocol: config.ike.gre_protocol,
+                tunnel_mtu: u16::try_from(plane.options.mtu).unwrap_or(u16::MAX),
+            }),
+            config: plane,
+            replay_window: config.ike.replay_window,
+            sessions: sessions.collect(),
+        })
+    }
+
+    pub(super) fn is_kernel(&self) -> bool {
+        self.config.options.kind == dataplane::Kind::Kernel
+    }
+
+    pub(super) fn dataplane(&self) -> &Arc<dyn Dataplane> {
+        &self.dataplane
+    }
+
+    pub(super) fn relay_readings(&self) -> Vec<SessionReading> {
+        self.relay.readings()
+    }
+
+    pub(super) async fn install(&self, install: Install) -> Result<(), String> {
+        let spec = self.spec(install)?;
+        debug!(?spec, "install");
+        self.dataplane
+            .install(spec)
+            .await
+            .map_err(|error| error.to_string())
+    }
+
+    pub(super) async fn remove(&self, child: ChildId) {
+        match self.dataplane.remove(child.number()).await {
+            Ok(reading) => debug!(child = child.number(), ?reading, "removed"),
+            Err(error) => warn!(child = child.number(), %error, "Child SA not removed"),
+        }
+    }
+
+    /// Makes the interface of a PDU session.
+    pub(super) fn add(&self, session: &SessionInterface) -> Result<(), String> {
+        let id = session.accept.id;
+        let (IpAddr::V4(inner_local), IpAddr::V4(up_address)) =
+            (session.inner_local, session.up_address)
+        else {
+            return Err("the relay has IPv4 alone".to_owned());
+        };
+        let configured = usize::from(id)
+            .checked_sub(1)
+            .and_then(|at| self.sessions.get(at));
+        let (device, routes) = configured
+            .cloned()
+            .unwrap_or((format!("uepdu{id}"), Vec::new()));
+        let session = UeSession {
+            pdu_session: id,
+            device,
+            address: session.accept.address,
+            mtu: session.mtu,
+            routes,
+            default_qfi: session.accept.default_qfi,
+            inner_local,
+            up_address,
+            interface: self
+                .is_kernel()
+                .then(|| self.config.interface(session.slot)),
+        };
+        self.relay.add(session).map_err(|error| error.to_string())
+    }
+
+    pub(super) fn remove_session(&self, id: u8) {
+        let reading = self.relay.remove(id);
+        debug!(pdu_session = id, ?reading, "interface removed");
+    }
+
+    fn spec(&self, install: Install) -> Result<ChildSaSpec, String> {
+        let child = install.child;
+        let encr = match child.suite.encr {
+            Encr::AesGcm16(_) => EncrAlg::AesGcm16,
+            Encr::AesCbc(_) => EncrAlg::AesCbc,
+            other => return Err(format!("the data plane has no {other}")),
+        };
+        let integ = match child.suite.integ {
+            None => None,
+            Some(Integ::HmacSha1_96) => Some(IntegAlg::HmacSha1_96),
+            Some(Integ::HmacSha2_256_128) => Some(IntegAlg::HmacSha2_256_128),
+            Some(Integ::HmacSha2_384_192) => Some(IntegAlg::HmacSha2_384_192),
+            Some(Integ::HmacSha2_512_256) => Some(IntegAlg::HmacSha2_512_256),
+            Some(other) => return Err(format!("the data plane has no {other}")),
+        };
+        let (plane, protocol) = match install.pdu_session {
+            None => (Plane::Control, PROTOCOL_TCP),
+            Some(_) => (Plane::User, PROTOCOL_GRE),
+        };
+        Ok(ChildSaSpec {
+            id: child.id.number(),
+            plane,
+            ue: UE,
+            pdu_session: install.pdu_session,
+            spi_in: child.spi_in,
+            spi_out: child.spi_out,
+            encr,
+            integ,
+            keys_in: keys(child.keys_in),
+            keys_out: keys(child.keys_out),
+            esn: child.suite.esn,
+            replay_window: self.replay_window,
+            local: child.path.local,
+            remote: child.path.remote,
+            udp_encap: child.udp_encap,
+            inner_local: install.inner_local,
+            inner_remote: install.inner_remote,
+            protocol: Some(protocol),
+            slot: install.slot,
+            reqid: install.reqid,
+        })
+    }
+}
+
+const PROTOCOL_TCP: u8 = 6;
+const PROTOCOL_GRE: u8 = 47;
+
+/// Keys move, they are not copied.
+fn keys(keys: DirectionKeys) -> EspKeys {
+    EspKeys {
+        encr: keys.encr,
+        salt: keys.salt,
+        integ: keys.integ,
+    }
+}
