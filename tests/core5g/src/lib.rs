@@ -10,4 +10,6 @@ pub mod home;
 pub mod nas;
 pub mod ngap;
 pub mod policy;
+pub mod server;
 pub mod types;
+pub mod upf;

@@ -51,13 +51,15 @@ pub enum ServerError {
 pub(crate) struct Shared {
     started: Instant,
     state: Mutex<State>,
+    /// Has a lock of its own: user packets do not wait for signalling. Taken
+    /// after `state` where both are.
+    upf: Mutex<Upf>,
     /// Wakes the timer task when a timer may have changed.
     timer: Notify,
 }
 
 pub(crate) struct State {
     amf: Amf,
-    upf: Upf,
     transactions: Transactions,
     links: HashMap<AssociationId, mpsc::UnboundedSender<Out>>,
     next_association: u64,
@@ -74,6 +76,10 @@ impl Shared {
         self.started.elapsed()
     }
 
+    fn upf(&self) -> MutexGuard<'_, Upf> {
+        self.upf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A panic of another task leaves the state as it was between two inputs.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -83,15 +89,13 @@ impl Shared {
     fn with_amf<T>(&self, input: impl FnOnce(&mut State, Duration) -> (T, Vec<Action>)) -> T {
         let mut state = self.lock();
         let (result, actions) = input(&mut state, self.now());
-        state.perform(actions);
+        self.perform(&state, actions);
         drop(state);
         self.timer.notify_one();
         result
     }
-}
 
-impl State {
-    fn perform(&mut self, actions: Vec<Action>) {
+    fn perform(&self, state: &State, actions: Vec<Action>) {
         for action in actions {
             match action {
                 Action::Send {
@@ -102,24 +106,24 @@ impl State {
                     data,
                 } => {
                     tracing::debug!(message = %name, ue, "sent");
-                    if let Some(link) = self.links.get(&association) {
+                    if let Some(link) = state.links.get(&association) {
                         // A closed link is an association that has just ended.
                         drop(link.send(Out::Message { stream, data }));
                     }
                 }
                 Action::Abort(association) => {
-                    if let Some(link) = self.links.get(&association) {
+                    if let Some(link) = state.links.get(&association) {
                         drop(link.send(Out::Abort));
                     }
                 }
-                Action::Install(session) => self.upf.install(session),
+                Action::Install(session) => self.upf().install(session),
                 Action::Connect {
                     uplink_teid,
                     downlink,
                     qfis,
-                } => self.upf.connect(uplink_teid, downlink, qfis),
+                } => self.upf().connect(uplink_teid, downlink, qfis),
                 Action::Remove { uplink_teid } => {
-                    if let Some(counters) = self.upf.remove(uplink_teid) {
+                    if let Some(counters) = self.upf().remove(uplink_teid) {
                         tracing::info!(teid = uplink_teid, ?counters, "session's last counters");
                     }
                 }
@@ -157,11 +161,11 @@ impl Server {
             started: Instant::now(),
             state: Mutex::new(State {
                 amf,
-                upf: Upf::default(),
                 transactions: Transactions::default(),
                 links: HashMap::new(),
                 next_association: 1,
             }),
+            upf: Mutex::new(Upf::default()),
             timer: Notify::new(),
         });
         Ok(Self {
@@ -247,9 +251,7 @@ async fn serve_association(association: n2::Association, shared: Arc<Shared>) {
     let sender = tokio::spawn(async move {
         while let Some(out) = outgoing.recv().await {
             let sent = match out {
-                Out::Message { stream, data } => {
-                    send.send(stream % streams.max(1), &data).await
-                }
+                Out::Message { stream, data } => send.send(stream % streams.max(1), &data).await,
                 Out::Abort => send.abort(),
             };
             if let Err(error) = sent {
@@ -282,7 +284,10 @@ async fn serve_association(association: n2::Association, shared: Arc<Shared>) {
 
 fn received(shared: &Shared, id: AssociationId, message: &n2::Received) {
     if message.ppid != n2::NGAP_PPID {
-        tracing::warn!(ppid = message.ppid, "not the payload protocol identifier of NGAP");
+        tracing::warn!(
+            ppid = message.ppid,
+            "not the payload protocol identifier of NGAP"
+        );
         return;
     }
     shared.with_amf(|state, now| {

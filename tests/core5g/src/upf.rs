@@ -245,7 +245,10 @@ impl Upf {
     /// The tunnel end of an error indication is no longer one.
     fn disconnect(&mut self, downlink_teid: u32) {
         for session in self.sessions.values_mut() {
-            if session.downlink.is_some_and(|(_, teid)| teid == downlink_teid) {
+            if session
+                .downlink
+                .is_some_and(|(_, teid)| teid == downlink_teid)
+            {
                 session.downlink = None;
             }
         }
@@ -274,7 +277,9 @@ fn matches(filter: &FlowFilter, packet: &[u8]) -> bool {
     let port = || {
         // Ports are at the same place in TCP, UDP and SCTP, and only in the
         // first fragment.
-        let first = packet.get(6..8).is_some_and(|f| matches!(f, [a, b] if a & 0x1f == 0 && *b == 0));
+        let first = packet
+            .get(6..8)
+            .is_some_and(|f| matches!(f, [a, b] if a & 0x1f == 0 && *b == 0));
         let header = usize::from(packet.first()? & 0x0f) * 4;
         let octets = packet.get(header..header + 2).filter(|_| first)?;
         let known = matches!(protocol, Some(6 | 17 | 132));
@@ -284,6 +289,10 @@ fn matches(filter: &FlowFilter, packet: &[u8]) -> bool {
             .map(u16::from_be_bytes)
     };
     filter.remote.is_none_or(|net| net.contains(&source))
-        && filter.protocol.is_none_or(|wanted| protocol == Some(wanted))
-        && filter.remote_port.is_none_or(|wanted| port() == Some(wanted))
+        && filter
+            .protocol
+            .is_none_or(|wanted| protocol == Some(wanted))
+        && filter
+            .remote_port
+            .is_none_or(|wanted| port() == Some(wanted))
 }
