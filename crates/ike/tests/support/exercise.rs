@@ -72,7 +72,7 @@ pub fn qkd(input: &[u8]) {
     let written = match which {
         0 => QkdSupported::from_data(data).map(|read| read.to_notify()),
         1 => QkdKeyIds::from_data(data).map(|read| read.to_notify()),
-        2 => QkdUnavailable::from_data(data).map(|read| read.to_notify()),
+        2 => QkdUnavailable::from_data(data).map(QkdUnavailable::to_notify),
         3 => QkdAdmission::from_data(data).map(|read| read.to_notify()),
         _ => return,
     };
