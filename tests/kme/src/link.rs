@@ -104,11 +104,10 @@ pub(crate) async fn run(
         match meeting.meet().await {
             Ok(stream) => {
                 let end = session(&node, stream, &mut queue, &mut unacknowledged).await;
-                let was_up = node.info().send_replace(PeerInfo {
-                    up: false,
-                    ..node.info().borrow().clone()
-                });
-                if was_up.up {
+                let was_up = node
+                    .info()
+                    .send_if_modified(|info| std::mem::take(&mut info.up));
+                if was_up {
                     warn!(kme = node.id(), reason = %reason(end), "QKD link down");
                 }
             }
@@ -224,5 +223,121 @@ struct Abort(tokio::task::AbortHandle);
 impl Drop for Abort {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        config::{KmeConfig, LinkConfig, Offer},
+        node::Peer,
+    };
+
+    /// The other end, played by the test.
+    struct Other(BufReader<TcpStream>);
+
+    impl Other {
+        async fn meet(address: std::net::SocketAddr, hello: Value) -> Self {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream
+                .write_all(format!("{hello}\n").as_bytes())
+                .await
+                .unwrap();
+            Self(BufReader::new(stream))
+        }
+
+        /// The next message that is no ping; `None` when the connection ends.
+        async fn next(&mut self) -> Option<Value> {
+            loop {
+                let mut text = String::new();
+                let read = timeout(DEAD, self.0.read_line(&mut text)).await.unwrap();
+                if read.unwrap_or(0) == 0 {
+                    return None;
+                }
+                let message: Value = serde_json::from_str(&text).unwrap();
+                if message.get("ping").is_none() {
+                    return Some(message);
+                }
+            }
+        }
+    }
+
+    fn record(n: u8) -> Record {
+        Record {
+            id: KeyId::from_octets([n; 16]),
+            secret: Secret::from_slice(&[n; 32]),
+            master: "m".parse().unwrap(),
+            slaves: vec!["s".parse().unwrap()],
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_are_sent_until_acknowledged() {
+        let config = KmeConfig {
+            id: "kme-a".into(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            ca: "".into(),
+            certificate: "".into(),
+            private_key: "".into(),
+            saes: vec!["m".into()],
+            offer: Offer::default(),
+            faults: Vec::new(),
+        };
+        let node = Node::new(&config, &LinkConfig::default());
+        let listener = TcpListener::bind(config.listen).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, queue) = mpsc::unbounded_channel();
+        node.connect(Peer::There(sender.clone()));
+        tokio::spawn(run(node.clone(), Meeting::Listen(listener), queue));
+        let hello = |kme: &str, version: u32| json!({"hello": {"version": version, "kme": kme, "saes": ["s"]}});
+
+        // Neither another version nor this very end is the other end.
+        for stranger in [
+            hello("kme-b", 99),
+            hello("kme-a", VERSION),
+            json!({"ping": {}}),
+        ] {
+            let mut other = Other::meet(address, stranger).await;
+            assert!(other.next().await.unwrap().get("hello").is_some());
+            assert_eq!(other.next().await, None);
+        }
+        assert!(!node.status().link_up);
+
+        // The first key is acknowledged, the second is not: it comes again, the first does not.
+        let mut other = Other::meet(address, hello("kme-b", VERSION)).await;
+        assert_eq!(other.next().await.unwrap()["hello"]["kme"], "kme-a");
+        for n in [1, 2] {
+            sender.send(record(n)).unwrap();
+        }
+        let first = other.next().await.unwrap();
+        assert_eq!(first["key"]["id"], record(1).id.to_string());
+        assert_eq!(first["key"]["slaves"], json!(["s"]));
+        let second = other.next().await.unwrap();
+        let ack = format!("{}\n", json!({"ack": {"id": record(1).id}}));
+        other.0.get_mut().write_all(ack.as_bytes()).await.unwrap();
+        // A key of ours is acknowledged, which also shows that the acknowledgement was read.
+        let key = json!({"key": {"id": record(3).id, "key": STANDARD.encode([3; 32]), "master": "s", "slaves": ["m"]}});
+        let key = format!("{key}\n");
+        other.0.get_mut().write_all(key.as_bytes()).await.unwrap();
+        assert_eq!(
+            other.next().await,
+            Some(json!({"ack": {"id": record(3).id}}))
+        );
+        assert_eq!(node.counters().stored, 1);
+        drop(other);
+
+        let mut other = Other::meet(address, hello("kme-b", VERSION)).await;
+        assert!(other.next().await.unwrap().get("hello").is_some());
+        assert_eq!(other.next().await, Some(second));
+        // Our key again: acknowledged, and kept once.
+        other.0.get_mut().write_all(key.as_bytes()).await.unwrap();
+        assert!(other.next().await.unwrap().get("ack").is_some());
+        assert_eq!(node.counters().stored, 1);
+        // Nonsense ends the connection.
+        other.0.get_mut().write_all(b"{]\n").await.unwrap();
+        assert_eq!(other.next().await, None);
     }
 }
