@@ -162,7 +162,7 @@ fn concealed_identities_of_both_profiles() {
     let conceal = |key_id, key| {
         let plmn = Plmn::new("208", "93").unwrap();
         let protection = Protection::Ecies { key_id, key };
-        let routing = oxirush_security::nas_5gs::RoutingIndicator::default();
+        let routing = RoutingIndicator::default();
         oxirush_security::nas_5gs::Suci::conceal_imsi(plmn, "0000000001", routing, protection)
             .unwrap()
             .to_nas_octets()

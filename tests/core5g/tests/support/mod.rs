@@ -1,6 +1,12 @@
 //! A scripted N3IWF and a scripted UE: they check what the core sends as the
 //! real ones would, and answer.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 pub mod core;
 pub mod n3iwf;
