@@ -1,0 +1,8 @@
+//! A TCP stream of NAS envelopes.
+#![no_main]
+
+#[path = "../../crates/nwu/tests/support/exercise.rs"]
+#[allow(dead_code)]
+mod exercise;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| exercise::envelope(input));
