@@ -138,3 +138,64 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
 
     deserializer.deserialize_any(OneOrMany)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUIRED: &str = "endpoints: [https://198.51.100.2:8443]
+ca: ca.pem
+certificate: sae.pem
+privateKey: sae.key
+";
+
+    fn read(more: &str) -> Result<KmsConfig, String> {
+        serde_saphyr::from_str(&format!("{REQUIRED}{more}")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let config = read("").unwrap();
+        assert_eq!(config.method, Method::Post);
+        assert_eq!(config.timeout, Duration::from_secs(2));
+        assert_eq!(config.retry, RetryConfig::default());
+        assert!(config.kme_id.is_empty());
+    }
+
+    #[test]
+    fn everything_can_be_set() {
+        let config = read(
+            "kmeId: kme-a
+method: get
+maxKeysPerRequest: 4
+connectTimeout: 300ms
+timeout: 1s
+retry: { attempts: 2, initial: 10ms, maximum: 1s, deadline: 3s, replication: 4s, cooldown: 1m }
+",
+        )
+        .unwrap();
+        assert_eq!(config.kme_id, ["kme-a"]);
+        assert_eq!(config.method, Method::Get);
+        assert_eq!(config.max_keys_per_request, Some(4));
+        assert_eq!(config.connect_timeout, Duration::from_millis(300));
+        assert_eq!(config.retry.attempts, 2);
+        assert_eq!(config.retry.replication, Duration::from_secs(4));
+        assert_eq!(config.retry.cooldown, Duration::from_secs(60));
+        let several = read("kmeId: [kme-a, kme-b]").unwrap();
+        assert_eq!(several.kme_id, ["kme-a", "kme-b"]);
+    }
+
+    #[test]
+    fn mistakes_are_errors() {
+        for (text, complaint) in [
+            ("kmeID: kme-a", "kmeID"),
+            ("method: put", "put"),
+            ("timeout: 2", "unit"),
+            ("retry: { tries: 4 }", "tries"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(complaint), "{text}: {error}");
+        }
+        assert!(serde_saphyr::from_str::<KmsConfig>("endpoints: []").is_err());
+    }
+}
