@@ -13,9 +13,10 @@ use crate::{
     crypto::cookie::CookieJar,
     event::{
         ChildAnswer, ChildId, CommandError, EapSuccess, Event, KeyRequestId, NewChild, Path,
-        QkdFailure, SaId, SaStatus, Transmit,
+        QkdFailure, SaId, Transmit,
     },
     sa::{Cx, Ghost, Ids, Sa, lose_unclaimed, window::RequestDigest},
+    status::SaStatus,
     time::Instant,
     wire::{Notify, NotifyType},
 };

@@ -6,7 +6,9 @@ pub mod wire;
 mod config;
 mod endpoint;
 mod event;
+mod key_log;
 mod sa;
+mod status;
 mod time;
 
 pub use config::{
@@ -15,8 +17,10 @@ pub use config::{
 };
 pub use endpoint::Endpoint;
 pub use event::{
-    ChildAnswer, ChildFailure, ChildId, ChildSa, ChildStatus, CloseReason, CommandError,
+    ChildAnswer, ChildFailure, ChildId, ChildSa, CloseReason, CommandError,
     EapSuccess, Event, Fate, KeyPurpose, KeyRequestId, KeysWanted, NewChild, Path, QkdFailure,
-    SaId, SaState, SaStatus, Transmit,
+    SaId, Transmit,
 };
+pub use key_log::KeyLog;
+pub use status::{ChildStatus, SaState, SaStatus};
 pub use time::Instant;

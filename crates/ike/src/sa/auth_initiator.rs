@@ -5,7 +5,7 @@ use keys::Secret;
 use super::{
     Cx, NAT_PORT, Phase, Sa,
     child::{Child, ChildState},
-    keys as key_material, selectors,
+    keys as key_material,
 };
 use crate::{
     config::{InitiatorConfig, Profile},
@@ -357,57 +357,6 @@ impl Sa {
             }
         }
         self.pump(cx);
-    }
-
-    /// Reads SA and Traffic Selectors of a response into the Child SA that asked for them.
-    pub(super) fn read_child_answer(
-        &mut self,
-        id: ChildId,
-        payloads: &[Payload],
-    ) -> Result<(), ChildFailure> {
-        let Some(child) = self.children.get_mut(&id) else {
-            return Err(ChildFailure::Abandoned);
-        };
-        let mut chosen = None;
-        let mut ts_i = None;
-        let mut ts_r = None;
-        for payload in payloads {
-            match payload {
-                Payload::Sa(sa) => chosen = Some(sa),
-                Payload::TsI(list) => ts_i = Some(list),
-                Payload::TsR(list) => ts_r = Some(list),
-                _ => {}
-            }
-        }
-        let (Some(chosen), Some(ts_i), Some(ts_r)) = (chosen, ts_i, ts_r) else {
-            return Err(match notifies(payloads).find(|n| n.kind.is_error()) {
-                Some(error) => key_material::child_refusal(error),
-                None => ChildFailure::InvalidAnswer("no SA or Traffic Selectors"),
-            });
-        };
-        let selection = EspSuite::accepted(&self.esp_suites, chosen);
-        let Some((spi_out, suite)) =
-            selection.and_then(|selection| Some((selection.proposal.esp_spi()?, selection.suite)))
-        else {
-            return Err(ChildFailure::InvalidAnswer(
-                "a proposal that was not offered",
-            ));
-        };
-        if !selectors::within(&child.ts_local, ts_i) || !selectors::within(&child.ts_remote, ts_r) {
-            return Err(ChildFailure::InvalidAnswer(
-                "Traffic Selectors beyond the offer",
-            ));
-        }
-        // Deletes that overtook this answer (see `note_early_delete`).
-        if std::mem::take(&mut self.early_deletes).contains(&spi_out) {
-            return Err(ChildFailure::Abandoned);
-        }
-        child.spi_out = spi_out;
-        child.suite = Some(suite);
-        child.ts_local.clone_from(ts_i);
-        child.ts_remote.clone_from(ts_r);
-        child.peer_notifies = key_material::foreign_notifies(payloads);
-        Ok(())
     }
 }
 

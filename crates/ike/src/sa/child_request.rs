@@ -2,7 +2,8 @@
 
 use super::{
     Cx, Denial, Phase, Sa,
-    child::{Child, ChildState, KeySource},
+    child::{Child, ChildState},
+    child_create::KeySource,
     keys as key_material,
 };
 use crate::{

@@ -47,8 +47,10 @@ impl Ghost {
         }
     }
 
-    /// Answers a retransmission of the last request with the same octets.
-    pub(crate) fn replay(&self, cx: &mut Cx<'_>, path: Path, id: u32, datagram: &[u8]) {
+    /// Answers a retransmission of the last request with the same octets. While a peer still repeats itself it is
+    /// remembered, so that its IKE_SA_INIT does not pass for a new one, which would cost keys.
+    pub(crate) fn replay(&mut self, cx: &mut Cx<'_>, path: Path, id: u32, datagram: &[u8]) {
+        self.until = cx.now + cx.config.timing.linger;
         if let Incoming::Replay(response) = self.responses.classify(id, &digest(datagram)) {
             cx.transmit(path, response);
         }

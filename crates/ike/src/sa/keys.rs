@@ -222,6 +222,9 @@ impl Sa {
             self.spi_r,
         )
         .and_then(|keys| {
+            if let Some(log) = &cx.config.key_log {
+                log.ike_sa(self.spi_i, self.spi_r, &suite, &keys);
+            }
             let initiator = Protector::new(suite.encr, suite.integ, keys.initiator)?;
             let responder = Protector::new(suite.encr, suite.integ, keys.responder)?;
             let (inbound, outbound) = match self.initiator {

@@ -4,7 +4,10 @@ mod auth;
 mod auth_initiator;
 mod auth_responder;
 mod child;
+mod child_create;
 mod child_request;
+mod context;
+mod exchange;
 mod ghost;
 mod informational;
 mod init_initiator;
@@ -13,12 +16,12 @@ mod keys;
 mod ledger;
 mod selectors;
 mod status;
+mod timers;
 pub(crate) mod window;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use ::keys::{QkdKey, SaeId, Secret};
-use rand_core::CryptoRng;
 
 use self::{
     auth_initiator::AuthI,
@@ -28,9 +31,10 @@ use self::{
     init_responder::InitR,
     keys::Crypt,
     ledger::Ledger,
-    window::{Incoming, Requests, Responses, Tick},
+    window::{Requests, Responses},
 };
 pub(crate) use self::{
+    context::{Cx, Ids, NAT_PORT},
     ghost::Ghost,
     init_responder::{InitRequest, Refusal},
     ledger::lose_unclaimed,
@@ -38,94 +42,10 @@ pub(crate) use self::{
 use crate::{
     config::{EndpointConfig, Profile},
     crypto::{EspSuite, IkeSuite},
-    event::{
-        ChildFailure, ChildId, CloseReason, Event, KeyRequestId, Path, QkdFailure, SaId, Transmit,
-    },
+    event::{ChildFailure, ChildId, CloseReason, Event, KeyRequestId, Path, QkdFailure, SaId},
     time::Instant,
-    wire::{
-        Delete, ExchangeType, Flags, Header, Identification, Notify, NotifyType, Parsed, Payload,
-        WireError,
-    },
+    wire::{Delete, ExchangeType, Header, Identification, Notify, NotifyType, Payload},
 };
-
-/// UDP port of IKE and ESP in UDP behind NATs (RFC 3948).
-pub(crate) const NAT_PORT: u16 = 4500;
-
-/// What an IKE SA may touch of its endpoint.
-pub(crate) struct Cx<'a> {
-    pub(crate) now: Instant,
-    pub(crate) config: &'a EndpointConfig,
-    pub(crate) rng: &'a mut (dyn CryptoRng + Send),
-    pub(crate) transmits: &'a mut VecDeque<Transmit>,
-    pub(crate) events: &'a mut VecDeque<Event>,
-    pub(crate) ids: &'a mut Ids,
-}
-
-impl Cx<'_> {
-    /// Queues a datagram, with the non-ESP marker when it leaves from port 4500.
-    pub(crate) fn transmit(&mut self, path: Path, message: &[u8]) {
-        let marker: &[u8] = if path.local.port() == NAT_PORT {
-            &[0; 4]
-        } else {
-            &[]
-        };
-        let data = [marker, message].concat();
-        self.transmits.push_back(Transmit { path, data });
-    }
-
-    /// `len` random octets.
-    pub(crate) fn random(&mut self, len: usize) -> Vec<u8> {
-        let mut octets = vec![0; len];
-        self.rng.fill_bytes(&mut octets);
-        octets
-    }
-
-    /// A random SPI of an IKE SA, never 0.
-    pub(crate) fn ike_spi(&mut self) -> u64 {
-        loop {
-            let spi = self.rng.next_u64();
-            if spi != 0 {
-                return spi;
-            }
-        }
-    }
-
-    /// A random ESP SPI that no Child SA of this endpoint has; 1 to 255 are reserved (RFC 4303 2.1).
-    pub(crate) fn esp_spi(&mut self) -> u32 {
-        loop {
-            let spi = self.rng.next_u32();
-            if spi > 255 && self.ids.spis.insert(spi) {
-                return spi;
-            }
-        }
-    }
-}
-
-/// Numbers unique over an endpoint.
-#[derive(Default)]
-pub(crate) struct Ids {
-    next: u64,
-    spis: HashSet<u32>,
-}
-
-impl Ids {
-    fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
-    }
-
-    pub(crate) fn sa(&mut self) -> SaId {
-        SaId(self.number())
-    }
-
-    fn child(&mut self) -> ChildId {
-        ChildId(self.number())
-    }
-
-    fn key_request(&mut self) -> KeyRequestId {
-        KeyRequestId(self.number())
-    }
-}
 
 /// Where an IKE SA stands.
 enum Phase {
@@ -304,289 +224,6 @@ impl Sa {
         self.suite.is_some_and(|suite| suite.integ.is_none())
     }
 
-    fn header(&self, exchange: ExchangeType, response: bool, message_id: u32) -> Header {
-        Header {
-            spi_i: self.spi_i,
-            spi_r: self.spi_r,
-            exchange,
-            flags: Flags {
-                initiator: self.initiator,
-                response,
-            },
-            message_id,
-        }
-    }
-
-    fn transmit(&mut self, cx: &mut Cx<'_>, message: &[u8]) {
-        self.last_sent = cx.now;
-        cx.transmit(self.path, message);
-    }
-
-    /// Sends a protected request. The window has to be free.
-    fn request(&mut self, cx: &mut Cx<'_>, exchange: ExchangeType, payloads: &[Payload]) {
-        let Some(id) = self.requests.next_id() else {
-            return self.finish(cx, CloseReason::Unsendable);
-        };
-        let header = self.header(exchange, false, id);
-        let sealed = match &mut self.crypt {
-            Some(crypt) => crypt.outbound.seal(&header, payloads, cx.rng).ok(),
-            None => None,
-        };
-        let Some(datagram) = sealed else {
-            return self.finish(cx, CloseReason::Unsendable);
-        };
-        self.transmit(cx, &datagram);
-        self.requests
-            .sent(cx.now, &cx.config.timing, id, exchange, datagram);
-    }
-
-    /// Answers the peer's request that is being worked on.
-    fn respond(&mut self, cx: &mut Cx<'_>, payloads: &[Payload]) {
-        let Some(pending) = self.responses.pending() else {
-            return;
-        };
-        let header = self.header(pending.exchange, true, pending.id);
-        let sealed = match &mut self.crypt {
-            Some(crypt) => crypt.outbound.seal(&header, payloads, cx.rng).ok(),
-            None => None,
-        };
-        let Some(datagram) = sealed else {
-            return self.finish(cx, CloseReason::Unsendable);
-        };
-        self.last_sent = cx.now;
-        cx.transmit(pending.path, &datagram);
-        self.responses.answered(datagram);
-    }
-
-    /// A datagram for this SA that is not IKE_SA_INIT.
-    pub(crate) fn handle(&mut self, cx: &mut Cx<'_>, path: Path, parsed: &Parsed<'_>) {
-        if parsed.header.flags.response {
-            self.handle_response(cx, path, parsed);
-        } else {
-            self.handle_request(cx, path, parsed);
-        }
-    }
-
-    fn handle_request(&mut self, cx: &mut Cx<'_>, path: Path, parsed: &Parsed<'_>) {
-        let header = &parsed.header;
-        let digest = window::digest(parsed.datagram);
-        match self.responses.classify(header.message_id, &digest) {
-            Incoming::New => {}
-            Incoming::Replay(response) => return cx.transmit(path, response),
-            Incoming::InProgress | Incoming::Outside => return,
-        }
-        if !self.takes(header.exchange) {
-            return;
-        }
-        let Some(opened) = self.open(cx, path, parsed) else {
-            return;
-        };
-        self.responses
-            .accept(header.message_id, header.exchange, digest, path);
-        let denial = match opened {
-            Ok(payloads) => match header.exchange {
-                ExchangeType::IkeAuth => self.auth_request(cx, path, payloads),
-                ExchangeType::CreateChildSa => self.child_request(cx, &payloads),
-                _ => self.informational_request(cx, &payloads),
-            },
-            // An unknown critical payload fails only its exchange, once the SA is established (RFC 7296 2.21.3).
-            Err(error @ WireError::UnsupportedCritical(_)) if self.is_established() => {
-                Err(Denial {
-                    answer: error.notify(),
-                    fatal: None,
-                })
-            }
-            Err(error) => Err(Denial {
-                answer: error.notify(),
-                fatal: Some(CloseReason::Syntax("of a protected request")),
-            }),
-        };
-        if let Err(denial) = denial {
-            self.respond(cx, &[denial.answer.into()]);
-            if let Some(reason) = denial.fatal {
-                self.finish(cx, reason);
-            }
-        }
-        self.pump(cx);
-    }
-
-    fn handle_response(&mut self, cx: &mut Cx<'_>, path: Path, parsed: &Parsed<'_>) {
-        let header = &parsed.header;
-        if !self.requests.expects(header.message_id, header.exchange) {
-            return;
-        }
-        let Some(opened) = self.open(cx, path, parsed) else {
-            return;
-        };
-        self.requests.answered();
-        match opened {
-            Ok(payloads) => match header.exchange {
-                ExchangeType::IkeAuth => self.auth_response(cx, &payloads),
-                _ => self.command_response(cx, &payloads),
-            },
-            Err(_) if matches!(self.phase, Phase::Deleting) => {
-                self.finish(cx, CloseReason::Local);
-            }
-            Err(_) => self.finish(cx, CloseReason::Syntax("of a protected response")),
-        }
-        self.pump(cx);
-    }
-
-    /// Which requests make sense now. Others are left to be retransmitted, or to die.
-    fn takes(&self, exchange: ExchangeType) -> bool {
-        match (&self.phase, exchange) {
-            (Phase::AuthR(auth), ExchangeType::IkeAuth) => auth.awaits_request(),
-            (Phase::AuthI(_) | Phase::AuthR(_), ExchangeType::Informational) => true,
-            (
-                Phase::Established | Phase::Deleting,
-                ExchangeType::CreateChildSa | ExchangeType::Informational,
-            ) => true,
-            _ => false,
-        }
-    }
-
-    /// Opens a protected message. `None`: it is not one, or not from the peer.
-    fn open(
-        &mut self,
-        cx: &mut Cx<'_>,
-        path: Path,
-        parsed: &Parsed<'_>,
-    ) -> Option<Result<Vec<Payload>, WireError>> {
-        let crypt = self.crypt.as_mut()?;
-        let opened = keys::open(&crypt.inbound, parsed)?;
-        self.last_heard = cx.now;
-        self.follow(cx, path, parsed.header.flags.response);
-        Some(opened)
-    }
-
-    /// Takes over the path of an authenticated message: freely until established (the initiator floats to
-    /// port 4500), later only of a peer behind a NAT (RFC 7296 2.23).
-    fn follow(&mut self, cx: &mut Cx<'_>, path: Path, response: bool) {
-        if self.initiator || response || path == self.path {
-            return;
-        }
-        match self.phase {
-            Phase::AuthR(_) => self.path = path,
-            Phase::Established if self.nat_remote => {
-                self.path = path;
-                let sa = self.id;
-                cx.events.push_back(Event::PathChanged { sa, path });
-            }
-            _ => {}
-        }
-    }
-
-    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
-    pub(crate) fn next_timeout(&self, config: &EndpointConfig) -> Option<Instant> {
-        let timing = &config.timing;
-        let grace = match &self.phase {
-            Phase::InitSent(init) => init.grace_ends(),
-            _ => None,
-        };
-        let liveness = match timing.dpd_interval {
-            Some(interval) if self.is_established() && self.requests.is_free() => {
-                Some(self.last_heard + interval)
-            }
-            _ => None,
-        };
-        let keepalive = self
-            .sends_keepalives()
-            .then(|| self.last_sent + timing.keepalive);
-        [
-            self.deadline,
-            grace,
-            self.requests.due(),
-            liveness,
-            keepalive,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-
-    fn sends_keepalives(&self) -> bool {
-        self.initiator && self.nat_local && self.crypt.is_some()
-    }
-
-    pub(crate) fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
-        let timing = &cx.config.timing;
-        if self.deadline.is_some_and(|deadline| deadline <= cx.now) {
-            let reason = if self.initiator {
-                CloseReason::LocalTimeout
-            } else {
-                CloseReason::HalfOpenExpired
-            };
-            return self.fail(cx, reason, &[Payload::Delete(Delete::Ike)]);
-        }
-        if let Phase::InitSent(init) = &self.phase
-            && let Some(reason) = init.grace_over(cx.now)
-        {
-            return self.finish(cx, reason);
-        }
-        match self.requests.tick(cx.now, timing) {
-            Tick::Nothing => {}
-            Tick::Resend(datagram) => {
-                self.last_sent = cx.now;
-                cx.transmit(self.path, datagram);
-            }
-            Tick::GiveUp => {
-                let reason = match &self.phase {
-                    Phase::InitSent(init) => init.hint().unwrap_or(CloseReason::PeerDead),
-                    Phase::Deleting => CloseReason::Local,
-                    _ => CloseReason::PeerDead,
-                };
-                return self.finish(cx, reason);
-            }
-        }
-        if let Some(interval) = timing.dpd_interval
-            && self.is_established()
-            && self.last_heard + interval <= cx.now
-        {
-            self.probe(cx);
-        }
-        if self.sends_keepalives() && self.last_sent + timing.keepalive <= cx.now {
-            self.last_sent = cx.now;
-            let path = self.path;
-            let data = vec![0xff];
-            cx.transmits.push_back(Transmit { path, data });
-        }
-    }
-
-    /// Asks for a sign of life unless some request is already waiting for one.
-    pub(crate) fn probe(&mut self, cx: &mut Cx<'_>) {
-        if self.is_established() && self.requests.is_free() && self.queue.is_empty() {
-            self.queue.push_back(Command::Probe);
-            self.pump(cx);
-        }
-    }
-
-    /// Sends the next own request when the window is free.
-    fn pump(&mut self, cx: &mut Cx<'_>) {
-        while matches!(self.phase, Phase::Established | Phase::Deleting) && self.requests.is_free()
-        {
-            let Some(command) = self.queue.pop_front() else {
-                return;
-            };
-            self.current = Some(command);
-            match command {
-                Command::Probe => self.request(cx, ExchangeType::Informational, &[]),
-                Command::CreateChild(child) => self.send_child_request(cx, child),
-                Command::DeleteChild(child) => self.send_child_delete(cx, child),
-                Command::DeleteSpi(spi) => self.send_delete(cx, spi),
-                Command::DeleteIke => self.send_ike_delete(cx),
-            }
-        }
-    }
-
-    fn command_response(&mut self, cx: &mut Cx<'_>, payloads: &[Payload]) {
-        match self.current.take() {
-            Some(Command::CreateChild(child)) => self.child_response(cx, child, payloads),
-            Some(Command::DeleteChild(child)) => self.remove_child(cx, child, false),
-            Some(Command::DeleteIke) => self.finish(cx, CloseReason::Local),
-            Some(Command::Probe | Command::DeleteSpi(_)) | None => {}
-        }
-    }
-
     /// Keys from the daemon, or why there are none.
     pub(crate) fn provide_keys(
         &mut self,
@@ -665,6 +302,9 @@ impl Sa {
         }
         self.closed = true;
         let by_peer = matches!(reason, CloseReason::PeerDeleted);
+        if matches!(reason, CloseReason::HalfOpenExpired) {
+            self.responses.forget();
+        }
         for id in self.children.keys().copied().collect::<Vec<_>>() {
             self.drop_child(cx, id, by_peer);
         }

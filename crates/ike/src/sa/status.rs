@@ -1,7 +1,7 @@
 //! What an IKE SA tells about itself.
 
 use super::{Phase, Sa, child::ChildState};
-use crate::event::{ChildStatus, SaState, SaStatus};
+use crate::status::{ChildStatus, SaState, SaStatus};
 
 impl Sa {
     pub(crate) fn status(&self) -> SaStatus {

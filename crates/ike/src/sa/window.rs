@@ -212,6 +212,11 @@ impl Responses {
         self.pending
     }
 
+    /// Forgets the last response: repeating it would only lead the peer on.
+    pub(crate) fn forget(&mut self) {
+        self.last = None;
+    }
+
     /// Remembers the response to it.
     pub(crate) fn answered(&mut self, response: Vec<u8>) {
         if let Some(pending) = self.pending.take() {

@@ -25,7 +25,9 @@ fn native_attach_comes_up_on_both_sides() {
     assert_eq!(child.ts_remote, [setup::N3IWF_INNER]);
     assert!(!child.udp_encap);
     world.command(Side::N3iwf, |endpoint, now| {
-        endpoint.create_child(now, n3iwf, setup::user_child(42)).unwrap()
+        endpoint
+            .create_child(now, n3iwf, setup::user_child(42))
+            .unwrap()
     });
     world.run(Duration::from_secs(1));
     assert_eq!(world.n3iwf.record.tokens_up, [0, 42]);
@@ -33,7 +35,7 @@ fn native_attach_comes_up_on_both_sides() {
     world.check_keys();
     assert_eq!(world.kme.allocations, 1, "all keys in one request");
     assert_eq!(world.kme.collections, 1);
-    let used = |side: &crate::world::Record| {
+    let used = |side: &crate::record::Record| {
         let mut used: Vec<KeyPurpose> = side
             .fates
             .values()

@@ -12,9 +12,7 @@ use ike::{
         AesBits, Encr, EspSuite, IkeSuite, Integ, Prf,
         rsa::{Certificate, RsaSigner},
     },
-    wire::{
-        CfgAttribute, CfgAttributeType, Identification, Notify, NotifyType, TrafficSelector,
-    },
+    wire::{CfgAttribute, CfgAttributeType, Identification, Notify, NotifyType, TrafficSelector},
 };
 
 pub(crate) const UE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use crate::{
     setup,
-    world::{Side, World},
+    world::{
+        Side::{self, N3iwf, Ue},
+        World,
+    },
 };
 
 /// Frames of a whole attach with one user-plane Child SA, in the order of sending.
 fn frames(mut world: World, config: ike::InitiatorConfig) -> Vec<(Side, usize)> {
     let (_, n3iwf) = world.attach(config);
-    world.command(Side::N3iwf, |endpoint, now| {
+    world.command(N3iwf, |endpoint, now| {
         endpoint
             .create_child(now, n3iwf, setup::user_child(1))
             .unwrap()
@@ -23,8 +26,6 @@ fn frames(mut world: World, config: ike::InitiatorConfig) -> Vec<(Side, usize)> 
         .map(|sent| (sent.from, sent.frame_len()))
         .collect()
 }
-
-use Side::{N3iwf, Ue};
 
 #[test]
 fn native_attach_costs_no_more_than_2750_octets() {
@@ -101,7 +102,13 @@ fn a_further_child_names_its_keys() {
         });
         world.run(Duration::from_secs(1));
     }
-    let lens: Vec<_> = world.sent.iter().rev().take(2).map(|s| s.frame_len()).collect();
+    let lens: Vec<_> = world
+        .sent
+        .iter()
+        .rev()
+        .take(2)
+        .map(|s| s.frame_len())
+        .collect();
     // QKD_KEY_IDS with two keys: 8 + 1 + 32.
     assert_eq!(lens, [219, 244 + 41]);
     let begun_by_ue = ike::NewChild {
@@ -114,9 +121,18 @@ fn a_further_child_names_its_keys() {
         endpoint.create_child(now, ue, begun_by_ue).unwrap()
     });
     world.run(Duration::from_secs(1));
-    let lens: Vec<_> = world.sent.iter().rev().take(2).map(|s| s.frame_len()).collect();
+    let lens: Vec<_> = world
+        .sent
+        .iter()
+        .rev()
+        .take(2)
+        .map(|s| s.frame_len())
+        .collect();
     assert_eq!(lens, [219 + 41, 219], "the master answers with the keys");
     assert_eq!(world.ue.record.installed.len(), 4);
-    assert_eq!(world.kme.allocations, 3, "attach, second child, third child");
+    assert_eq!(
+        world.kme.allocations, 3,
+        "attach, second child, third child"
+    );
     world.check_keys();
 }

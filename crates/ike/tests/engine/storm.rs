@@ -73,7 +73,8 @@ fn build(seed: u64, dice: &mut Dice, paper: bool) -> World {
         jitter: Duration::from_millis(u64::from(level * dice.below(600))),
     };
     world.behaviour.slowness = Duration::from_millis(u64::from(dice.below(3) * dice.below(800)));
-    world.kme.faults.replication = Duration::from_millis(u64::from(dice.below(3) * dice.below(900)));
+    world.kme.faults.replication =
+        Duration::from_millis(u64::from(dice.below(3) * dice.below(900)));
     let failures = [
         QkdFailure::NoKeys,
         QkdFailure::Unreachable,
@@ -119,7 +120,11 @@ fn run(seed: u64, paper: bool) -> Outcome {
     let mut token = 0;
     while world.now < storm_ends {
         world.run(Duration::from_millis(u64::from(200 + dice.below(4000))));
-        let side = if dice.one_in(2) { Side::Ue } else { Side::N3iwf };
+        let side = if dice.one_in(2) {
+            Side::Ue
+        } else {
+            Side::N3iwf
+        };
         let Some(sa) = world.established(side).first().cloned() else {
             continue;
         };
@@ -197,7 +202,12 @@ fn settle(world: &mut World, seed: u64, ue: ike::SaId) -> Outcome {
         }
         Some(sa) => {
             let peer = &there[0];
-            assert_eq!((sa.spi_i, sa.spi_r), (peer.spi_i, peer.spi_r), "{}", describe());
+            assert_eq!(
+                (sa.spi_i, sa.spi_r),
+                (peer.spi_i, peer.spi_r),
+                "{}",
+                describe()
+            );
             assert_eq!(sa.state, ike::SaState::Established, "{}", describe());
             assert_eq!(peer.state, ike::SaState::Established, "{}", describe());
             let children = |sa: &ike::SaStatus, flip: bool| {

@@ -1,0 +1,95 @@
+//! Timers of one IKE SA: lifetimes, retransmission, liveness, NAT keepalives.
+
+use super::{Command, Cx, Phase, Sa, window::Tick};
+use crate::{
+    config::EndpointConfig,
+    event::{CloseReason, Transmit},
+    time::Instant,
+    wire::{Delete, Payload},
+};
+
+impl Sa {
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub(crate) fn next_timeout(&self, config: &EndpointConfig) -> Option<Instant> {
+        let timing = &config.timing;
+        let grace = match &self.phase {
+            Phase::InitSent(init) => init.grace_ends(),
+            _ => None,
+        };
+        let liveness = match timing.dpd_interval {
+            Some(interval) if self.is_established() && self.requests.is_free() => {
+                Some(self.last_heard + interval)
+            }
+            _ => None,
+        };
+        let keepalive = self
+            .sends_keepalives()
+            .then(|| self.last_sent + timing.keepalive);
+        [
+            self.deadline,
+            grace,
+            self.requests.due(),
+            liveness,
+            keepalive,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    pub(super) fn sends_keepalives(&self) -> bool {
+        self.initiator && self.nat_local && self.crypt.is_some()
+    }
+
+    pub(crate) fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
+        let timing = &cx.config.timing;
+        if self.deadline.is_some_and(|deadline| deadline <= cx.now) {
+            let reason = if self.initiator {
+                CloseReason::LocalTimeout
+            } else {
+                CloseReason::HalfOpenExpired
+            };
+            return self.fail(cx, reason, &[Payload::Delete(Delete::Ike)]);
+        }
+        if let Phase::InitSent(init) = &self.phase
+            && let Some(reason) = init.grace_over(cx.now)
+        {
+            return self.finish(cx, reason);
+        }
+        match self.requests.tick(cx.now, timing) {
+            Tick::Nothing => {}
+            Tick::Resend(datagram) => {
+                self.last_sent = cx.now;
+                cx.transmit(self.path, datagram);
+            }
+            Tick::GiveUp => {
+                let reason = match &self.phase {
+                    Phase::InitSent(init) => init.hint().unwrap_or(CloseReason::PeerDead),
+                    Phase::Deleting => CloseReason::Local,
+                    _ => CloseReason::PeerDead,
+                };
+                return self.finish(cx, reason);
+            }
+        }
+        if let Some(interval) = timing.dpd_interval
+            && self.is_established()
+            && self.last_heard + interval <= cx.now
+        {
+            self.probe(cx);
+        }
+        if self.sends_keepalives() && self.last_sent + timing.keepalive <= cx.now {
+            self.last_sent = cx.now;
+            let path = self.path;
+            let data = vec![0xff];
+            cx.transmits.push_back(Transmit { path, data });
+        }
+    }
+
+    /// Asks for a sign of life unless some request is already waiting for one.
+    pub(crate) fn probe(&mut self, cx: &mut Cx<'_>) {
+        if self.is_established() && self.requests.is_free() && self.queue.is_empty() {
+            self.queue.push_back(Command::Probe);
+            self.pump(cx);
+        }
+    }
+}
