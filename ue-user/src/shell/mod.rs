@@ -30,10 +30,11 @@ use tracing::{error, info, warn};
 use self::{
     nas_tcp::NasConnection,
     plane::UserPlane,
-    sockets::{SocketError, Sockets},
+    sockets::Sockets,
 };
 pub use self::{
     preflight::report as preflight,
+    sockets::SocketError,
     sqn_file::{SqnFile, SqnFileError},
 };
 use crate::{

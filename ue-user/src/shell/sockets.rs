@@ -26,7 +26,7 @@ pub struct SocketError {
 }
 
 /// Both sockets.
-pub struct Sockets {
+pub(super) struct Sockets {
     ike: Port,
     nat: Port,
 }
@@ -39,7 +39,7 @@ struct Port {
 
 impl Sockets {
     /// Binds both ports of `address`.
-    pub fn bind(address: IpAddr) -> Result<Self, SocketError> {
+    pub(super) fn bind(address: IpAddr) -> Result<Self, SocketError> {
         Ok(Self {
             ike: Port::bind(SocketAddr::new(address, IKE_PORT))?,
             nat: Port::bind(SocketAddr::new(address, NAT_PORT))?,
@@ -47,12 +47,12 @@ impl Sockets {
     }
 
     /// Makes the kernel take ESP out of what arrives on port 4500.
-    pub fn enable_udp_encap(&self) -> Result<(), dataplane::Error> {
+    pub(super) fn enable_udp_encap(&self) -> Result<(), dataplane::Error> {
         dataplane::enable_udp_encap(&self.nat.socket)
     }
 
     /// The next datagram. Cancel-safe.
-    pub async fn recv(&mut self) -> io::Result<(Path, Vec<u8>)> {
+    pub(super) async fn recv(&mut self) -> io::Result<(Path, Vec<u8>)> {
         tokio::select! {
             received = self.ike.recv() => received,
             received = self.nat.recv() => received,
@@ -60,7 +60,7 @@ impl Sockets {
     }
 
     /// Sends a datagram; one that cannot be sent is lost, as on any network.
-    pub async fn send(&self, transmit: &Transmit) {
+    pub(super) async fn send(&self, transmit: &Transmit) {
         let port = match transmit.path.local.port() {
             NAT_PORT => &self.nat,
             _ => &self.ike,

@@ -17,7 +17,7 @@ mod mobility;
 mod security;
 mod session;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::VecDeque, time::Duration};
 

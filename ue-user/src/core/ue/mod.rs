@@ -36,6 +36,8 @@ use super::{eap5g::Peer, nas::Nas, usim::Usim};
 
 /// Pause before a NAS connection that failed is tried again.
 const NAS_RETRY: Duration = Duration::from_millis(500);
+/// How long the N3IWF has to confirm that the IKE SA is deleted, before the UE forgets it.
+const CONFIRM: Duration = Duration::from_secs(5);
 
 /// One UE.
 pub struct Ue {
@@ -68,6 +70,8 @@ struct Link {
     registered: bool,
     /// The last NAS message without effect.
     discarded: Option<String>,
+    /// The signalling Child SA went down.
+    signalling_lost: bool,
     /// By when the UE has to be registered.
     deadline: Instant,
     inner: Option<IpAddr>,
@@ -118,7 +122,7 @@ struct Ending {
     failure: Option<AttachFailure>,
     /// Attach again without a pause.
     again: bool,
-    /// When the UE deletes the IKE SA itself.
+    /// When the UE deletes the IKE SA itself, or, once it has, forgets it.
     close_at: Instant,
     closing: bool,
 }
@@ -167,9 +171,7 @@ impl Ue {
         let nas = self.nas.poll_timeout().map(Instant::from_origin);
         let link = self.link.as_ref();
         let ending = link.and_then(|link| link.ending.as_ref());
-        let close = ending
-            .filter(|ending| !ending.closing)
-            .map(|ending| ending.close_at);
+        let close = ending.map(|ending| ending.close_at);
         let deadline = link
             .filter(|link| link.ending.is_none() && !self.nas.is_registered())
             .map(|link| link.deadline);
@@ -379,6 +381,7 @@ impl Ue {
             established: false,
             registered: false,
             discarded: None,
+            signalling_lost: false,
             deadline: now + self.config.attach_timeout,
             inner: None,
             nas: NasLink::default(),
@@ -428,8 +431,9 @@ impl Ue {
             close_at: now + wait,
             closing: false,
         });
-        if now >= ending.close_at && !ending.closing {
+        if !ending.closing && now >= ending.close_at {
             ending.closing = true;
+            ending.close_at = now + CONFIRM;
             let sa = link.sa;
             self.endpoint.close(now, sa);
         }
@@ -440,10 +444,14 @@ impl Ue {
             return;
         };
         match &mut link.ending {
-            Some(ending) if !ending.closing && now >= ending.close_at => {
-                ending.closing = true;
+            Some(ending) if now >= ending.close_at => {
                 let sa = link.sa;
-                self.endpoint.close(now, sa);
+                ending.close_at = now + CONFIRM;
+                if std::mem::replace(&mut ending.closing, true) {
+                    self.endpoint.abandon(now, sa);
+                } else {
+                    self.endpoint.close(now, sa);
+                }
             }
             Some(_) => {}
             None if !self.nas.is_registered() && now >= link.deadline => {

@@ -50,11 +50,11 @@ impl Ue {
             Event::ChildUp { child, .. } => self.child_up(now, child),
             Event::ChildFailed { child, reason, .. } => {
                 warn!(child = child.number(), ?reason, "Child SA failed");
-                self.child_gone(now, child);
+                self.child_gone(child);
             }
             Event::ChildDown { child, by_peer, .. } => {
                 info!(child = child.number(), by_peer, "Child SA down");
-                self.child_gone(now, child);
+                self.child_gone(child);
             }
             other => warn!(?other, "unexpected IKE event"),
         }
@@ -162,6 +162,11 @@ impl Ue {
         let Some(link) = self.link.as_mut() else {
             return false;
         };
+        if std::mem::take(&mut link.signalling_lost) && link.ending.is_none() {
+            let why = "the signalling Child SA is gone".to_owned();
+            self.end(now, Some(AttachFailure::Nwu(why)), false);
+            return true;
+        }
         let wanted = &self.config.sessions;
         let decided = |id: &u8| {
             let session = link.sessions.get(id);
@@ -289,7 +294,7 @@ impl Ue {
     }
 
     /// A Child SA is gone, and with it the way of what it carried.
-    fn child_gone(&mut self, now: Instant, id: ChildId) {
+    fn child_gone(&mut self, id: ChildId) {
         let Some(child) = self
             .link
             .as_mut()
@@ -298,10 +303,11 @@ impl Ue {
             return;
         };
         match child.pdu_session {
+            // The end of the IKE SA may follow, and is then the better reason.
             None => {
-                self.actions.push_back(Action::CloseNas);
-                let why = "the signalling Child SA is gone".to_owned();
-                self.end(now, Some(AttachFailure::Nwu(why)), false);
+                if let Some(link) = self.link.as_mut() {
+                    link.signalling_lost = true;
+                }
             }
             Some(pdu_session) => {
                 let session = self

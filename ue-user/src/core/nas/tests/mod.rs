@@ -2,7 +2,7 @@
 
 mod hostile;
 mod registration;
-mod sessions;
+pub(crate) mod sessions;
 
 use keys::Secret;
 use oxirush_nas::nas_5gs::{
@@ -26,18 +26,18 @@ use crate::core::{
 const K_OCTETS: [u8; 16] = [0x46; 16];
 const OPC_OCTETS: [u8; 16] = [0xcd; 16];
 const SN_NAME: &str = "5G:mnc093.mcc208.3gppnetwork.org";
-const SLICE: SNssai = SNssai {
+pub(crate) const SLICE: SNssai = SNssai {
     sst: 1,
     sd: Some([1, 2, 3]),
 };
 /// No test depends on the origin of time.
 const NOW: Duration = Duration::from_secs(1000);
 
-fn plmn() -> Plmn {
+pub(crate) fn plmn() -> Plmn {
     Plmn::new("208", "93").unwrap()
 }
 
-fn config() -> NasConfig {
+pub(crate) fn config() -> NasConfig {
     NasConfig {
         plmn: plmn(),
         concealer: Concealer::new(plmn(), "208930000000001", "", Scheme::Null).unwrap(),
@@ -54,7 +54,7 @@ fn config() -> NasConfig {
     }
 }
 
-fn usim() -> Usim {
+pub(crate) fn usim() -> Usim {
     Usim::new(
         &Secret::from_slice(&K_OCTETS),
         &OperatorKey::Opc(Secret::from_slice(&OPC_OCTETS)),
@@ -69,26 +69,30 @@ fn ue() -> Nas {
 }
 
 /// The network's half.
-struct Network {
-    home: Milenage,
-    sqn: u64,
+pub(crate) struct Network {
+    pub(crate) home: Milenage,
+    pub(crate) sqn: u64,
     k_amf: Option<KAmf>,
     context: Option<NasSecurityContext>,
+    /// Of the last challenge.
+    pub(crate) ngksi: u8,
 }
 
 impl Network {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             home: Milenage::new(&K::new(&K_OCTETS), &Opc::new(&OPC_OCTETS)),
             sqn: 0x20,
             k_amf: None,
             context: None,
+            ngksi: 0,
         }
     }
 
     /// A challenge with the next SQN; K_AMF is remembered.
-    fn challenge(&mut self, ngksi: u8) -> Vec<u8> {
+    pub(crate) fn challenge(&mut self, ngksi: u8) -> Vec<u8> {
         self.sqn += 0x20;
+        self.ngksi = ngksi;
         let rand = Rand::new(&[self.sqn as u8; 16]);
         let sqn = Sqn::try_from(self.sqn).unwrap();
         let vector = self
@@ -102,7 +106,7 @@ impl Network {
         challenge(ngksi, *rand.as_octets(), *vector.autn().as_octets())
     }
 
-    fn command(&mut self, nea: CipheringAlgorithm, nia: IntegrityAlgorithm) -> Vec<u8> {
+    pub(crate) fn command(&mut self, nea: CipheringAlgorithm, nia: IntegrityAlgorithm) -> Vec<u8> {
         self.command_with(
             nea,
             nia,
@@ -111,8 +115,22 @@ impl Network {
         )
     }
 
+    pub(crate) fn command_for(
+        &mut self,
+        nea: CipheringAlgorithm,
+        nia: IntegrityAlgorithm,
+        ngksi: u8,
+    ) -> Vec<u8> {
+        let replayed = NasUeSecurityCapability::from_capabilities(0xe0, 0x60);
+        self.command_with(nea, nia, ngksi, replayed)
+    }
+
+    pub(crate) fn context_mut(&mut self) -> Option<&mut NasSecurityContext> {
+        self.context.as_mut()
+    }
+
     /// SECURITY MODE COMMAND under a new context.
-    fn command_with(
+    pub(crate) fn command_with(
         &mut self,
         nea: CipheringAlgorithm,
         nia: IntegrityAlgorithm,
@@ -139,7 +157,7 @@ impl Network {
         pdu
     }
 
-    fn protect(&mut self, message: &Nas5gsMessage) -> Vec<u8> {
+    pub(crate) fn protect(&mut self, message: &Nas5gsMessage) -> Vec<u8> {
         let context = self.context.as_mut().unwrap();
         let header = Sht::IntegrityProtectedAndCiphered;
         context
@@ -147,11 +165,11 @@ impl Network {
             .unwrap()
     }
 
-    fn gmm(&mut self, message: impl Into<Nas5gmmMessage>) -> Vec<u8> {
+    pub(crate) fn gmm(&mut self, message: impl Into<Nas5gmmMessage>) -> Vec<u8> {
         self.protect(&Nas5gsMessage::new_5gmm(message))
     }
 
-    fn read(&mut self, pdu: &[u8]) -> Nas5gmmMessage {
+    pub(crate) fn read(&mut self, pdu: &[u8]) -> Nas5gmmMessage {
         let context = self.context.as_mut().unwrap();
         let verified = context
             .unprotect_for_access(pdu, Direction::Uplink, NasConnection::Non3Gpp)
@@ -162,7 +180,7 @@ impl Network {
         }
     }
 
-    fn k_n3iwf(&self, count: u32) -> Vec<u8> {
+    pub(crate) fn k_n3iwf(&self, count: u32) -> Vec<u8> {
         let count = NasCount::new(count).unwrap();
         derive_kn3iwf(self.k_amf.as_ref().unwrap(), count)
             .as_octets()
@@ -178,7 +196,7 @@ fn challenge(ngksi: u8, rand: [u8; 16], autn: [u8; 16]) -> Vec<u8> {
     Nas5gsMessage::new_5gmm(request).encode().unwrap()
 }
 
-fn accept() -> NasRegistrationAccept {
+pub(crate) fn accept() -> NasRegistrationAccept {
     let result = NasFGsRegistrationResult::from_result(RegistrationResult::Non3GppAccess);
     let guti = Guti::new(plmn(), 0xca, 0x3fe, 0, 0x1122_3344).unwrap();
     NasRegistrationAccept::new(result)

@@ -40,7 +40,7 @@ fn session_message(network: &mut Network, pdu: &[u8]) -> (u8, u8, Nas5gsmMessage
     }
 }
 
-fn n1_sm(message: &Nas5gsMessage) -> NasDlNasTransport {
+pub(crate) fn n1_sm(message: &Nas5gsMessage) -> NasDlNasTransport {
     NasDlNasTransport::new(
         NasPayloadContainerType::from_kind(PayloadContainerKind::N1SmInformation),
         NasPayloadContainer::from_n1_sm_message(message).unwrap(),
@@ -48,12 +48,12 @@ fn n1_sm(message: &Nas5gsMessage) -> NasDlNasTransport {
 }
 
 /// One rule: create, default, match-all filter, QFI.
-fn rule(id: u8, default: bool, qfi: u8) -> Vec<u8> {
+pub(crate) fn rule(id: u8, default: bool, qfi: u8) -> Vec<u8> {
     let header = 0x20 | if default { 0x10 } else { 0 } | 1;
     vec![id, 0, 6, header, 0x31, 1, 1, 255 - id, qfi]
 }
 
-fn accept_with(rules: Vec<u8>) -> NasPduSessionEstablishmentAccept {
+pub(crate) fn accept_with(rules: Vec<u8>) -> NasPduSessionEstablishmentAccept {
     NasPduSessionEstablishmentAccept::new(
         NasPduSessionType::from_session_type(PduSessionTypeValue::Ipv4),
         NasSscMode::from_mode(SscModeValue::Ssc1),

@@ -1,0 +1,657 @@
+//! A UE, an N3IWF made of the engine's responder, a 5G core that is a script, and a KMS that is a map.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use ike::{
+    ChildAnswer, Endpoint, EndpointConfig, Event, Instant, KeysWanted, NewChild, Path, Profile,
+    QkdFailure, ResponderConfig, SaId, Timing, Transmit,
+    wire::{CfgAttribute, CfgAttributeType, Identification, Notify, NotifyType, TrafficSelector},
+};
+use keys::{KeyId, QkdKey, Secret};
+use nwu::{
+    EnvelopeReader, QosInfo,
+    eap5g::{Packet, Request, Response},
+    nas_envelope,
+};
+use oxirush_nas::nas_5gs::{
+    CipheringAlgorithm, GsmCause, IntegrityAlgorithm, Nas5gmmMessage, Nas5gsMessage,
+    Nas5gsmMessage, NasAuthenticationReject, NasDeregistrationAcceptUeOriginating, NasFGmmCause,
+    NasFGsmCause, NasPduSessionReleaseCommand, NasRegistrationReject,
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng, SeedableRng};
+
+use crate::core::{
+    nas::{
+        SessionRequest,
+        tests::{
+            Network, SLICE, accept, config,
+            sessions::{accept_with, n1_sm, rule},
+            usim,
+        },
+    },
+    ue::{Action, AttachFailure, Command, Retry, SessionInterface, State, Ue, UeConfig},
+};
+
+pub(super) const UE_INNER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+pub(super) const N3IWF_INNER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const UE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10)), 500);
+const N3IWF: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 500);
+
+/// What the world does wrong, if anything.
+#[derive(Default)]
+pub(super) struct Faults {
+    /// The n-th datagrams (from 0, both directions) that are lost.
+    pub(super) lost: Vec<usize>,
+    /// Everything is lost.
+    pub(super) cut: bool,
+    /// REGISTRATION REJECT with this cause instead of a challenge.
+    pub(super) reject: Option<u8>,
+    /// The subscriber's K at the network is another one.
+    pub(super) wrong_k: bool,
+    /// The N3IWF's KMS fails this often.
+    pub(super) n3iwf_kms: u32,
+    /// The UE's KMS fails this often.
+    pub(super) ue_kms: u32,
+    /// The UE's disk is full.
+    pub(super) disk_full: bool,
+    /// The UE's data plane refuses everything.
+    pub(super) plane_refuses: bool,
+    /// REGISTRATION ACCEPT never comes.
+    pub(super) no_accept: bool,
+    /// EAP-Success straight after the registration request.
+    pub(super) early_success: bool,
+    /// The core answers nothing after the registration.
+    pub(super) core_silent: bool,
+    /// The core answers requests for the first PDU session alone.
+    pub(super) one_session: bool,
+}
+
+pub(super) struct World {
+    pub(super) now: Instant,
+    pub(super) ue: Ue,
+    n3iwf: Endpoint,
+    pub(super) network: Network,
+    pub(super) faults: Faults,
+    keys: HashMap<KeyId, Vec<u8>>,
+    pub(super) keys_made: u8,
+    rng: ChaCha20Rng,
+    sent: usize,
+    pub(super) sizes: Vec<usize>,
+    sa: Option<SaId>,
+    identifier: u8,
+    /// Uplink NAS over TCP.
+    uplink: EnvelopeReader,
+    token: u64,
+    pending_session: Option<(u8, u8)>,
+    pub(super) stopped: bool,
+    // What the UE's daemon holds.
+    pub(super) installed: Vec<u64>,
+    pub(super) interfaces: Vec<SessionInterface>,
+    pub(super) attached: usize,
+    pub(super) detached: Vec<(Option<AttachFailure>, Option<Duration>)>,
+    pub(super) fates: HashMap<KeyId, ike::Fate>,
+}
+
+fn rng(seed: u64) -> ChaCha20Rng {
+    ChaCha20Rng::seed_from_u64(seed)
+}
+
+pub(super) fn ue_config() -> UeConfig {
+    let mut nas = config();
+    nas.requested_nssai = vec![SLICE];
+    UeConfig {
+        nas,
+        path: Path {
+            local: UE,
+            remote: N3IWF,
+        },
+        initiator: ike::InitiatorConfig {
+            profile: Profile::Native,
+            sae_id: "sae-ue-1".parse().unwrap(),
+            master_sae_id: None,
+            identity: Identification::key_id(Vec::new()),
+            peer_identity: Some(Identification::fqdn("n3iwf.example.net")),
+            peer_certificate: ike::PeerCertificate::Ignore,
+            ike_suites: vec!["AES_GCM_16-256/PRF_HMAC_SHA2_256".parse().unwrap()],
+            esp_suites: vec!["AES_GCM_16-256/ESN".parse().unwrap()],
+            ts_local: vec![TrafficSelector::any_v4()],
+            ts_remote: vec![TrafficSelector::any_v4()],
+            configuration: vec![CfgAttribute::request(
+                CfgAttributeType::INTERNAL_IP4_ADDRESS,
+            )],
+        },
+        identity_len: 8,
+        timing: Timing {
+            dpd_interval: Some(Duration::from_secs(60)),
+            ..Timing::default()
+        },
+        an_nssai: vec![SLICE],
+        guami: None,
+        sessions: vec![SessionRequest {
+            id: 1,
+            dnn: Some("internet".into()),
+            s_nssai: Some(SLICE),
+        }],
+        retry: Retry {
+            attempts: 0,
+            initial: Duration::from_secs(2),
+            maximum: Duration::from_secs(60),
+        },
+        attach_timeout: Duration::from_secs(60),
+        release_timeout: Duration::from_secs(3),
+        tunnel_mtu: 1386,
+    }
+}
+
+impl World {
+    pub(super) fn new(faults: Faults) -> Self {
+        Self::with(ue_config(), faults)
+    }
+
+    pub(super) fn with(config: UeConfig, faults: Faults) -> Self {
+        let responder = ResponderConfig {
+            profiles: vec![Profile::Native],
+            sae_id: "sae-n3iwf".parse().unwrap(),
+            identity: Identification::fqdn("n3iwf.example.net"),
+            paper: None,
+            ike_suites: config.initiator.ike_suites.clone(),
+            esp_suites: config.initiator.esp_suites.clone(),
+            cookies: ike::CookiePolicy::Never,
+            half_open_limit: 100,
+        };
+        let endpoint = EndpointConfig {
+            timing: Timing {
+                dpd_interval: None,
+                ..Timing::default()
+            },
+            responder: Some(responder),
+            ..EndpointConfig::default()
+        };
+        let mut network = Network::new();
+        if faults.wrong_k {
+            use oxirush_security::milenage::{K, Milenage, Opc};
+            network.home = Milenage::new(&K::new(&[1; 16]), &Opc::new(&[2; 16]));
+        }
+        Self {
+            now: Instant::ZERO + Duration::from_secs(1),
+            ue: Ue::new(config, usim(), Box::new(rng(1)), Box::new(rng(2))),
+            n3iwf: Endpoint::new(endpoint, Box::new(rng(3))),
+            network,
+            faults,
+            keys: HashMap::new(),
+            keys_made: 0,
+            rng: rng(4),
+            sent: 0,
+            sizes: Vec::new(),
+            sa: None,
+            identifier: 0,
+            uplink: EnvelopeReader::new(),
+            token: 0,
+            pending_session: None,
+            stopped: false,
+            installed: Vec::new(),
+            interfaces: Vec::new(),
+            attached: 0,
+            detached: Vec::new(),
+            fates: HashMap::new(),
+        }
+    }
+
+    /// A UE that has attached.
+    pub(super) fn attached() -> Self {
+        let mut world = Self::new(Faults::default());
+        world.command(Command::Attach);
+        world.run_for(Duration::from_secs(1));
+        assert_eq!(world.ue.state(), State::Registered);
+        assert_eq!((world.attached, world.interfaces.len()), (1, 1));
+        world
+    }
+
+    pub(super) fn command(&mut self, command: Command) {
+        self.ue.command(self.now, command).unwrap();
+        self.settle();
+    }
+
+    /// Lets everything happen that is due within `time`.
+    pub(super) fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            self.settle();
+            let ue = self.ue.poll_timeout();
+            let due = ue.into_iter().chain(self.n3iwf.poll_timeout()).min();
+            match due {
+                Some(due) if due <= end => {
+                    self.now = self.now.max(due);
+                    self.ue.handle_timeout(self.now);
+                    self.n3iwf.handle_timeout(self.now);
+                }
+                _ => {
+                    self.now = end;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Delivers and answers until all are silent.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if let Some(transmit) = self.ue.poll_transmit() {
+                if let Some(data) = self.carry(&transmit) {
+                    let path = turned(transmit.path);
+                    self.n3iwf.handle_datagram(self.now, path, &data);
+                }
+            } else if let Some(transmit) = self.n3iwf.poll_transmit() {
+                if let Some(data) = self.carry(&transmit) {
+                    let path = turned(transmit.path);
+                    self.ue.handle_datagram(self.now, path, &data);
+                }
+            } else if let Some(action) = self.ue.poll_action() {
+                self.act(action);
+            } else if let Some(event) = self.n3iwf.poll_event() {
+                self.responder(event);
+            } else {
+                return;
+            }
+        }
+        panic!("the world does not come to rest");
+    }
+
+    /// Sends downlink NAS over TCP, several messages in one segment.
+    pub(super) fn downlink(&mut self, pdus: &[Vec<u8>]) {
+        let stream: Vec<u8> = pdus
+            .iter()
+            .flat_map(|pdu| nas_envelope::wrap(pdu).unwrap())
+            .collect();
+        // Cut where it hurts.
+        for part in stream.chunks(7) {
+            self.ue.nas_received(self.now, self.token, part);
+        }
+    }
+
+    /// The network deletes the IKE SA.
+    pub(super) fn delete_ike(&mut self) {
+        if let Some(sa) = self.sa {
+            self.n3iwf.close(self.now, sa);
+        }
+    }
+
+    fn carry(&mut self, transmit: &Transmit) -> Option<Vec<u8>> {
+        let lost = self.faults.cut || self.faults.lost.contains(&self.sent);
+        self.sent += 1;
+        self.sizes.push(14 + 20 + 8 + transmit.data.len());
+        (!lost).then(|| transmit.data.clone())
+    }
+
+    // The UE's daemon.
+
+    fn act(&mut self, action: Action) {
+        let now = self.now;
+        match action {
+            Action::FetchKeys {
+                sa,
+                request,
+                master,
+                ids,
+            } => {
+                assert_eq!(master.as_str(), "sae-n3iwf");
+                let keys = if self.faults.ue_kms > 0 {
+                    self.faults.ue_kms -= 1;
+                    Err(QkdFailure::UnknownKey)
+                } else {
+                    // A key is delivered once.
+                    let key = |id: KeyId| QkdKey {
+                        id,
+                        secret: Secret::from_slice(&self.keys.remove(&id).expect("fetched once")),
+                    };
+                    Ok(ids.into_iter().map(key).collect())
+                };
+                self.ue.keys_fetched(now, sa, request, keys);
+            }
+            Action::KeyFate { id, fate, .. } => {
+                assert!(self.fates.insert(id, fate).is_none(), "one fate per key");
+            }
+            Action::ForgetKeys(_) | Action::CloseNas => {}
+            Action::StoreSqn(_) => {
+                let outcome = match self.faults.disk_full {
+                    true => Err("no space left on device".to_owned()),
+                    false => Ok(()),
+                };
+                self.ue.sqn_stored(now, outcome);
+            }
+            Action::Install(install) => {
+                assert_eq!(install.inner_local, IpAddr::V4(UE_INNER));
+                assert_eq!(install.inner_remote, IpAddr::V4(N3IWF_INNER));
+                let id = install.child.id;
+                let outcome = match self.faults.plane_refuses {
+                    true => Err("no ESP in this kernel".to_owned()),
+                    false => {
+                        self.installed.push(id.number());
+                        Ok(())
+                    }
+                };
+                self.ue.installed(now, id, outcome);
+            }
+            Action::Remove(id) => {
+                let at = self
+                    .installed
+                    .iter()
+                    .position(|child| *child == id.number());
+                self.installed
+                    .remove(at.expect("only what was installed is removed"));
+            }
+            Action::ConnectNas {
+                local,
+                remote,
+                token,
+            } => {
+                assert_eq!(local, IpAddr::V4(UE_INNER));
+                assert_eq!(remote, SocketAddr::new(IpAddr::V4(N3IWF_INNER), 20_000));
+                self.token = token;
+                self.uplink = EnvelopeReader::new();
+                self.ue.nas_connected(now, token);
+                if !self.faults.no_accept {
+                    let accept = self.network.gmm(accept());
+                    self.downlink(&[accept]);
+                }
+            }
+            Action::SendNas(octets) => {
+                self.uplink.push(&octets);
+                while let Some(pdu) = self.uplink.next_message().unwrap() {
+                    self.core(&pdu);
+                }
+            }
+            Action::AddSession(session) => {
+                let id = session.accept.id;
+                self.interfaces.push(*session);
+                self.ue.session_added(now, id, Ok(()));
+            }
+            Action::RemoveSession(id) => {
+                let before = self.interfaces.len();
+                self.interfaces
+                    .retain(|interface| interface.accept.id != id);
+                assert_eq!(self.interfaces.len() + 1, before, "only what was made");
+            }
+            Action::Attached => self.attached += 1,
+            Action::Detached { failure, retry_in } => self.detached.push((failure, retry_in)),
+        }
+    }
+
+    // The N3IWF's daemon.
+
+    fn responder(&mut self, event: Event) {
+        let now = self.now;
+        match event {
+            Event::KeysNeeded {
+                sa,
+                request,
+                wanted:
+                    KeysWanted::Allocate {
+                        number, size_bits, ..
+                    },
+            } => {
+                let keys = if self.faults.n3iwf_kms > 0 {
+                    self.faults.n3iwf_kms -= 1;
+                    Err(QkdFailure::NoKeys)
+                } else {
+                    Ok((0..number).map(|_| self.make_key(size_bits)).collect())
+                };
+                self.n3iwf.provide_keys(now, sa, request, keys);
+            }
+            Event::EapBegin { sa, peer_id, .. } => {
+                assert_eq!(peer_id.data.len(), 8);
+                self.sa = Some(sa);
+                self.eap(Request::Start);
+            }
+            Event::Eap { packet, .. } => self.eap_response(&packet),
+            Event::InstallChild { sa, child } => {
+                self.n3iwf.child_installed(now, sa, child.id, Ok(()));
+            }
+            Event::ChildUp { token: 1, .. } => {
+                if let Some((id, pti)) = self.pending_session.take() {
+                    let accept = accept_with(rule(1, true, 9));
+                    let accept = Nas5gsMessage::new_5gsm(accept, id, pti);
+                    let pdu = self.network.gmm(n1_sm(&accept));
+                    self.downlink(&[pdu]);
+                }
+            }
+            Event::ChildRequested { sa, child, .. } => {
+                let answer = Ok(ChildAnswer::default());
+                self.n3iwf.answer_child(now, sa, child, answer);
+            }
+            Event::Closed { .. } => self.sa = None,
+            _ => {}
+        }
+    }
+
+    fn make_key(&mut self, size_bits: u32) -> QkdKey {
+        self.keys_made += 1;
+        let id = KeyId::from_octets([self.keys_made; 16]);
+        let mut octets = vec![0; size_bits as usize / 8];
+        self.rng.fill_bytes(&mut octets);
+        self.keys.insert(id, octets.clone());
+        QkdKey {
+            id,
+            secret: Secret::from_slice(&octets),
+        }
+    }
+
+    fn eap(&mut self, message: Request) {
+        self.identifier = self.identifier.wrapping_add(3);
+        let packet = Packet::Request {
+            identifier: self.identifier,
+            message,
+        };
+        let packet = packet.encode().unwrap();
+        self.n3iwf.send_eap(self.now, self.sa.unwrap(), packet);
+    }
+
+    fn eap_response(&mut self, packet: &[u8]) {
+        let Packet::Response {
+            identifier,
+            message,
+        } = Packet::decode(packet).unwrap()
+        else {
+            panic!("a response")
+        };
+        assert_eq!(identifier, self.identifier);
+        match message {
+            Response::Stop => {
+                self.stopped = true;
+                let packet = Packet::Failure { identifier }.encode().unwrap();
+                self.n3iwf.eap_failure(self.now, self.sa.unwrap(), packet);
+            }
+            Response::Notification => panic!("nobody asked"),
+            Response::Nas { an_parameters, nas } => match Nas5gsMessage::decode(&nas).unwrap() {
+                Nas5gsMessage::Gmm(_, message) => {
+                    if matches!(message, Nas5gmmMessage::RegistrationRequest(_)) {
+                        assert!(an_parameters.selected_plmn.is_some());
+                        assert_eq!(an_parameters.requested_nssai, [SLICE]);
+                    }
+                    self.eap_nas(message);
+                }
+                _ => {
+                    let context = self.network.context_mut();
+                    match context {
+                        // A registration under the context of an earlier one.
+                        Some(_) => match self.network.read(&nas) {
+                            Nas5gmmMessage::SecurityModeComplete(_) => self.success(identifier, 0),
+                            _ => {
+                                assert!(an_parameters.guami.is_some());
+                                let next = self.network.challenge(1);
+                                self.eap(Request::Nas(next));
+                            }
+                        },
+                        None => panic!("a protected message without a context"),
+                    }
+                }
+            },
+        }
+    }
+
+    fn eap_nas(&mut self, message: Nas5gmmMessage) {
+        let identifier = self.identifier;
+        match message {
+            Nas5gmmMessage::RegistrationRequest(_) if self.faults.early_success => {
+                self.network.challenge(0);
+                self.success(identifier, 0);
+            }
+            Nas5gmmMessage::RegistrationRequest(_) => match self.faults.reject {
+                Some(cause) => {
+                    let reject = NasRegistrationReject::new(NasFGmmCause::new(cause));
+                    let pdu = Nas5gsMessage::new_5gmm(reject).encode().unwrap();
+                    self.eap(Request::Nas(pdu));
+                }
+                None => {
+                    let challenge = self.network.challenge(0);
+                    self.eap(Request::Nas(challenge));
+                }
+            },
+            Nas5gmmMessage::AuthenticationFailure(_) => {
+                let reject = Nas5gsMessage::new_5gmm(NasAuthenticationReject::new());
+                self.eap(Request::Nas(reject.encode().unwrap()));
+            }
+            Nas5gmmMessage::AuthenticationResponse(_) => {
+                let ngksi = self.network.ngksi;
+                let command = self.network.command_for(
+                    CipheringAlgorithm::NEA2,
+                    IntegrityAlgorithm::NIA2,
+                    ngksi,
+                );
+                self.eap(Request::Nas(command));
+            }
+            other => panic!("the core has no answer to {other:?}"),
+        }
+    }
+
+    fn success(&mut self, identifier: u8, count: u32) {
+        let msk = Secret::from_slice(&self.network.k_n3iwf(count));
+        let address = CfgAttribute::ipv4(CfgAttributeType::INTERNAL_IP4_ADDRESS, UE_INNER);
+        let success = ike::EapSuccess {
+            packet: Packet::Success { identifier }.encode().unwrap(),
+            msk,
+            configuration: vec![address],
+            ts_local: vec![TrafficSelector::host(N3IWF_INNER.into())],
+            ts_remote: vec![TrafficSelector::host(UE_INNER.into())],
+            notifies: vec![
+                notify(nwu::notify::nas_address(N3IWF_INNER.into())),
+                notify((nwu::notify::NAS_TCP_PORT, nwu::notify::encode_port(20_000))),
+            ],
+        };
+        self.n3iwf.eap_success(self.now, self.sa.unwrap(), success);
+    }
+
+    // The core, over TCP.
+
+    fn core(&mut self, pdu: &[u8]) {
+        let message = self.network.read(pdu);
+        if self.faults.core_silent {
+            return;
+        }
+        match message {
+            Nas5gmmMessage::RegistrationComplete(_) => {}
+            Nas5gmmMessage::UlNasTransport(transport) => {
+                let Ok(Nas5gsMessage::Gsm(header, message)) =
+                    transport.payload_container.decode_as_n1_sm_message()
+                else {
+                    panic!("a 5GSM message")
+                };
+                let (id, pti) = (
+                    header.pdu_session_identity,
+                    header.procedure_transaction_identity,
+                );
+                match message {
+                    Nas5gsmMessage::PduSessionEstablishmentRequest(_)
+                        if id > 1 && self.faults.one_session => {}
+                    Nas5gsmMessage::PduSessionEstablishmentRequest(_) => {
+                        self.pending_session = Some((id, pti));
+                        self.create_child(id);
+                    }
+                    Nas5gsmMessage::PduSessionReleaseRequest(_) => self.release(id, pti),
+                    _ => {}
+                }
+            }
+            Nas5gmmMessage::DeregistrationRequestUeOriginating(request) => {
+                if !request.de_registration_type.switch_off() {
+                    let accept = self
+                        .network
+                        .gmm(NasDeregistrationAcceptUeOriginating::new());
+                    self.downlink(&[accept]);
+                }
+                self.delete_ike();
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn create_child(&mut self, id: u8) {
+        let qos = QosInfo {
+            pdu_session: id,
+            qfis: vec![9],
+            default: true,
+            dscp: None,
+        };
+        let child = NewChild {
+            ts_local: vec![TrafficSelector::host(N3IWF_INNER.into())],
+            ts_remote: vec![TrafficSelector::host(UE_INNER.into())],
+            notifies: vec![
+                notify((nwu::notify::QOS_INFO, qos.encode().unwrap())),
+                notify(nwu::notify::up_address(N3IWF_INNER.into())),
+            ],
+            token: 1,
+        };
+        self.n3iwf
+            .create_child(self.now, self.sa.unwrap(), child)
+            .unwrap();
+    }
+
+    /// The network releases a PDU session: NAS, then the Child SA.
+    pub(super) fn release(&mut self, id: u8, pti: u8) {
+        let cause = NasFGsmCause::from_cause(GsmCause::RegularDeactivation);
+        let command = NasPduSessionReleaseCommand::new(cause);
+        let command = Nas5gsMessage::new_5gsm(command, id, pti);
+        let pdu = self.network.gmm(n1_sm(&command));
+        self.downlink(&[pdu]);
+    }
+
+    /// Children of the N3IWF, without the signalling one.
+    pub(super) fn n3iwf_user_children(&self) -> usize {
+        let count = |sa: ike::SaStatus| sa.children.iter().filter(|c| !c.signalling).count();
+        self.n3iwf.sas().map(count).sum()
+    }
+
+    pub(super) fn token(&self) -> u64 {
+        self.token
+    }
+
+    pub(super) fn n3iwf_sas(&self) -> usize {
+        self.n3iwf.sas().count()
+    }
+
+    /// Nothing of an attach is left on the UE's host.
+    pub(super) fn assert_clean(&self) {
+        assert!(
+            self.installed.is_empty(),
+            "Child SAs left: {:?}",
+            self.installed
+        );
+        assert!(self.interfaces.is_empty(), "interfaces left");
+        assert!(self.ue.status(self.now).ike.is_empty(), "IKE SAs left");
+    }
+}
+
+fn turned(path: Path) -> Path {
+    Path {
+        local: path.remote,
+        remote: path.local,
+    }
+}
+
+fn notify((kind, data): (u16, Vec<u8>)) -> Notify {
+    Notify::status(NotifyType(kind), data)
+}
