@@ -8,6 +8,7 @@
 pub mod bulk;
 pub mod capture;
 pub mod checks;
+pub mod control;
 pub mod exec;
 pub mod files;
 pub mod kernel;
@@ -15,5 +16,6 @@ pub mod netns;
 pub mod paper;
 pub mod process;
 pub mod report;
+pub mod steps;
 pub mod topology;
 pub mod world;

@@ -1,0 +1,171 @@
+//! Asking the programs over their control sockets: one JSON request line, one JSON reply line.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+
+use crate::exec;
+use crate::world::{Role, World};
+
+/// Longest wait for a reply.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Asks a program and returns its answer.
+///
+/// # Errors
+/// When it does not answer, or with its own words when it declines.
+pub fn ask(world: &World, role: Role, request: &Value) -> Result<Value> {
+    let socket = world.socket(role);
+    let name = role.name();
+    let mut stream =
+        UnixStream::connect(&socket).with_context(|| format!("{name} does not listen"))?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut reply = String::new();
+    BufReader::new(stream)
+        .read_line(&mut reply)
+        .with_context(|| format!("{name}: no reply"))?;
+    let mut reply: Value =
+        serde_json::from_str(&reply).with_context(|| format!("{name}: not JSON: {reply}"))?;
+    if let Some(error) = reply.get("error").and_then(Value::as_str) {
+        bail!("{name}: {error}");
+    }
+    reply
+        .get_mut("ok")
+        .map(Value::take)
+        .ok_or_else(|| anyhow!("{name}: neither ok nor error"))
+}
+
+/// The N3IWF's answer to one of its simple requests.
+///
+/// # Errors
+/// As [`ask`].
+pub fn n3iwf(world: &World, command: &str) -> Result<Value> {
+    ask(world, Role::N3iwf, &json!({ "command": command }))
+}
+
+/// The UE's answer to one of its simple requests.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ue(world: &World, request: &str) -> Result<Value> {
+    ask(world, Role::Ue, &json!({ "request": request }))
+}
+
+/// The core's answer to one of its simple requests.
+///
+/// # Errors
+/// As [`ask`].
+pub fn core(world: &World, command: &str) -> Result<Value> {
+    ask(world, Role::Core, &json!({ "command": command }))
+}
+
+/// A number of an answer, by JSON pointer.
+///
+/// # Errors
+/// When it is not there or no number.
+pub fn number(value: &Value, pointer: &str) -> Result<u64> {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_u64)
+        .with_context(|| format!("no number {pointer} in {value}"))
+}
+
+/// A text of an answer, by JSON pointer; empty when it is not there.
+#[must_use]
+pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+/// A key account: `fetched = used + lost + held`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyAccount {
+    /// Delivered by the KME.
+    pub fetched: u64,
+    /// Keyed something.
+    pub used: u64,
+    /// Wiped without use.
+    pub lost: u64,
+    /// In memory for an exchange that is not final.
+    pub held: u64,
+}
+
+impl KeyAccount {
+    /// The account of one end.
+    ///
+    /// # Errors
+    /// As [`ask`], and when the account does not balance.
+    pub fn of(world: &World, role: Role) -> Result<Self> {
+        let reply = match role {
+            Role::Ue => ue(world, "keys")?,
+            _ => n3iwf(world, "keys")?,
+        };
+        let total = |name: &str| number(&reply, &format!("/total/{name}"));
+        let account = Self {
+            fetched: total("fetched")?,
+            used: total("used")?,
+            lost: total("lost")?,
+            held: total("held")?,
+        };
+        if account.fetched != account.used + account.lost + account.held {
+            bail!("{}: {account:?} does not balance", role.name());
+        }
+        Ok(account)
+    }
+}
+
+impl std::fmt::Display for KeyAccount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            fetched,
+            used,
+            lost,
+            held,
+        } = self;
+        write!(
+            f,
+            "fetched {fetched} = used {used} + lost {lost} + held {held}"
+        )
+    }
+}
+
+/// Puts a fault in force at a KME, by its command-line tool.
+///
+/// # Errors
+/// With what the tool said.
+pub fn kme_fault(world: &World, role: Role, arguments: &[&str]) -> Result<()> {
+    let socket = world.socket(role).display().to_string();
+    let mut words = vec!["fault", "--control", &socket];
+    words.extend(arguments);
+    world.tool(role, "kme", &words).map(drop)
+}
+
+/// Waits until the link between the KMEs is up at both ends.
+///
+/// # Errors
+/// When it does not come up.
+pub fn wait_kme_link(world: &World) -> Result<()> {
+    for role in [Role::KmeA, Role::KmeB] {
+        exec::wait_for(
+            &format!("QKD link of {}", role.name()),
+            Duration::from_secs(20),
+            || {
+                let status = ask(world, role, &json!({ "command": "status" }))?;
+                let up = status
+                    .pointer("/0/link_up")
+                    .or_else(|| status.pointer("/0/linkUp"));
+                Ok(up.and_then(Value::as_bool).unwrap_or(false).then_some(()))
+            },
+        )?;
+    }
+    Ok(())
+}
