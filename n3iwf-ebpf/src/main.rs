@@ -9,9 +9,9 @@
 mod packet;
 
 use aya_ebpf::{
-    bindings::TC_ACT_UNSPEC,
+    bindings::{TC_ACT_UNSPEC, bpf_xfrm_state, bpf_xfrm_state__bindgen_ty_1},
     btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
-    helpers::bpf_ktime_get_ns,
+    helpers::{bpf_ktime_get_ns, generated::bpf_skb_get_xfrm_state},
     macros::{btf_map, classifier},
     programs::TcContext,
 };
@@ -24,6 +24,8 @@ use crate::packet::{Kind, Packet};
 
 /// `BPF_F_NO_PREALLOC`: memory follows the number of Child SAs, not the largest number allowed.
 const NO_PREALLOC: usize = 1;
+/// Octets of an Ethernet header; tags that follow are looked at where they are.
+const ETHERNET_HEADER: u32 = 14;
 /// The loader sets the number that the configuration says.
 const MAX_SAS: usize = 65_536;
 
@@ -36,7 +38,7 @@ static SAS: HashMap<SaKey, SaInfo, MAX_SAS, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "nwu_sa_stats")]
 static SA_COUNTERS: PerCpuHashMap<SaKey, Counter, MAX_SAS, NO_PREALLOC> = PerCpuHashMap::new();
 
-/// Nothing here reads it: it tells the next daemon what made these maps.
+/// Filled by user space. All zeroes, as after loading by other tools, means an Ethernet device.
 #[btf_map(name = "nwu_meta")]
 static META: Array<NwuMeta, 1> = Array::new();
 
@@ -56,7 +58,11 @@ pub fn nwu_egress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn account(ctx: &TcContext, direction: u32) {
-    let packet = Packet::read(ctx);
+    let link_header = match META.get(0) {
+        Some(meta) if meta.no_link_header != 0 => 0,
+        _ => ETHERNET_HEADER,
+    };
+    let mut packet = Packet::read(ctx, link_header);
     let now = unsafe {
         // SAFETY: the helper takes nothing and only reads the clock.
         bpf_ktime_get_ns()
@@ -69,7 +75,7 @@ fn account(ctx: &TcContext, direction: u32) {
             } else {
                 SaKey::outbound(spi, packet.destination)
             };
-            esp(&key, &packet, now)
+            esp(ctx, &key, &mut packet, now)
         }
     };
     let Some(classes) = CLASS_COUNTERS.get_ptr_mut(direction) else {
@@ -87,12 +93,15 @@ fn account(ctx: &TcContext, direction: u32) {
 
 /// The class of an ESP packet, counted for its Child SA too.
 #[inline(always)]
-fn esp(key: &SaKey, packet: &Packet, now: u64) -> Class {
+fn esp(ctx: &TcContext, key: &SaKey, packet: &mut Packet, now: u64) -> Class {
     // SAFETY: user space replaces entries only while no packet can match them; a torn read of
     // `plane` is impossible, it is one aligned word.
     let Some(info) = (unsafe { SAS.get(key) }) else {
         return Class::EspUnknownSpi;
     };
+    if key.direction == OUTBOUND && pending(ctx, key, info) {
+        packet.encrypted(info);
+    }
     if let Some(counter) = SA_COUNTERS.get_ptr_mut(key) {
         // SAFETY: this CPU's value of the map.
         unsafe { add(counter, packet, now) };
@@ -102,6 +111,32 @@ fn esp(key: &SaKey, packet: &Packet, now: u64) -> Class {
         PLANE_USER => Class::EspUser,
         _ => Class::EspUnknownSpi,
     }
+}
+
+/// Whether the kernel has yet to encrypt the packet. With `esp4_offload` or `esp6_offload` loaded it
+/// does so behind egress, in software if the device cannot; the SA then still hangs on the packet.
+#[inline(always)]
+fn pending(ctx: &TcContext, key: &SaKey, info: &SaInfo) -> bool {
+    let mut state = bpf_xfrm_state {
+        reqid: 0,
+        spi: 0,
+        family: 0,
+        ext: 0,
+        __bindgen_anon_1: bpf_xfrm_state__bindgen_ty_1 {
+            remote_ipv6: [0; 4],
+        },
+    };
+    // SAFETY: the helper fills the structure of the size given, or fails.
+    let ret = unsafe {
+        bpf_skb_get_xfrm_state(
+            ctx.skb.skb,
+            0,
+            &raw mut state,
+            size_of::<bpf_xfrm_state>() as u32,
+            0,
+        )
+    };
+    ret == 0 && state.spi == key.spi.to_be() && state.reqid == info.reqid
 }
 
 /// # Safety

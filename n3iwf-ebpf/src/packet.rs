@@ -1,13 +1,10 @@
 //! From a socket buffer to what it carries on NWu.
 //!
-//! Everything is read relative to the network header, so that Ethernet, VLAN and interfaces
-//! without a link header look alike.
+//! Everything is read with `bpf_skb_load_bytes`, which also reaches what is not in the linear part
+//! of the buffer; packets and their headers are wherever the driver and TCP put them.
 
-use aya_ebpf::{
-    EbpfContext, bindings::bpf_hdr_start_off::BPF_HDR_START_NET,
-    helpers::generated::bpf_skb_load_bytes_relative, programs::TcContext,
-};
-use ebpf_common::Class;
+use aya_ebpf::{EbpfContext, helpers::generated::bpf_skb_load_bytes, programs::TcContext};
+use ebpf_common::{Class, SaInfo};
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
@@ -51,6 +48,8 @@ pub(crate) struct Packet {
     pub(crate) bytes: u64,
     /// Outer destination, IPv4 mapped into IPv6.
     pub(crate) destination: [u8; 16],
+    /// Octets of IP and extension headers.
+    headers: u32,
 }
 
 /// An IP header, as far as it matters.
@@ -63,7 +62,7 @@ struct Ip {
     fragment: bool,
 }
 
-/// Reads `T` at `offset` from the network header; `None` beyond the end.
+/// Reads `T` at `offset` from the start of the buffer; `None` beyond the end.
 #[inline(always)]
 fn load<T: Copy, const N: usize>(
     ctx: &TcContext,
@@ -72,15 +71,8 @@ fn load<T: Copy, const N: usize>(
 ) -> Option<T> {
     let mut octets = [0u8; N];
     // SAFETY: the helper writes exactly N octets or fails; the pointers are valid for the call.
-    let ret = unsafe {
-        bpf_skb_load_bytes_relative(
-            ctx.as_ptr(),
-            offset,
-            octets.as_mut_ptr().cast(),
-            N as u32,
-            BPF_HDR_START_NET,
-        )
-    };
+    let ret =
+        unsafe { bpf_skb_load_bytes(ctx.as_ptr(), offset, octets.as_mut_ptr().cast(), N as u32) };
     (ret == 0).then(|| from(octets))
 }
 
@@ -100,8 +92,9 @@ fn be32(ctx: &TcContext, offset: u32) -> Option<u32> {
 }
 
 impl Packet {
+    /// `link_header` is the length of the header in front of `skb->protocol`'s payload.
     #[inline(always)]
-    pub(crate) fn read(ctx: &TcContext) -> Self {
+    pub(crate) fn read(ctx: &TcContext, link_header: u32) -> Self {
         // SAFETY: the context is valid while the program runs; the verifier checks each access.
         let (protocol, segments, len) = unsafe {
             let skb = ctx.skb.skb;
@@ -112,9 +105,10 @@ impl Packet {
             packets: u64::from(segments.max(1)),
             bytes: u64::from(len),
             destination: [0; 16],
+            headers: 0,
         };
         let mut protocol = u16::from_be(protocol as u16);
-        let mut network = 0;
+        let mut network = link_header;
         for _ in 0..MAX_TAGS {
             if protocol != ETH_P_8021Q && protocol != ETH_P_8021AD {
                 break;
@@ -127,8 +121,8 @@ impl Packet {
             network += 4;
         }
         let ip = match protocol {
-            ETH_P_IP => packet.ipv4(ctx, network),
-            ETH_P_IPV6 => packet.ipv6(ctx, network),
+            ETH_P_IP => packet.ipv4(ctx, network, len),
+            ETH_P_IPV6 => packet.ipv6(ctx, network, len),
             _ => return packet,
         };
         packet.kind = match ip {
@@ -138,6 +132,7 @@ impl Packet {
                 } else {
                     ip.transport - network
                 };
+                packet.headers = ip.transport - network;
                 packet.bytes = u64::from(ip.total) + (packet.packets - 1) * u64::from(headers);
                 if ip.fragment {
                     Kind::Class(Class::Fragment)
@@ -150,9 +145,24 @@ impl Packet {
         packet
     }
 
+    /// Corrects the length of an ESP packet that is yet to be encrypted: the kernel has made room for
+    /// the header and the IV, the trailer and the ICV will follow (RFC 4303 section 2.4).
+    #[inline(always)]
+    pub(crate) fn encrypted(&mut self, sa: &SaInfo) {
+        let head = u64::from(self.headers) + 8 + u64::from(sa.iv_len);
+        let block = u64::from(sa.block_len);
+        // Only single packets: the XFRM interface makes no super-packets.
+        if self.packets != 1 || self.bytes < head || (block != 4 && block != 16) {
+            return;
+        }
+        let inner = self.bytes - head;
+        let padded = (inner + 2 + block - 1) & !(block - 1);
+        self.bytes = head + padded + u64::from(sa.icv_len);
+    }
+
     /// RFC 791 section 3.1.
     #[inline(always)]
-    fn ipv4(&mut self, ctx: &TcContext, network: u32) -> Result<Ip, Class> {
+    fn ipv4(&mut self, ctx: &TcContext, network: u32, len: u32) -> Result<Ip, Class> {
         let header: [u8; 20] = octets(ctx, network).ok_or(Class::Malformed)?;
         let ihl = u32::from(header[0] & 0x0f) * 4;
         let total = u32::from(u16::from_be_bytes([header[2], header[3]]));
@@ -160,10 +170,10 @@ impl Packet {
             // A super-packet of more than 65535 octets; ESP and IKE are never that.
             return Err(Class::Other);
         }
-        if header[0] >> 4 != 4 || ihl < 20 || total < ihl {
+        // The buffer must hold what the header promises; it may hold padding behind that.
+        if header[0] >> 4 != 4 || ihl < 20 || total < ihl || network + total > len {
             return Err(Class::Malformed);
         }
-        whole(ctx, network, total)?;
         self.destination = [0; 16];
         self.destination[10] = 0xff;
         self.destination[11] = 0xff;
@@ -182,16 +192,15 @@ impl Packet {
 
     /// RFC 8200 sections 3 and 4.
     #[inline(always)]
-    fn ipv6(&mut self, ctx: &TcContext, network: u32) -> Result<Ip, Class> {
+    fn ipv6(&mut self, ctx: &TcContext, network: u32, len: u32) -> Result<Ip, Class> {
         let header: [u8; 8] = octets(ctx, network).ok_or(Class::Malformed)?;
         let total = u32::from(u16::from_be_bytes([header[4], header[5]])) + 40;
         if total == 40 && self.packets > 1 {
             return Err(Class::Other);
         }
-        if header[0] >> 4 != 6 {
+        if header[0] >> 4 != 6 || network + total > len {
             return Err(Class::Malformed);
         }
-        whole(ctx, network, total)?;
         self.destination = octets(ctx, network + 24).ok_or(Class::Malformed)?;
         let mut ip = Ip {
             total,
@@ -223,15 +232,6 @@ impl Packet {
             }
         }
         Ok(ip)
-    }
-}
-
-/// Whether the buffer holds all octets that the IP header promises.
-#[inline(always)]
-fn whole(ctx: &TcContext, network: u32, total: u32) -> Result<(), Class> {
-    match octets::<1>(ctx, network + total - 1) {
-        Some(_) => Ok(()),
-        None => Err(Class::Malformed),
     }
 }
 

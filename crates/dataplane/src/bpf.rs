@@ -40,6 +40,9 @@ use crate::{
 /// Where bpffs is mounted by convention.
 const BPFFS: &str = "/sys/fs/bpf";
 
+/// `BPF_NOEXIST` (linux/bpf.h): never replace an entry.
+const BPF_NOEXIST: u64 = 1;
+
 /// Structures of `ebpf-common` as aya wants them.
 mod pod {
     #![allow(unsafe_code)]
@@ -155,11 +158,12 @@ impl Accounting {
         let mut ebpf = loader
             .load(object)
             .map_err(|e| failed("load the object", &e))?;
-        let index = Links::open()?.index(&options.interface)?;
+        let link = Links::open()?.get(&options.interface)?;
         let mut meta: Array<MapData, Raw<NwuMeta>> = open(&mut ebpf, MAP_META)?;
         let value = NwuMeta {
             layout_version: LAYOUT_VERSION,
-            ifindex: index,
+            ifindex: link.index,
+            no_link_header: (!link.ethernet).into(),
         };
         meta.set(0, Raw(value), 0)
             .map_err(|e| failed("write nwu_meta", &e))?;
@@ -202,41 +206,43 @@ impl Accounting {
         self.attachment
     }
 
-    /// Adds both directions of a Child SA with counters at zero.
+    /// Adds both directions of a Child SA with counters at zero. An SPI that is in the tables stays
+    /// whose it is.
     pub(crate) fn add(&mut self, keys: &SaKeys, info: SaInfo) -> Result<(), Error> {
-        let result = self.try_add(keys, info);
-        if result.is_err() {
-            self.remove(keys);
-        }
-        result
+        self.add_key(keys.inbound, info)?;
+        self.add_key(keys.outbound, info).inspect_err(|_| {
+            self.remove_key(keys.inbound);
+        })
     }
 
-    fn try_add(&mut self, keys: &SaKeys, info: SaInfo) -> Result<(), Error> {
+    fn add_key(&mut self, key: SaKey, info: SaInfo) -> Result<(), Error> {
         let cpus = nr_cpus().map_err(|(file, e)| Error::io(format!("read {file}"), e))?;
-        for key in [keys.inbound, keys.outbound] {
-            let zero = PerCpuValues::try_from(vec![Raw(Counter::default()); cpus])
-                .map_err(|e| Error::io("count the CPUs", e))?;
-            let key = Raw(key);
-            self.stats
-                .insert(key, zero, 0)
-                .map_err(|e| failed("add to nwu_sa_stats", &e))?;
-            // The programs count what they find here, so the counters come first.
-            self.sas
-                .insert(key, Raw(info), 0)
-                .map_err(|e| failed("add to nwu_sas", &e))?;
-        }
-        Ok(())
+        let zero = PerCpuValues::try_from(vec![Raw(Counter::default()); cpus])
+            .map_err(|e| Error::io("count the CPUs", e))?;
+        self.stats
+            .insert(Raw(key), zero, BPF_NOEXIST)
+            .map_err(|e| failed(&format!("add SPI {:#010x} to nwu_sa_stats", key.spi), &e))?;
+        // The programs count what they find here, so the counters come first.
+        self.sas
+            .insert(Raw(key), Raw(info), BPF_NOEXIST)
+            .map_err(|e| {
+                let _ = self.stats.remove(&Raw(key));
+                failed(&format!("add SPI {:#010x} to nwu_sas", key.spi), &e)
+            })
     }
 
     /// Removes both directions; what is not there is no error.
     pub(crate) fn remove(&mut self, keys: &SaKeys) {
-        for key in [keys.inbound, keys.outbound] {
-            for result in [self.sas.remove(&Raw(key)), self.stats.remove(&Raw(key))] {
-                match result {
-                    Ok(()) | Err(MapError::KeyNotFound) => {}
-                    Err(e) if not_found(&e) => {}
-                    Err(e) => tracing::warn!(error = %e, "an eBPF entry could not be removed"),
-                }
+        self.remove_key(keys.inbound);
+        self.remove_key(keys.outbound);
+    }
+
+    fn remove_key(&mut self, key: SaKey) {
+        for result in [self.sas.remove(&Raw(key)), self.stats.remove(&Raw(key))] {
+            match result {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(e) if not_found(&e) => {}
+                Err(e) => tracing::warn!(error = %e, "an eBPF entry could not be removed"),
             }
         }
     }

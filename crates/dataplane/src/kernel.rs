@@ -12,11 +12,11 @@ use ipnet::IpNet;
 
 use crate::{
     ChildSaSpec, ClassReading, Config, Dataplane, Error, Plane, Refused, Role, SaReading,
-    StartReport, StopReport, Traffic,
+    StartReport, StopReport, Suite, Traffic,
     bpf::{Accounting, SaKeys},
     link::{Link, Links, Route, host_prefix, sysctl},
     spec::MAX_REQID,
-    sys::disable_gro,
+    sys::disable_merging,
     xfrm::{Direction, Place, PolicyKey, StateCounters, StateId, XfrmDb},
 };
 
@@ -176,8 +176,9 @@ impl Running {
         // No router solicitations into the tunnel; an IPv6 inner address needs no link-local one.
         sysctl(&format!("ipv6/conf/{name}/addr_gen_mode"), "1")?;
         sysctl(&format!("ipv6/conf/{name}/router_solicitations"), "0")?;
-        // GRO would hand merged packets to the relay's raw sockets.
-        disable_gro(&name)?;
+        // GRO would hand merged packets to the relay's raw sockets; a GSO super-packet would count
+        // as one packet in the kernel's SA when ESP is offloaded.
+        disable_merging(&name)?;
         self.links.set_up(index)?;
         if let (Role::N3iwf, Some(address), Some(range)) =
             (config.role, config.inner_address, config.inner_range)
@@ -516,6 +517,11 @@ const fn metric(slot: u32) -> u32 {
 }
 
 pub(crate) fn info(sa: &ChildSaSpec, reqid: u32) -> SaInfo {
+    let suite = Suite {
+        encr: sa.encr,
+        integ: sa.integ,
+    };
+    let octets = |len| u32::try_from(len).unwrap_or(0);
     SaInfo {
         plane: match sa.plane {
             Plane::Control => PLANE_CONTROL,
@@ -524,6 +530,9 @@ pub(crate) fn info(sa: &ChildSaSpec, reqid: u32) -> SaInfo {
         ue: sa.ue,
         pdu_session: sa.pdu_session.unwrap_or(0).into(),
         reqid,
+        iv_len: octets(suite.iv()),
+        icv_len: octets(suite.icv()),
+        block_len: octets(suite.block()),
     }
 }
 

@@ -9,7 +9,10 @@ use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
-    link::{InfoData, InfoKind, InfoXfrm, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{
+        InfoData, InfoKind, InfoXfrm, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+        LinkMessage,
+    },
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
         RouteScope, RouteType,
@@ -50,6 +53,8 @@ pub(crate) struct Link {
     pub(crate) up: bool,
     /// `ip link set alias`: our owner marker.
     pub(crate) alias: Option<String>,
+    /// Whether packets on it start with an Ethernet header.
+    pub(crate) ethernet: bool,
     /// XFRM interface ID, when it is an XFRM interface.
     pub(crate) if_id: Option<u32>,
 }
@@ -94,10 +99,14 @@ impl Links {
         Ok(self.list()?.into_iter().find(|link| link.name == name))
     }
 
-    /// The interface of that name, or an error that names it.
+    /// Index of the interface of that name, or an error that names it.
     pub(crate) fn index(&mut self, name: &str) -> Result<u32, Error> {
+        self.get(name).map(|link| link.index)
+    }
+
+    /// The interface of that name, or an error that names it.
+    pub(crate) fn get(&mut self, name: &str) -> Result<Link, Error> {
         self.find(name)?
-            .map(|link| link.index)
             .ok_or_else(|| Error::io(format!("interface {name}"), io::ErrorKind::NotFound.into()))
     }
 
@@ -359,6 +368,10 @@ fn describe(message: &LinkMessage) -> Link {
         name: String::new(),
         up: message.header.flags.contains(LinkFlags::Up),
         alias: None,
+        ethernet: matches!(
+            message.header.link_layer_type,
+            LinkLayerType::Ether | LinkLayerType::Loopback
+        ),
         if_id: None,
     };
     for attribute in &message.attributes {

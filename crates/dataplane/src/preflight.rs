@@ -25,7 +25,7 @@ use crate::{
     bpf::{Attachment, attachment},
     link::Links,
     sys::enable_udp_encap,
-    xfrm::{Direction, Place, XfrmDb},
+    xfrm::{Direction, Place, StateId, XfrmDb},
 };
 
 /// One thing a daemon needs from the host.
@@ -174,7 +174,8 @@ fn try_state(db: &mut XfrmDb, integ: Option<IntegAlg>) -> Result<String, String>
     let place = Place { if_id: 1, reqid: 1 };
     db.add_state(&sa, place, Direction::In)
         .and_then(|()| db.check_state(&sa, place, Direction::In))
-        .map(|()| "a state could be added and read back".to_owned())
+        .and_then(|()| db.delete_state(StateId::inbound(&sa)))
+        .map(|_| "a state could be added and read back".to_owned())
         .map_err(|e| e.to_string())
 }
 

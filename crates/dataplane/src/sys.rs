@@ -12,8 +12,8 @@ use crate::Error;
 const UDP_ENCAP: libc::c_int = 100;
 /// `UDP_ENCAP_ESPINUDP` (linux/udp.h): ESP without, IKE with the non-ESP marker.
 const UDP_ENCAP_ESPINUDP: libc::c_int = 2;
-/// `ETHTOOL_SGRO` (linux/ethtool.h).
-const ETHTOOL_SGRO: u32 = 0x2c;
+/// `ETHTOOL_STSO`, `ETHTOOL_SGSO`, `ETHTOOL_SGRO` (linux/ethtool.h).
+const ETHTOOL_SWITCHES: [(&str, u32); 3] = [("TSO", 0x1f), ("GSO", 0x24), ("GRO", 0x2c)];
 /// `SIOCETHTOOL` (linux/sockios.h).
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
@@ -51,33 +51,40 @@ struct EthtoolValue {
     data: u32,
 }
 
-/// Switches generic receive offload of `interface` off.
-pub(crate) fn disable_gro(interface: &str) -> Result<(), Error> {
-    let doing = || format!("switch GRO of {interface} off");
+/// Makes `interface` carry packets as they are on the wire: segmentation offloads and GRO off.
+pub(crate) fn disable_merging(interface: &str) -> Result<(), Error> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)
-        .map_err(|e| Error::io(doing(), e))?;
-    let mut value = EthtoolValue {
-        cmd: ETHTOOL_SGRO,
-        data: 0,
-    };
+        .map_err(|e| Error::io("open a socket for ethtool", e))?;
+    for (name, cmd) in ETHTOOL_SWITCHES {
+        match set_ethtool(&socket, interface, cmd, 0) {
+            // What the driver does not have needs no switching off.
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+            other => {
+                other.map_err(|e| Error::io(format!("switch {name} of {interface} off"), e))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn set_ethtool(socket: &socket2::Socket, interface: &str, cmd: u32, data: u32) -> io::Result<()> {
+    let mut value = EthtoolValue { cmd, data };
     // SAFETY: ifreq is a plain C structure, for which all zeroes is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let name = interface.as_bytes();
     if name.len() >= request.ifr_name.len() {
-        return Err(Error::Config(format!(
-            "interface name {interface} is too long"
-        )));
+        return Err(io::ErrorKind::InvalidInput.into());
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name) {
         *to = libc::c_char::from_ne_bytes([*from]);
     }
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
     // SAFETY: the request names an interface and points to an ethtool_value, which SIOCETHTOOL with
-    // ETHTOOL_SGRO reads; both live until the call returns.
+    // one of the switches reads; both live until the call returns.
     let ret = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
     if ret == 0 {
         Ok(())
     } else {
-        Err(Error::io(doing(), io::Error::last_os_error()))
+        Err(io::Error::last_os_error())
     }
 }

@@ -14,14 +14,14 @@ pub struct Suite {
 }
 
 impl Suite {
-    const fn iv(self) -> usize {
+    pub(crate) const fn iv(self) -> usize {
         match self.encr {
             EncrAlg::AesGcm16 => 8,
             EncrAlg::AesCbc => 16,
         }
     }
 
-    const fn icv(self) -> usize {
+    pub(crate) const fn icv(self) -> usize {
         match (self.encr, self.integ) {
             (EncrAlg::AesGcm16, _) => 16,
             (EncrAlg::AesCbc, Some(integ)) => integ.icv_len(),
@@ -31,7 +31,7 @@ impl Suite {
 
     /// The boundary that inner packet, padding, pad length and next header end on (RFC 4303
     /// section 2.4).
-    const fn block(self) -> usize {
+    pub(crate) const fn block(self) -> usize {
         match self.encr {
             EncrAlg::AesGcm16 => 4,
             EncrAlg::AesCbc => 16,

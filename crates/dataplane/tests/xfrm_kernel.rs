@@ -117,10 +117,7 @@ impl End {
         assert!(!self.space.ip(&["-o", "address"]).contains("10.0.0."));
         assert!(!self.space.ip(&["route"]).contains("10.0.0."));
         assert!(!pin_dir(&self.space).exists());
-        let hooks = support::run(
-            "tc",
-            &["-n", &self.space.name, "qdisc", "show", "dev", "nwu"],
-        );
+        let hooks = support::run("tc", &["-n", &self.space.name, "qdisc", "show"]);
         assert!(!hooks.contains("clsact"), "{hooks}");
     }
 }
@@ -488,7 +485,7 @@ fn a_failed_install_is_undone() {
         "dst",
         "10.0.0.7/32",
         "proto",
-        "gre",
+        "47",
         "dir",
         "out",
         "if_id",
@@ -522,7 +519,7 @@ fn a_failed_install_is_undone() {
         "dst",
         "10.0.0.7/32",
         "proto",
-        "gre",
+        "47",
         "dir",
         "out",
         "if_id",
@@ -538,7 +535,7 @@ fn a_failed_install_is_undone() {
     let mut same_spi = GCM.sa(Role::N3iwf, 2);
     same_spi.spi_in = GCM.sa(Role::N3iwf, 1).spi_in;
     let clash = end.space.run(|| wait(end.plane.install(same_spi)));
-    assert!(matches!(clash, Err(Error::Kernel { .. })), "{clash:?}");
+    assert!(matches!(clash, Err(Error::Bpf { .. })), "{clash:?}");
     assert_eq!(sas_in_map(&end.space), 2);
     assert!(end.reading(101).in_kernel);
     assert!(end.reading(101).ebpf_in.is_some());

@@ -137,6 +137,13 @@ pub struct SaInfo {
     pub pdu_session: u32,
     /// The reqid that ties the SA to its policies.
     pub reqid: u32,
+    /// Octets of the IV on the wire. With the next two, the length of a packet is known before it
+    /// is encrypted: on egress a kernel with `esp4_offload` encrypts after the programs have run.
+    pub iv_len: u32,
+    /// Octets of the ICV on the wire.
+    pub icv_len: u32,
+    /// Payload, padding, pad length and next header end on a multiple of this.
+    pub block_len: u32,
 }
 
 /// Value of [`MAP_META`].
@@ -147,6 +154,8 @@ pub struct NwuMeta {
     pub layout_version: u32,
     /// Index of the interface the programs are attached to.
     pub ifindex: u32,
+    /// 1 when packets on the interface start with the IP header (TUN, PPP and the like), else 0.
+    pub no_link_header: u32,
 }
 
 impl SaKey {
@@ -209,8 +218,8 @@ mod tests {
             assert_eq!(class as usize * size_of::<Counter>(), offset, "{class:?}");
         }
         assert_eq!((size_of::<SaKey>(), align_of::<SaKey>()), (24, 4));
-        assert_eq!(size_of::<SaInfo>(), 16);
-        assert_eq!(size_of::<NwuMeta>(), 8);
+        assert_eq!(size_of::<SaInfo>(), 28);
+        assert_eq!(size_of::<NwuMeta>(), 12);
     }
 
     #[test]
