@@ -27,11 +27,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::{
-    nas_tcp::NasConnection,
-    plane::UserPlane,
-    sockets::Sockets,
-};
+use self::{nas_tcp::NasConnection, plane::UserPlane, sockets::Sockets};
 pub use self::{
     preflight::report as preflight,
     sockets::SocketError,

@@ -4,8 +4,8 @@ use oxirush_nas::nas_5gs::{
     GmmCause, KeySetIdentifier, Nas5gsMessage, Nas5gsSecurityHeaderType as Sht,
     NasAuthenticationFailure, NasAuthenticationFailureParameter, NasAuthenticationRequest,
     NasAuthenticationResponse, NasAuthenticationResponseParameter, NasFGmmCause,
-    NasFGsMobileIdentity, NasMessageContainer, NasSecurityModeCommand, NasSecurityModeComplete,
-    NasSecurityModeReject,
+    NasFGsMobileIdentity, NasImeisvRequest, NasMessageContainer, NasSecurityModeCommand,
+    NasSecurityModeComplete, NasSecurityModeReject,
 };
 
 use super::{
@@ -162,7 +162,7 @@ impl Nas {
     fn security_mode_complete(&mut self, mut context: Context, command: &NasSecurityModeCommand) {
         let mut complete = NasSecurityModeComplete::new();
         let wanted = command.imeisv_request.as_ref();
-        if wanted.is_some_and(|request| request.is_requested())
+        if wanted.is_some_and(NasImeisvRequest::is_requested)
             && let Some(imeisv) = &self.config.imeisv
         {
             match NasFGsMobileIdentity::from_imeisv(imeisv) {

@@ -6,12 +6,12 @@ use std::time::Duration;
 use nwu::SNssai;
 use oxirush_nas::nas_5gs::{
     AccessTypeValue, KeySetIdentifier, MobileIdentityType, Nas5gmmMessage, Nas5gsMessage,
-    NasConfigurationUpdateCommand, NasConfigurationUpdateComplete, NasDeRegistrationType,
-    NasDeregistrationAcceptUeTerminated, NasDeregistrationRequestUeOriginating,
-    NasDeregistrationRequestUeTerminated, NasFGmmCapability, NasFGsMobileIdentity,
-    NasFGsRegistrationType, NasIdentityResponse, NasKeySetIdentifier, NasNssai,
-    NasRegistrationAccept, NasRegistrationComplete, NasRegistrationRequest, NasSNssai,
-    RegistrationType,
+    NasConfigurationUpdateCommand, NasConfigurationUpdateComplete,
+    NasConfigurationUpdateIndication, NasDeRegistrationType, NasDeregistrationAcceptUeTerminated,
+    NasDeregistrationRequestUeOriginating, NasDeregistrationRequestUeTerminated, NasFGmmCapability,
+    NasFGsMobileIdentity, NasFGsRegistrationType, NasIdentityResponse, NasKeySetIdentifier,
+    NasNetworkName, NasNssai, NasRegistrationAccept, NasRegistrationComplete,
+    NasRegistrationRequest, NasSNssai, RegistrationType,
 };
 
 use super::{Discard, Event, Failure, MmCause, Nas, Output, security::Context};
@@ -258,17 +258,21 @@ impl Nas {
     }
 
     fn configuration_update(&mut self, command: &NasConfigurationUpdateCommand) {
-        if let Some(guti) = command.fg_guti.as_ref().and_then(|guti| guti.as_guti()) {
+        if let Some(guti) = command
+            .fg_guti
+            .as_ref()
+            .and_then(NasFGsMobileIdentity::as_guti)
+        {
             self.guti = Some(guti);
         }
         let indication = command.configuration_update_indication.as_ref();
-        if indication.is_some_and(|indication| indication.ack()) {
+        if indication.is_some_and(NasConfigurationUpdateIndication::ack) {
             self.send_gmm(NasConfigurationUpdateComplete::new());
         }
         let name = command.full_name_for_network.as_ref();
         self.event(Event::ConfigurationUpdated {
-            network_name: name.and_then(|name| name.name()),
-            register_again: indication.is_some_and(|indication| indication.red()),
+            network_name: name.and_then(NasNetworkName::name),
+            register_again: indication.is_some_and(NasConfigurationUpdateIndication::red),
         });
     }
 

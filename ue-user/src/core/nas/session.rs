@@ -8,10 +8,11 @@ use oxirush_nas::nas_5gs::{
     GsmCause, Nas5gsMessage, Nas5gsmMessage, NasDlNasTransport, NasDnn,
     NasExtendedProtocolConfigurationOptions, NasFGsmCause, NasFGsmStatus,
     NasIntegrityProtectionMaximumDataRate, NasPayloadContainer, NasPayloadContainerType,
-    NasPduSessionEstablishmentAccept, NasPduSessionEstablishmentRequest, NasPduSessionIdentity2,
-    NasPduSessionReleaseComplete, NasPduSessionReleaseRequest, NasPduSessionType, NasRequestType,
-    NasSscMode, NasUlNasTransport, PayloadContainerKind, Pco, PcoDirection, PcoEntry,
-    PduSessionTypeValue, QosRuleOpCode, RequestTypeValue, SscModeValue,
+    NasPduAddress, NasPduSessionEstablishmentAccept, NasPduSessionEstablishmentRequest,
+    NasPduSessionIdentity2, NasPduSessionReleaseComplete, NasPduSessionReleaseRequest,
+    NasPduSessionType, NasRequestType, NasSNssai, NasSscMode, NasUlNasTransport,
+    PayloadContainerKind, Pco, PcoDirection, PcoEntry, PduSessionTypeValue, QosRuleOpCode,
+    RequestTypeValue, SscModeValue,
 };
 
 use super::{Discard, Event, Failure, MmCause, Nas, SessionFailure, SmCause, mobility::to_nas};
@@ -175,7 +176,7 @@ impl Nas {
             let id = transport
                 .pdu_session_id
                 .as_ref()
-                .map(|id| id.pdu_session_id());
+                .map(NasPduSessionIdentity2::pdu_session_id);
             return match id.filter(|id| self.sessions.by_id.remove(id).is_some()) {
                 Some(id) => {
                     let failure = SessionFailure::NotForwarded(cause);
@@ -409,10 +410,7 @@ fn read_accept(
             "its PDU session type is not IPv4",
         ));
     }
-    let address = accept
-        .pdu_address
-        .as_ref()
-        .and_then(|address| address.ipv4());
+    let address = accept.pdu_address.as_ref().and_then(NasPduAddress::ipv4);
     let Some(address) = address.map(Ipv4Addr::from).filter(|a| is_host(*a)) else {
         return Err((
             GsmCause::InvalidMandatoryInformation,
@@ -458,14 +456,14 @@ fn read_accept(
     let mtu = of(PCO_LINK_MTU_IPV4).find_map(|e| <[u8; 2]>::try_from(&*e.contents).ok());
     let dns = of(PCO_DNS_IPV4).filter_map(|e| <[u8; 4]>::try_from(&*e.contents).ok());
     let ambr = &accept.session_ambr;
-    let slice = accept.s_nssai.as_ref().and_then(|slice| slice.parse());
+    let slice = accept.s_nssai.as_ref().and_then(NasSNssai::parse);
     Ok(SessionAccept {
         id,
         address,
         qfis,
         default_qfi,
         ambr_kbps: ambr.downlink_kbps().zip(ambr.uplink_kbps()),
-        dnn: accept.dnn.as_ref().and_then(|dnn| dnn.as_string()),
+        dnn: accept.dnn.as_ref().and_then(NasDnn::as_string),
         s_nssai: slice.map(|slice| SNssai {
             sst: slice.sst,
             sd: slice.sd,

@@ -93,7 +93,7 @@ impl Network {
     pub(crate) fn challenge(&mut self, ngksi: u8) -> Vec<u8> {
         self.sqn += 0x20;
         self.ngksi = ngksi;
-        let rand = Rand::new(&[self.sqn as u8; 16]);
+        let rand = Rand::new(&[self.sqn.to_le_bytes()[0]; 16]);
         let sqn = Sqn::try_from(self.sqn).unwrap();
         let vector = self
             .home

@@ -127,8 +127,8 @@ fn pauses_grow_up_to_their_maximum() {
         .filter_map(|(_, pause)| *pause)
         .collect();
     assert!(pauses.len() > 8);
-    for (n, pause) in pauses.iter().enumerate() {
-        let whole = (2 * SECOND * 2u32.pow(n.min(10) as u32)).min(60 * SECOND);
+    for (n, pause) in (0u32..).zip(&pauses) {
+        let whole = (2 * SECOND * 2u32.pow(n.min(10))).min(60 * SECOND);
         assert!((whole / 2..=whole).contains(pause), "pause {n}: {pause:?}");
     }
 }
