@@ -3,8 +3,19 @@
 //! [`core`] is the daemon without a socket or a clock: sessions, NGAP, EAP-5G, NAS relay.
 //! [`gateway`] joins it to an `ike::Endpoint`, still without input or output, so that one test
 //! process can run thousands of UEs in virtual time. [`shell`] adds sockets, timers, the KMS and
-//! the data plane.
+//! the data plane. [`report`] and [`render`] are what `n3iwfctl` shows.
 
+pub mod config;
 pub mod core;
 pub mod gateway;
 pub mod ngap;
+pub mod preflight;
+pub mod render;
+pub mod report;
+pub mod shell;
+
+/// Chooses the TLS implementation of the whole process; a second call changes nothing.
+pub fn tls_provider() {
+    // An error says that there is one already.
+    drop(rustls::crypto::ring::default_provider().install_default());
+}

@@ -126,6 +126,14 @@ impl Complaint {
     }
 }
 
+impl std::fmt::Display for Complaint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.key, self.what)
+    }
+}
+
+impl std::error::Error for Complaint {}
+
 fn invalid(file: &Path, path: &str, error: &YamlError) -> ConfigError {
     let error = error.without_snippet();
     let (line, column) = error

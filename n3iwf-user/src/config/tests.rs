@@ -1,0 +1,100 @@
+use super::*;
+
+const SAMPLE: &str = include_str!("../../config/n3iwf.yaml");
+
+fn read(text: &str) -> Result<File, String> {
+    daemon::config::parse(Path::new("n3iwf.yaml"), text, File::check)
+        .map_err(|error| error.to_string())
+}
+
+/// The sample with one line replaced.
+fn changed(from: &str, to: &str) -> String {
+    assert_eq!(SAMPLE.matches(from).count(), 1, "{from:?} in the sample");
+    SAMPLE.replace(from, to)
+}
+
+#[test]
+fn the_sample_loads_as_it_is() {
+    let file = read(SAMPLE).unwrap();
+    let core = file.core().unwrap();
+    assert_eq!(core.node.plmn, Plmn::from_digits("208", "93").unwrap());
+    assert_eq!(core.node.areas[0].tac, [0, 0, 1]);
+    assert_eq!(core.node.areas[0].plmns[0].slices, [(1, Some([1, 2, 3]))]);
+    assert_eq!(core.amfs, ["sctp:203.0.113.2:38412"]);
+    assert_eq!(file.relay().gtp.to_string(), "203.0.113.1:2152");
+    let endpoint = file.endpoint().unwrap();
+    let responder = endpoint.responder.unwrap();
+    assert_eq!(responder.profiles, [Profile::Native]);
+    assert_eq!(responder.sae_id.as_str(), "sae-n3iwf");
+    assert!(!responder.ike_suites.is_empty() && !responder.esp_suites.is_empty());
+    assert_eq!(file.logger.filter(), "info");
+}
+
+#[test]
+fn a_minimal_file_is_enough() {
+    let text = "
+configuration:
+  n3iwfInformation:
+    globalN3IWFID: { plmnID: { mcc: 208, mnc: 93 }, n3iwfID: 135 }
+    supportedTAList:
+      - tac: 000001
+        broadcastPlmnList:
+          - plmnID: { mcc: 208, mnc: 93 }
+            taiSliceSupportList: [{ snssai: { sst: 1 } }]
+  amfSCTPAddresses: [{ unix: /run/amf.sock }]
+  ikeBindAddress: 192.0.2.1
+  ipSecTunnelAddress: 10.0.0.1
+  ueIpAddressRange: 10.0.0.0/24
+  n3iwfGtpBindAddress: 203.0.113.1
+  fqdn: n3iwf.example.net
+  qkd:
+    saeId: sae-n3iwf
+    kms: { endpoints: ['https://198.51.100.2:8443'], ca: ca.pem, certificate: c.pem, privateKey: k.pem }
+";
+    let file = read(text).unwrap();
+    assert_eq!(file.core().unwrap().amfs, ["unix:/run/amf.sock"]);
+    assert_eq!(file.configuration.nas_tcp_port, 20_000);
+    assert_eq!(file.configuration.qkd.policy, Policy::RequireQkd);
+    let timing = file.endpoint().unwrap().timing;
+    assert_eq!(timing.dpd_interval, Some(Duration::from_secs(60)));
+}
+
+#[test]
+fn mistakes_are_named_with_their_place() {
+    for (from, to, key, what) in [
+        ("  nasTcpPort: 20000", "  nasTcpPrt: 20000", "nasTcpPrt", "did you mean `nasTcpPort`?"),
+        ("  nasTcpPort: 20000", "  nasTcpPort: 0", "nasTcpPort", "0 is no port"),
+        ("ikeBindAddress: 192.0.2.1", "ikeBindAddress: 0.0.0.0", "ikeBindAddress", "one address"),
+        ("ikeBindAddress: 192.0.2.1", "ikeBindAddress: host", "ikeBindAddress", "invalid IP address"),
+        ("ueIpAddressRange: 10.0.0.0/24", "ueIpAddressRange: 10.0.0.0/31", "ueIpAddressRange", "no room"),
+        ("xfrmInterfaceID: 1", "xfrmInterfaceID: 0", "dataplane", "not 0"),
+        ("xfrmInterfaceName: xfrmi", "xfrmInterfaceName: a/b", "dataplane", "interface name"),
+        ("profiles: [native]", "profiles: [paper]", "qkd.profiles", "privateKey"),
+        ("profiles: [native]", "profiles: [nativ]", "qkd.profiles[0]", "did you mean `native`?"),
+        ("profiles: [native]", "profiles: []", "qkd.profiles", "at least one"),
+        ("saeId: sae-n3iwf", "saeId: ''", "qkd.saeId", "1 to 255 octets"),
+        ("transFreq: 60s", "transFreq: soon", "transFreq", "soon"),
+        ("      - tac: \"000001\"", "      - tac: \"1\"", "supportedTAList[0].tac", "six hexadecimal"),
+        ("AES_GCM_16-256/PRF_HMAC_SHA2_256", "ROT13/PRF_HMAC_SHA2_256", "qkd.ikeSuites[0]", "ROT13"),
+    ] {
+        let text = changed(from, to);
+        let error = read(&text).unwrap_err();
+        let line = text.lines().position(|line| line.contains(to)).unwrap_or(0) + 1;
+        assert!(error.starts_with("n3iwf.yaml:"), "{error}");
+        assert!(error.contains(key), "{key} in: {error}");
+        assert!(error.contains(what), "{what} in: {error}");
+        if key != "dataplane" {
+            assert!(error.starts_with(&format!("n3iwf.yaml:{line}:")), "line {line}: {error}");
+        }
+    }
+}
+
+#[test]
+fn the_paper_profile_needs_files_that_fit() {
+    let text = changed("profiles: [native]", "profiles: [native, paper]\n    paper: { ueSaeId: sae-ue-1 }")
+        .replace("  # privateKey: ", "  privateKey: ")
+        .replace("  # certificate: ", "  certificate: ");
+    let file = read(&text).unwrap();
+    let complaint = file.endpoint().err().unwrap().to_string();
+    assert!(complaint.contains("configuration.certificate"), "{complaint}");
+}

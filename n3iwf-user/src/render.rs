@@ -1,0 +1,361 @@
+//! Reports as text for people: the shape of `swanctl --list-sas`, with QKD and 5G beside it.
+
+use dataplane::Traffic;
+
+use crate::report::{ChildSa, Counters, IkeSa, Keys, Sas, Status, Ues};
+
+/// `n3iwfctl status`.
+pub fn status(status: &Status) -> String {
+    let mut out = String::new();
+    line(
+        &mut out,
+        &format!(
+            "n3iwf-user {}, up {}s, {}",
+            status.version,
+            status.uptime,
+            if status.ready { "ready" } else { "NOT READY: no AMF" }
+        ),
+    );
+    for amf in &status.amfs {
+        let mut text = format!("amf     {}  {}", amf.address, amf.state);
+        if !amf.name.is_empty() {
+            text += &format!("  {} (capacity {})", amf.name, amf.capacity);
+        }
+        text += &format!("  {} UEs", amf.ues);
+        if let Some(trouble) = &amf.trouble {
+            text += &format!("  [{trouble}]");
+        }
+        line(&mut out, &text);
+    }
+    for kms in &status.kms {
+        let word = |key: &str| kms.get(key).and_then(serde_json::Value::as_str).unwrap_or("");
+        let healthy = kms.get("healthy").and_then(serde_json::Value::as_bool);
+        let state = if healthy == Some(false) { "FAILING" } else { "ok" };
+        line(&mut out, &format!("kms     {}  {state}  {}", word("url"), word("error")));
+    }
+    line(
+        &mut out,
+        &format!(
+            "sae     {}\nplane   {}  interface {}  ebpf {}",
+            status.sae_id,
+            status.dataplane,
+            status.interface.as_deref().unwrap_or("-"),
+            status.bpf.as_deref().unwrap_or("-"),
+        ),
+    );
+    line(
+        &mut out,
+        &format!(
+            "{} IKE SAs ({} half-open), {} UEs, {} inner addresses taken",
+            status.ike_sas, status.half_open, status.ues, status.addresses_taken
+        ),
+    );
+    out
+}
+
+/// `n3iwfctl sas`.
+pub fn sas(report: &Sas) -> String {
+    let mut out = String::new();
+    for sa in &report.sas {
+        ike_sa(&mut out, sa);
+        for child in &sa.child_sas {
+            child_sa(&mut out, child);
+        }
+    }
+    if report.sas.is_empty() {
+        line(&mut out, "no IKE SAs");
+    }
+    out
+}
+
+fn ike_sa(out: &mut String, sa: &IkeSa) {
+    let peer = sa.peer_sae.as_deref().unwrap_or("?");
+    line(
+        out,
+        &format!(
+            "{peer}: #{}, {}, IKEv2, {}_i {}_r*",
+            sa.uniqueid, sa.state, sa.initiator_spi, sa.responder_spi
+        ),
+    );
+    let nat = |behind: bool| if behind { " (NAT)" } else { "" };
+    line(
+        out,
+        &format!(
+            "  local  '{}' @ {}[{}]{}",
+            sa.local_id,
+            sa.local.ip(),
+            sa.local.port(),
+            nat(sa.nat_local)
+        ),
+    );
+    let inner = sa.inner.map(|inner| format!(" [{inner}]")).unwrap_or_default();
+    line(
+        out,
+        &format!(
+            "  remote '{}' @ {}[{}]{inner}{}",
+            sa.remote_id,
+            sa.remote.ip(),
+            sa.remote.port(),
+            nat(sa.nat_remote)
+        ),
+    );
+    line(out, &format!("  {}", sa.suite.as_deref().unwrap_or("no suite yet")));
+    if let Some(established) = sa.established {
+        line(
+            out,
+            &format!(
+                "  established {established}s ago, {} retransmissions",
+                sa.retransmits
+            ),
+        );
+    }
+    line(
+        out,
+        &format!(
+            "  {}: kme {}, keys {}, held {}",
+            sa.mode,
+            sa.kme,
+            list(&sa.key_ids),
+            sa.held_keys
+        ),
+    );
+    if let Some(ran) = sa.ran_ue_ngap_id {
+        let amf = sa
+            .amf_ue_ngap_id
+            .map_or_else(|| "-".to_owned(), |id| id.to_string());
+        line(out, &format!("  5g: RAN-UE-NGAP-ID {ran}, AMF-UE-NGAP-ID {amf}"));
+    }
+}
+
+fn child_sa(out: &mut String, child: &ChildSa) {
+    let reqid = child
+        .reqid
+        .map_or_else(|| "-".to_owned(), |reqid| reqid.to_string());
+    line(
+        out,
+        &format!(
+            "  {}: #{}, reqid {reqid}, {}, TUNNEL, ESP:{}",
+            child.name,
+            child.uniqueid,
+            child.state,
+            child.suite.as_deref().unwrap_or("-")
+        ),
+    );
+    if let Some(age) = child.age {
+        line(out, &format!("    installed {age}s ago"));
+    }
+    let if_id = child
+        .if_id
+        .map(|id| format!(" (-|0x{id:08x})"))
+        .unwrap_or_default();
+    let traffic = |name: &str, spi: &str, traffic: &Traffic| {
+        format!(
+            "    {name:3} {spi}{if_id}, {:>10} bytes, {:>7} packets",
+            traffic.bytes, traffic.packets
+        )
+    };
+    line(out, &traffic("in", &child.spi_in, &child.traffic_in));
+    line(out, &traffic("out", &child.spi_out, &child.traffic_out));
+    line(out, &format!("    local  {}", list(&child.local_ts)));
+    line(out, &format!("    remote {}", list(&child.remote_ts)));
+    line(out, &format!("    qkd    keys {}", list(&child.key_ids)));
+    if let Some(session) = &child.pdu_session {
+        let qfis: Vec<String> = session.qfis.iter().map(u8::to_string).collect();
+        line(
+            out,
+            &format!(
+                "    5g     PDU session {}, QFI {}, UPF {} TEID ul 0x{:08x} dl 0x{:08x}, {}",
+                session.session,
+                list(&qfis),
+                session.upf,
+                session.ul_teid,
+                session.dl_teid,
+                session.state
+            ),
+        );
+    }
+}
+
+/// `n3iwfctl ues`.
+pub fn ues(report: &Ues) -> String {
+    let mut out = String::new();
+    for ue in &report.ues {
+        let inner = ue.inner.map_or_else(|| "-".to_owned(), |inner| inner.to_string());
+        let amf_id = ue
+            .amf_ue_ngap_id
+            .map_or_else(|| "-".to_owned(), |id| id.to_string());
+        line(
+            &mut out,
+            &format!(
+                "UE {}: {}, {} [{inner}], IKE SA #{}, AMF {} (AMF-UE-NGAP-ID {amf_id}), NAS {}, {}s",
+                ue.ue,
+                ue.state,
+                ue.remote,
+                ue.ike_sa,
+                ue.amf.as_deref().unwrap_or("-"),
+                if ue.nas_connected { "over TCP" } else { "not connected" },
+                ue.age,
+            ),
+        );
+        for session in &ue.sessions {
+            line(
+                &mut out,
+                &format!(
+                    "  PDU session {}: {}, QFI {:?}, UPF {}, TEID ul 0x{:08x} dl 0x{:08x}",
+                    session.session,
+                    session.state,
+                    session.qfis,
+                    session.upf,
+                    session.ul_teid,
+                    session.dl_teid
+                ),
+            );
+        }
+        line(
+            &mut out,
+            "  phase     wall ms    own ms    KMS ms   core ms   rest ms",
+        );
+        for row in &ue.timeline {
+            let waited = row.own_us + row.kms_us + row.core_us;
+            let rest = row.wall_us.saturating_sub(waited);
+            let ms = |us: u64| format!("{:>7}.{:02}", us / 1000, us % 1000 / 10);
+            line(
+                &mut out,
+                &format!(
+                    "  {:<7}{}{}{}{}{}",
+                    row.phase.name(),
+                    ms(row.wall_us),
+                    ms(row.own_us),
+                    ms(row.kms_us),
+                    ms(row.core_us),
+                    ms(rest)
+                ),
+            );
+        }
+    }
+    if report.ues.is_empty() {
+        line(&mut out, "no UEs");
+    }
+    out
+}
+
+/// `n3iwfctl keys`.
+pub fn keys(report: &Keys) -> String {
+    let mut out = String::new();
+    let totals = |name: &str, totals: &crate::report::KeyTotals| {
+        format!(
+            "{name:<24} fetched {:>6} = used {:>6} + lost {:>6} + held {:>6}{}{}",
+            totals.fetched,
+            totals.used,
+            totals.lost,
+            totals.held,
+            if totals.balanced { "" } else { "  DOES NOT ADD UP" },
+            match totals.uncertain {
+                0 => String::new(),
+                uncertain => format!("  (uncertain {uncertain})"),
+            }
+        )
+    };
+    line(&mut out, &totals("all", &report.total));
+    for (peer, sums) in &report.peers {
+        line(&mut out, &totals(peer, sums));
+    }
+    for key in &report.keys {
+        let place = match (&key.sa, &key.purpose) {
+            (Some(sa), Some(purpose)) => format!("IKE SA #{sa}  {purpose}"),
+            _ => String::new(),
+        };
+        line(
+            &mut out,
+            &format!("{}  {:<5} {:<16} {place}", key.id, key.state, key.peer),
+        );
+    }
+    out
+}
+
+/// `n3iwfctl counters`.
+pub fn counters(report: &Counters) -> String {
+    let mut out = String::new();
+    match &report.classes {
+        Some(classes) => {
+            line(
+                &mut out,
+                "class                   in packets      in bytes   out packets     out bytes",
+            );
+            for ((name, ingress), (_, egress)) in
+                classes.ingress.iter().zip(classes.egress.iter())
+            {
+                line(
+                    &mut out,
+                    &format!(
+                        "{name:<20}{:>14}{:>14}{:>14}{:>14}",
+                        ingress.packets, ingress.bytes, egress.packets, egress.bytes
+                    ),
+                );
+            }
+        }
+        None => line(&mut out, "no eBPF accounting"),
+    }
+    for sa in &report.sas {
+        let session = sa
+            .pdu_session
+            .map_or_else(|| "signalling".to_owned(), |id| format!("PDU session {id}"));
+        line(&mut out, &format!("Child SA #{}  UE {}  {session}", sa.id, sa.ue));
+        for (name, spi, kernel, ebpf) in [
+            ("in", sa.spi_in, sa.kernel_in, sa.ebpf_in),
+            ("out", sa.spi_out, sa.kernel_out, sa.ebpf_out),
+        ] {
+            let mut text = format!(
+                "  {name:3} {spi:08x}  kernel {:>9} packets {:>12} bytes (inner)",
+                kernel.packets, kernel.bytes
+            );
+            if let Some(seen) = ebpf {
+                text += &format!(
+                    "   ebpf {:>9} packets {:>12} bytes (outer)",
+                    seen.packets, seen.bytes
+                );
+            }
+            line(&mut out, &text);
+        }
+        let refused = sa.refused;
+        if refused.replay + refused.replay_window + refused.integrity > 0 {
+            line(
+                &mut out,
+                &format!(
+                    "  refused: replay {}, window {}, integrity {}",
+                    refused.replay, refused.replay_window, refused.integrity
+                ),
+            );
+        }
+    }
+    for session in &report.sessions {
+        line(
+            &mut out,
+            &format!(
+                "relay PDU session {} of {}: up {} packets {} bytes, down {} packets {} bytes, dropped {:?}",
+                session.pdu_session,
+                session.address,
+                session.uplink.packets,
+                session.uplink.bytes,
+                session.downlink.packets,
+                session.downlink.bytes,
+                session.drops
+            ),
+        );
+    }
+    line(&mut out, &format!("relay, no session: {:?}", report.drops));
+    out
+}
+
+fn list(items: &[String]) -> String {
+    if items.is_empty() {
+        "-".to_owned()
+    } else {
+        items.join(" ")
+    }
+}
+
+fn line(out: &mut String, text: &str) {
+    out.push_str(text);
+    out.push('\n');
+}

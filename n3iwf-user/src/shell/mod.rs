@@ -1,0 +1,496 @@
+//! The daemon: sockets, clock, KMS and data plane around the gateway.
+//!
+//! One task owns the gateway. Everything that waits (KMS, data plane, N2, NAS TCP) does so in tasks
+//! of its own and reports back through one channel, so that the gateway sees one input at a time.
+
+mod account;
+mod control;
+mod keylog;
+mod n2link;
+mod nas;
+mod plane;
+mod udp;
+
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use daemon::{Shutdown, control::Server, timeline::Stopwatch};
+use dataplane::{
+    Dataplane, StartReport,
+    relay::{AccessEvent, AccessRelay, GtpRelay},
+};
+use ike::{ChildId, Endpoint, Instant, KeyRequestId, QkdFailure, SaId};
+use keys::QkdKey;
+use qkd::{Kms, QkdError, Reason};
+use rand_core::UnwrapErr;
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::{sleep, sleep_until, timeout},
+};
+use tracing::{error, info, warn};
+use zeroize::Zeroizing;
+
+use self::{keylog::DebugKeyLog, n2link::N2, nas::Nas, plane::Plane, udp::Udp};
+use crate::{
+    config::File,
+    core::{Action, AmfNumber, AmfStatus, N3iwf, NasLink, UeStatus},
+    gateway::Gateway,
+};
+
+/// Inputs that wait for the gateway; whoever sends more waits itself.
+const INPUTS: usize = 4096;
+/// Requests to the KMS at one time.
+const KMS_AT_ONCE: usize = 64;
+/// How long a shutdown waits for UEs and the AMF.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// How often the relay is asked for events.
+const RELAY_POLL: Duration = Duration::from_millis(500);
+
+/// What the other tasks tell the one that owns the gateway.
+enum Input {
+    AmfConnected {
+        amf: AmfNumber,
+        attempt: u64,
+        sender: n2::SendHalf,
+    },
+    AmfLost {
+        amf: AmfNumber,
+        attempt: u64,
+        reason: String,
+    },
+    Ngap {
+        amf: AmfNumber,
+        attempt: u64,
+        /// May carry K_N3IWF.
+        data: Zeroizing<Vec<u8>>,
+    },
+    Keys {
+        sa: SaId,
+        request: KeyRequestId,
+        keys: Result<Vec<QkdKey>, QkdFailure>,
+    },
+    Installed {
+        sa: SaId,
+        child: ChildId,
+        result: Result<(), String>,
+    },
+    Removed {
+        child: ChildId,
+    },
+    SessionAdded {
+        ue: u32,
+        dl_teid: u32,
+        result: Result<(), String>,
+    },
+    SessionRemoved {
+        ue: u32,
+        dl_teid: u32,
+    },
+    NasConnected {
+        link: NasLink,
+        from: IpAddr,
+        writer: mpsc::Sender<Vec<u8>>,
+    },
+    Nas {
+        link: NasLink,
+        message: Vec<u8>,
+    },
+    NasClosed {
+        link: NasLink,
+    },
+    Snapshot(oneshot::Sender<Snapshot>),
+    Release {
+        ue: u32,
+        done: oneshot::Sender<bool>,
+    },
+}
+
+/// What the gateway knows at one moment.
+struct Snapshot {
+    now: Instant,
+    sas: Vec<ike::SaStatus>,
+    ues: Vec<UeStatus>,
+    amfs: Vec<AmfStatus>,
+    half_open: usize,
+    addresses_taken: usize,
+}
+
+/// Runs the daemon until a signal ends it.
+///
+/// # Errors
+/// What keeps it from starting. Once it runs, nothing outside ends it but a signal.
+pub async fn run(path: &Path, file: File) -> anyhow::Result<()> {
+    // From here on a signal is answered in order.
+    let mut shutdown = Shutdown::catch()?;
+    daemon::harden().context("hardening the process")?;
+    let own = &file.configuration;
+    let complaint = |complaint| anyhow::anyhow!("{}: {complaint}", path.display());
+    let core = file.core().map_err(complaint)?;
+    let mut endpoint = file.endpoint().map_err(complaint)?;
+    let key_log = own.debug_key_log.as_deref().map(DebugKeyLog::open);
+    let key_log = key_log.transpose().context("debugKeyLog")?;
+    if let Some(log) = &key_log {
+        warn!(
+            directory = %log.directory().display(),
+            "debugKeyLog: ALL KEYS ARE WRITTEN TO DISK. Never in service."
+        );
+        keylog::attach(&mut endpoint, log);
+    }
+
+    // First of all: a second daemon with the same file ends here and disturbs nothing.
+    let server = Server::bind(&own.control).await?;
+    crate::tls_provider();
+    let kms = Kms::new(&own.qkd.kms).context("configuration.qkd.kms")?;
+    let dataplane = dataplane::open(file.dataplane())?;
+    let recording = own.dataplane.kind == dataplane::Kind::Recording;
+    if recording {
+        warn!("dataplane `recording`: NO IPSEC, everything between UE and N3IWF is in clear");
+    }
+    let started = dataplane.start().await.context("data plane")?;
+    report_start(&started);
+
+    let result = serve(
+        &file, core, endpoint, server, kms, &dataplane, started, key_log, &mut shutdown,
+    )
+    .await;
+    match dataplane.stop().await {
+        Ok(report) if report.left.is_empty() => {
+            info!(removed = report.removed.len(), "data plane stopped, nothing left");
+        }
+        Ok(report) => warn!(left = ?report.left, "data plane stopped, something is left"),
+        Err(error) => error!(%error, "data plane"),
+    }
+    result
+}
+
+fn report_start(report: &StartReport) {
+    for line in &report.removed {
+        info!("left by an earlier run and removed: {line}");
+    }
+    for line in &report.warnings {
+        warn!("{line}");
+    }
+    info!(interface = ?report.interface, ebpf = ?report.bpf, "data plane started");
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of a daemon, put together once")]
+async fn serve(
+    file: &File,
+    core: crate::core::CoreConfig,
+    endpoint: ike::EndpointConfig,
+    server: Server,
+    kms: Kms,
+    dataplane: &Arc<dyn Dataplane>,
+    started: StartReport,
+    key_log: Option<Arc<DebugKeyLog>>,
+    shutdown: &mut Shutdown,
+) -> anyhow::Result<()> {
+    let own = &file.configuration;
+    let encapsulate = own.dataplane.kind == dataplane::Kind::Kernel;
+    let udp = Udp::bind(own.ike_bind_address, encapsulate).await?;
+    let relay: Arc<dyn AccessRelay> =
+        Arc::new(GtpRelay::start(file.relay()).context("user-plane relay")?);
+    let (inputs, mut input) = mpsc::channel(INPUTS);
+    let device = started.interface.clone().filter(|_| encapsulate);
+    let nas_address = (own.ip_sec_tunnel_address, own.nas_tcp_port).into();
+    let nas = Nas::listen(nas_address, device.as_deref(), inputs.clone())
+        .with_context(|| format!("NAS over TCP on {nas_address}"))?;
+    let options = n2::Options::default().with_local(own.local_sctp_addr);
+    let n2 = N2::new(file.amfs(), options, inputs.clone());
+    let names = file.dataplane();
+    let plane = Plane::start(
+        Arc::clone(dataplane),
+        Arc::clone(&relay),
+        move |slot| encapsulate.then(|| names.interface(slot)),
+        key_log,
+        inputs.clone(),
+    );
+    let control = control::Context {
+        inputs: inputs.clone(),
+        dataplane: Arc::clone(dataplane),
+        relay: Arc::clone(&relay),
+        kms: kms.clone(),
+        sae_id: own.qkd.sae_id.to_string(),
+        kme: own.qkd.kms.kme_id.first().or(own.qkd.kms.endpoints.first()).cloned(),
+        recording: !encapsulate,
+        started,
+    };
+    let control = tokio::spawn(server.serve(move |request| control::answer(control.clone(), request)));
+
+    let rng = Box::new(UnwrapErr(getrandom::SysRng));
+    let mut shell = Shell {
+        origin: std::time::Instant::now(),
+        gateway: Gateway::new(Endpoint::new(endpoint, rng), N3iwf::new(core)),
+        udp,
+        n2,
+        nas,
+        plane,
+        kms,
+        kms_slots: Arc::new(Semaphore::new(KMS_AT_ONCE)),
+        inputs,
+    };
+    shell.turn(Gateway::start);
+    info!("ready");
+    shell.serve(&mut input, &relay, shutdown).await;
+    control.abort();
+    shell.say_goodbye(&mut input).await;
+    Ok(())
+}
+
+struct Shell {
+    origin: std::time::Instant,
+    gateway: Gateway,
+    udp: Udp,
+    n2: N2,
+    nas: Nas,
+    plane: Plane,
+    kms: Kms,
+    kms_slots: Arc<Semaphore>,
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Shell {
+    async fn serve(
+        &mut self,
+        input: &mut mpsc::Receiver<Input>,
+        relay: &Arc<dyn AccessRelay>,
+        shutdown: &mut Shutdown,
+    ) {
+        let mut relay_poll = tokio::time::interval(RELAY_POLL);
+        relay_poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let deadline = self.deadline();
+            tokio::select! {
+                signal = shutdown.recv() => {
+                    info!(signal, "shutting down");
+                    return;
+                }
+                socket = self.udp.readable() => self.receive(socket),
+                Some(first) = input.recv() => self.accept(first, input),
+                () = sleep_until(deadline) => self.turn(Gateway::handle_timeout),
+                _ = relay_poll.tick() => {
+                    while let Some(AccessEvent::TunnelUnknown { dl_teid }) = relay.poll_event() {
+                        self.turn(|gateway, now| gateway.tunnel_lost(now, dl_teid));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Releases every UE, waits a moment for the peers, then goes without them.
+    async fn say_goodbye(&mut self, input: &mut mpsc::Receiver<Input>) {
+        self.turn(Gateway::shut_down);
+        let orderly = timeout(FAREWELL, async {
+            while !self.gateway.is_empty() {
+                let deadline = self.deadline();
+                tokio::select! {
+                    socket = self.udp.readable() => self.receive(socket),
+                    Some(first) = input.recv() => self.accept(first, input),
+                    () = sleep_until(deadline) => self.turn(Gateway::handle_timeout),
+                }
+            }
+        })
+        .await;
+        if orderly.is_err() {
+            warn!("not every UE confirmed its end");
+            self.turn(Gateway::abandon_all);
+        }
+        self.n2.close().await;
+        // Key fates of abandoned IKE SAs are booked above; Child SAs end with the data plane.
+        sleep(Duration::ZERO).await;
+        let total = self.kms.account().total();
+        info!(
+            fetched = total.fetched,
+            used = total.used,
+            lost = total.lost,
+            held = total.held,
+            "key account at the end"
+        );
+    }
+
+    fn now(&self) -> Instant {
+        Instant::from_origin(self.origin.elapsed())
+    }
+
+    fn deadline(&self) -> tokio::time::Instant {
+        // A day is far enough for "never" and does not overflow.
+        let day = Duration::from_secs(86_400);
+        let at = self
+            .gateway
+            .poll_timeout()
+            .map_or(self.origin.elapsed() + day, Instant::since_origin);
+        let wait = at.saturating_sub(self.origin.elapsed()).min(day);
+        tokio::time::Instant::now() + wait
+    }
+
+    /// One input: the gateway handles it, its time is measured, its output goes out.
+    fn turn(&mut self, handle: impl FnOnce(&mut Gateway, Instant)) {
+        let now = self.now();
+        let watch = Stopwatch::start();
+        handle(&mut self.gateway, now);
+        self.gateway.charge(watch.cpu());
+        while let Some(transmit) = self.gateway.poll_transmit() {
+            self.udp.send(&transmit);
+        }
+        while let Some(action) = self.gateway.poll_action() {
+            self.act(action);
+        }
+    }
+
+    fn receive(&mut self, socket: usize) {
+        while let Some((path, length)) = self.udp.try_receive(socket) {
+            let datagram = self.udp.taken(length);
+            self.turn(|gateway, now| gateway.handle_datagram(now, path, &datagram));
+        }
+    }
+
+    fn accept(&mut self, first: Input, input: &mut mpsc::Receiver<Input>) {
+        self.input(first);
+        // Bounded, so that sockets and timers get their turn.
+        for _ in 0..256 {
+            match input.try_recv() {
+                Ok(next) => self.input(next),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::AmfConnected {
+                amf,
+                attempt,
+                sender,
+            } => {
+                if self.n2.connected(amf, attempt, sender) {
+                    self.turn(|gateway, now| gateway.amf_connected(now, amf));
+                }
+            }
+            Input::AmfLost {
+                amf,
+                attempt,
+                reason,
+            } => {
+                if self.n2.lost(amf, attempt) {
+                    self.turn(|gateway, now| gateway.amf_lost(now, amf, &reason));
+                }
+            }
+            Input::Ngap { amf, attempt, data } => {
+                if self.n2.is_current(amf, attempt) {
+                    self.turn(|gateway, now| gateway.handle_ngap(now, amf, &data));
+                }
+            }
+            Input::Keys { sa, request, keys } => {
+                self.turn(|gateway, now| gateway.keys_fetched(now, sa, request, keys));
+            }
+            Input::Installed { sa, child, result } => {
+                self.turn(|gateway, now| gateway.child_installed(now, sa, child, result));
+            }
+            Input::Removed { child } => {
+                self.turn(|gateway, now| gateway.child_removed(now, child));
+            }
+            Input::SessionAdded {
+                ue,
+                dl_teid,
+                result,
+            } => self.turn(|gateway, now| gateway.session_added(now, ue, dl_teid, result)),
+            Input::SessionRemoved { ue, dl_teid } => {
+                self.turn(|gateway, now| gateway.session_removed(now, ue, dl_teid));
+            }
+            Input::NasConnected { link, from, writer } => {
+                self.nas.opened(link, writer);
+                self.turn(|gateway, now| gateway.nas_connected(now, link, from));
+            }
+            Input::Nas { link, message } => {
+                self.turn(|gateway, now| gateway.nas_received(now, link, &message));
+            }
+            Input::NasClosed { link } => {
+                self.nas.close(link);
+                self.turn(|gateway, now| gateway.nas_closed(now, link));
+            }
+            Input::Snapshot(reply) => {
+                let now = self.now();
+                // The asker may have gone meanwhile.
+                drop(reply.send(Snapshot {
+                    now,
+                    sas: self.gateway.sas(),
+                    ues: self.gateway.ues(now),
+                    amfs: self.gateway.amfs(),
+                    half_open: self.gateway.half_open(),
+                    addresses_taken: self.gateway.addresses_taken(),
+                }));
+            }
+            Input::Release { ue, done } => {
+                let mut known = false;
+                self.turn(|gateway, now| known = gateway.release(now, ue));
+                let _ = done.send(known);
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::ConnectAmf { amf } => self.n2.connect(amf),
+            Action::DisconnectAmf { amf } => self.n2.disconnect(amf),
+            Action::SendNgap { amf, ue, data } => self.n2.send(amf, ue, data),
+            Action::FetchKeys {
+                sa,
+                request,
+                slave,
+                number,
+                size_bits,
+            } => self.fetch(sa, request, slave, number, size_bits),
+            Action::BookKey { sa, id, fate } => account::book(self.kms.account(), sa, id, fate),
+            Action::ForgetKeys { sa } => {
+                self.kms.account().release(&sa.to_string());
+            }
+            Action::InstallSa { sa, child, spec } => self.plane.install(sa, child, spec),
+            Action::RemoveSa { child } => self.plane.remove(child),
+            Action::AddSession(session) => self.plane.add_session(session),
+            Action::RemoveSession { ue, dl_teid } => self.plane.remove_session(ue, dl_teid),
+            Action::SendNas { link, message } => self.nas.send(link, &message),
+            Action::CloseNas { link } => self.nas.close(link),
+        }
+    }
+
+    fn fetch(
+        &self,
+        sa: SaId,
+        request: KeyRequestId,
+        slave: keys::SaeId,
+        number: usize,
+        size_bits: u32,
+    ) {
+        let (kms, slots, inputs) = (
+            self.kms.clone(),
+            Arc::clone(&self.kms_slots),
+            self.inputs.clone(),
+        );
+        tokio::spawn(async move {
+            let _slot = slots.acquire().await;
+            let keys = kms
+                .enc_keys(&slave, number, size_bits)
+                .await
+                .map_err(|error| {
+                    warn!(%sa, slave = %slave, %error, "KMS");
+                    failure(&error)
+                });
+            if let Err(lost) = inputs.send(Input::Keys { sa, request, keys }).await
+                && let Input::Keys { keys: Ok(keys), .. } = lost.0
+            {
+                // The daemon ends: the keys die unused, and the account says so.
+                for key in keys {
+                    account::lose(kms.account(), &key.id);
+                }
+            }
+        });
+    }
+}
+
+fn failure(error: &QkdError) -> QkdFailure {
+    match error.reason() {
+        Reason::NoKeys => QkdFailure::NoKeys,
+        Reason::Unreachable => QkdFailure::Unreachable,
+        Reason::UnknownSae => QkdFailure::UnknownSae,
+    }
+}
