@@ -166,6 +166,7 @@ qkd:
     timeout: 5s
     connectTimeout: 3s
 profile: {profile}
+ike: {{retransmitTries: 4, retransmitMax: 4s, dpdInterval: 10s}}
 control: {control}
 logger: {{level: \"info\"}}
 retry: {{initial: 1s, attempts: 0}}
@@ -237,6 +238,7 @@ fn n3iwf(world: &World) -> String {
       kmeId: kme-a
       timeout: 5s
       connectTimeout: 3s
+    halfOpenLifetime: 15s
   dataplane:
 {dataplane}  control: {control}
 logger:

@@ -16,6 +16,7 @@ pub mod netns;
 pub mod paper;
 pub mod process;
 pub mod report;
+pub mod scenarios;
 pub mod steps;
 pub mod topology;
 pub mod world;

@@ -1,0 +1,143 @@
+//! The scenarios: the demonstration, the attach, and what may go wrong.
+
+mod demo;
+mod faults;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::files::Profile;
+use crate::report::{Finding, Report};
+use crate::world::{Options, World};
+
+pub use demo::{DemoOptions, demo};
+
+/// What every scenario is given.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// Where the programs are.
+    pub bin_dir: PathBuf,
+    /// The eBPF object.
+    pub bpf_object: PathBuf,
+    /// Where logs and captures go.
+    pub results: PathBuf,
+    /// Without ESP and SCTP: see [`Options::recording`].
+    pub recording: bool,
+    /// Whether to print nothing while running.
+    pub quiet: bool,
+}
+
+impl Setting {
+    /// A fresh world for a scenario; its logs go to a directory of its name.
+    ///
+    /// # Errors
+    /// As [`World::new`].
+    pub fn world(&self, scenario: &str, profile: Profile) -> Result<World> {
+        World::new(Options {
+            bin_dir: self.bin_dir.clone(),
+            bpf_object: self.bpf_object.clone(),
+            profile,
+            prefix: format!("rig{}", std::process::id()),
+            logs: self.results.join(scenario),
+            key_log: false,
+            recording: self.recording,
+        })
+    }
+
+    /// A report for a scenario.
+    #[must_use]
+    pub fn report(&self, scenario: &str) -> Report {
+        Report::new(scenario, self.quiet)
+    }
+}
+
+/// A scenario by name.
+pub struct Scenario {
+    /// What `rig scenario` calls it.
+    pub name: &'static str,
+    /// What it shows.
+    pub about: &'static str,
+    run: fn(&mut Report, &mut World) -> Option<()>,
+}
+
+impl Scenario {
+    /// Runs it in a world of its own.
+    #[must_use]
+    pub fn run(&self, setting: &Setting) -> Report {
+        let mut report = setting.report(self.name);
+        let world = report.step_with("the network is built", || {
+            let world = setting.world(self.name, Profile::Native)?;
+            Ok((Finding::new("six namespaces"), world))
+        });
+        if let Some(mut world) = world {
+            (self.run)(&mut report, &mut world);
+        }
+        report
+    }
+}
+
+/// All of them.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "attach",
+        about: "attach, ping, deregister, nothing left",
+        run: faults::attach,
+    },
+    Scenario {
+        name: "kme-down",
+        about: "the N3IWF's KME is down, then comes back",
+        run: faults::kme_down,
+    },
+    Scenario {
+        name: "kme-empty",
+        about: "the KME has no keys, then has some",
+        run: faults::kme_empty,
+    },
+    Scenario {
+        name: "kme-slow",
+        about: "the KME answers late: the attach works, no key is fetched twice",
+        run: faults::kme_slow,
+    },
+    Scenario {
+        name: "kme-401",
+        about: "the KME refuses the N3IWF's certificate",
+        run: faults::kme_unauthorized,
+    },
+    Scenario {
+        name: "kme-one-sided",
+        about: "keys reach the N3IWF's KME and never the UE's",
+        run: faults::kme_one_sided,
+    },
+    Scenario {
+        name: "amf-down",
+        about: "the AMF is not there when the N3IWF starts",
+        run: faults::amf_down,
+    },
+    Scenario {
+        name: "amf-lost",
+        about: "the AMF breaks off in the middle of an attach",
+        run: faults::amf_lost,
+    },
+    Scenario {
+        name: "wrong-k",
+        about: "the UE has another K than the network",
+        run: faults::wrong_k,
+    },
+    Scenario {
+        name: "ue-killed",
+        about: "the UE is killed in the middle of an attach",
+        run: faults::ue_killed,
+    },
+    Scenario {
+        name: "n3iwf-killed",
+        about: "the N3IWF is killed with a UE attached, and started again",
+        run: faults::n3iwf_killed,
+    },
+];
+
+/// The scenario of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name == name)
+}
