@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use oxirush_nas::nas_5gs::{
     GmmCause, GsmCause, Nas5gsMessage, Nas5gsmMessage, NasPduSessionEstablishmentRequest,
+    NasPduSessionIdentity2, NasPduSessionType, NasRequestType, NasSNssai, NasSscMode,
     NasUlNasTransport, PduSessionTypeValue, RequestTypeValue, SscModeValue,
 };
 use oxirush_ngap::Error;
@@ -53,7 +54,7 @@ impl Amf {
         let routed = transport
             .pdu_session_id
             .as_ref()
-            .map(|s| s.pdu_session_id());
+            .map(NasPduSessionIdentity2::pdu_session_id);
         if routed.is_some_and(|routed| routed != session) || !SESSION_IDS.contains(&session) {
             tracing::warn!(ue = id, session, "PDU session identity refused");
             return self.not_forwarded(id, session, &message, GmmCause::PayloadWasNotForwarded);
@@ -91,11 +92,11 @@ impl Amf {
         let kind = transport
             .request_type
             .as_ref()
-            .and_then(|kind| kind.request_type());
+            .and_then(NasRequestType::request_type);
         if !matches!(kind, None | Some(RequestTypeValue::InitialRequest)) {
             return self.not_forwarded(id, session, message, GmmCause::PayloadWasNotForwarded);
         }
-        let asked = transport.s_nssai.as_ref().and_then(|s| s.parse());
+        let asked = transport.s_nssai.as_ref().and_then(NasSNssai::parse);
         let slice = match asked {
             None => ue.allowed.first().copied(),
             Some(contents) => {
@@ -126,8 +127,8 @@ impl Amf {
         let kind = request
             .pdu_session_type
             .as_ref()
-            .and_then(|kind| kind.session_type());
-        let mode = request.ssc_mode.as_ref().and_then(|mode| mode.mode());
+            .and_then(NasPduSessionType::session_type);
+        let mode = request.ssc_mode.as_ref().and_then(NasSscMode::mode);
         let refusal = match (self.policy.pdu_session_reject, kind, mode) {
             (Some(cause), _, _) => Some(cause),
             (None, None | Some(PduSessionTypeValue::Ipv4 | PduSessionTypeValue::Ipv4v6), None) => {
