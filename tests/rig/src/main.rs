@@ -49,11 +49,7 @@ struct Common {
     #[arg(long)]
     bin_dir: Option<PathBuf>,
     /// The eBPF object
-    #[arg(
-        long,
-        env = "N3IWF_BPF_OBJECT",
-        default_value = "/usr/lib/n3iwf/n3iwf.bpf.o"
-    )]
+    #[arg(long, default_value = "/usr/lib/n3iwf/n3iwf.bpf.o")]
     bpf_object: PathBuf,
     /// Where logs, captures and report.json go
     #[arg(long, default_value = "/tmp/rig")]
