@@ -9,6 +9,7 @@ use crate::{
         EspSuite, IkeSuite,
         rsa::{Certificate, RsaSigner},
     },
+    key_log::KeyLog,
     wire::{CfgAttribute, Identification, TrafficSelector},
 };
 
@@ -54,6 +55,8 @@ pub struct EndpointConfig {
     pub timing: Timing,
     /// The responder's side; without it IKE_SA_INIT requests are dropped.
     pub responder: Option<ResponderConfig>,
+    /// Is told the keys of IKE SAs, for a dissector. `None` in service.
+    pub key_log: Option<Arc<dyn KeyLog>>,
 }
 
 /// Timers. All in virtual time.
