@@ -406,6 +406,10 @@ fn remove_leftovers(options: &BpfOptions, attachment: Attachment) -> Result<Vec<
                 removed.push(format!("eBPF program {name} on {}", options.interface));
             }
         }
+        // We made the qdisc then, unless others use it by now.
+        if !removed.is_empty() && delete_clsact_if_empty(&options.interface)? {
+            removed.push(format!("clsact qdisc of {}", options.interface));
+        }
     }
     let keep: &[&str] = if reusable(dir) { &[MAP_CLASSES] } else { &[] };
     removed.extend(remove_pins(dir, keep)?);

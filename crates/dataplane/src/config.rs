@@ -175,3 +175,70 @@ impl Config {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn n3iwf() -> Config {
+        Config {
+            role: Role::N3iwf,
+            owner: "n3iwf".into(),
+            interface_name: "xfrmi".into(),
+            interface_id: 1,
+            inner_address: Some("10.0.0.1".parse().unwrap()),
+            inner_range: Some("10.0.0.0/24".parse().unwrap()),
+            options: Options::default(),
+        }
+    }
+
+    #[test]
+    fn slots_have_names() {
+        n3iwf().check().unwrap();
+        assert_eq!(n3iwf().interface(0), "xfrmi");
+        assert_eq!(n3iwf().interface(12), "xfrmi-12");
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        type Change = fn(&mut Config);
+        let cases: [(&str, Change); 11] = [
+            ("interface name", |c| {
+                c.interface_name = "eleven-long".into()
+            }),
+            ("interface name", |c| c.interface_name = "a/b".into()),
+            ("owner", |c| c.owner.clear()),
+            ("interface ID", |c| c.interface_id = 0),
+            ("interface ID", |c| c.interface_id = u32::MAX),
+            ("slots", |c| c.options.slots = 0),
+            ("reqidBase", |c| c.options.reqid_base = u32::MAX),
+            ("mtu", |c| c.options.mtu = 100),
+            ("IP versions", |c| {
+                c.inner_address = Some("2001:db8::1".parse().unwrap());
+            }),
+            ("needs its inner address", |c| c.inner_range = None),
+            ("by IKE", |c| c.role = Role::Ue),
+        ];
+        for (text, change) in cases {
+            let mut config = n3iwf();
+            change(&mut config);
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(text), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_section_has_defaults_and_no_unknown_keys() {
+        let options: Options = serde_json::from_str("{}").unwrap();
+        assert_eq!(options, Options::default());
+        let options: Options = serde_json::from_str(
+            r#"{"kind": "recording", "recordFile": "/tmp/r", "mtu": 1400, "slots": 2,
+                "reqidBase": 5, "bpf": {"interface": "nwu"}}"#,
+        )
+        .unwrap();
+        let bpf = options.bpf.unwrap();
+        assert_eq!(bpf.pin_dir, PathBuf::from("/sys/fs/bpf/n3iwf"));
+        assert_eq!(bpf.object, PathBuf::from("/usr/lib/n3iwf/n3iwf.bpf.o"));
+        assert!(serde_json::from_str::<Options>(r#"{"recordfile": "x"}"#).is_err());
+    }
+}

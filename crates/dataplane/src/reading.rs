@@ -110,7 +110,6 @@ macro_rules! classes {
             }
 
             /// Adds the values of all CPUs.
-            #[allow(dead_code, reason = "used by the loader")]
             pub(crate) fn sum<'a>(values: impl IntoIterator<Item = &'a NwuClasses>) -> Self {
                 let mut total = NwuClasses::default();
                 for value in values {

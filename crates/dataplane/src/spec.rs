@@ -252,3 +252,100 @@ impl ChildSaSpec {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sa() -> ChildSaSpec {
+        let keys = || EspKeys {
+            encr: Secret::filled(32, |o| o.fill(0xa5)),
+            salt: [0xa5; 4],
+            integ: None,
+        };
+        ChildSaSpec {
+            id: 1,
+            plane: Plane::User,
+            ue: 1,
+            pdu_session: Some(5),
+            spi_in: 256,
+            spi_out: u32::MAX,
+            encr: EncrAlg::AesGcm16,
+            integ: None,
+            keys_in: keys(),
+            keys_out: keys(),
+            esn: true,
+            replay_window: 32,
+            local: "192.0.2.1:4500".parse().unwrap(),
+            remote: "192.0.2.10:4500".parse().unwrap(),
+            udp_encap: false,
+            inner_local: "10.0.0.1".parse().unwrap(),
+            inner_remote: "10.0.0.2".parse().unwrap(),
+            protocol: None,
+            slot: 15,
+            reqid: MAX_REQID - 1,
+        }
+    }
+
+    #[test]
+    fn the_extremes_are_fine() {
+        assert_eq!(sa().check(16), Ok(()));
+        let mut cbc = sa();
+        cbc.encr = EncrAlg::AesCbc;
+        cbc.integ = Some(IntegAlg::HmacSha1_96);
+        for keys in [&mut cbc.keys_in, &mut cbc.keys_out] {
+            keys.integ = Some(Secret::filled(20, |o| o.fill(1)));
+        }
+        assert_eq!(cbc.check(16), Ok(()));
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        type Change = fn(&mut ChildSaSpec);
+        let cases: [(SpecError, Change); 12] = [
+            (SpecError::Spi(255), |sa| sa.spi_in = 255),
+            (SpecError::Spi(0), |sa| sa.spi_out = 0),
+            (SpecError::EncrKey(20), |sa| {
+                sa.keys_out.encr = Secret::filled(20, |o| o.fill(1));
+            }),
+            (SpecError::Integrity, |sa| sa.encr = EncrAlg::AesCbc),
+            (SpecError::Integrity, |sa| {
+                sa.integ = Some(IntegAlg::HmacSha1_96);
+            }),
+            (SpecError::IntegKey { have: 20, want: 32 }, |sa| {
+                sa.encr = EncrAlg::AesCbc;
+                sa.integ = Some(IntegAlg::HmacSha2_256_128);
+                sa.keys_in.integ = Some(Secret::filled(20, |o| o.fill(1)));
+            }),
+            (SpecError::ReplayWindow(31), |sa| sa.replay_window = 31),
+            (SpecError::ReplayWindow(4097), |sa| sa.replay_window = 4097),
+            (SpecError::Family("outer"), |sa| {
+                sa.remote = "[2001:db8::1]:4500".parse().unwrap();
+            }),
+            (SpecError::Family("inner"), |sa| {
+                sa.inner_remote = "2001:db8::1".parse().unwrap();
+            }),
+            (SpecError::Reqid(MAX_REQID), |sa| sa.reqid = MAX_REQID),
+            (SpecError::Session, |sa| sa.pdu_session = None),
+        ];
+        for (error, change) in cases {
+            let mut sa = sa();
+            change(&mut sa);
+            assert_eq!(sa.check(16), Err(error));
+        }
+        assert_eq!(
+            sa().check(15),
+            Err(SpecError::Slot {
+                slot: 15,
+                slots: 15
+            })
+        );
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let text = format!("{:?}", sa());
+        assert!(text.contains("spi_in: 0x00000100"), "{text}");
+        assert!(!text.contains("a5") && !text.contains("165"), "{text}");
+    }
+}

@@ -20,6 +20,8 @@ const SIOCETHTOOL: libc::c_ulong = 0x8946;
 /// Makes the kernel take ESP out of the UDP datagrams of `socket` (RFC 3948); IKE behind the
 /// non-ESP marker still arrives. For the daemon's socket on port 4500.
 pub fn enable_udp_encap(socket: &impl AsFd) -> Result<(), Error> {
+    const LEN: libc::socklen_t = 4;
+    const _: () = assert!(size_of::<libc::c_int>() == LEN as usize);
     let value = UDP_ENCAP_ESPINUDP;
     // SAFETY: the file descriptor is open for the call; the value is an int, as its length says.
     let ret = unsafe {
@@ -28,7 +30,7 @@ pub fn enable_udp_encap(socket: &impl AsFd) -> Result<(), Error> {
             libc::SOL_UDP,
             UDP_ENCAP,
             (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
+            LEN,
         )
     };
     if ret == 0 {

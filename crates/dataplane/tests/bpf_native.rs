@@ -5,6 +5,9 @@
 #[path = "support/frames.rs"]
 mod frames;
 mod support;
+#[path = "support/traffic.rs"]
+#[allow(dead_code, reason = "this test uses its part")]
+mod traffic;
 
 use std::process::Command;
 
@@ -282,6 +285,81 @@ fn every_class_is_counted_exactly() {
     let report = n3iwf.run(|| wait(plane.stop())).unwrap();
     assert_eq!(report.left, Vec::<String>::new());
     assert!(!pin_dir(&n3iwf).exists());
+}
+
+/// Packets whose octets are not in the linear part of the buffer, as TCP and large frames make them.
+#[test]
+fn non_linear_packets_are_read_too() {
+    if !ready() {
+        return;
+    }
+    let (n3iwf, ue) = nwu();
+    for space in [&n3iwf, &ue] {
+        space.ip(&["link", "set", "nwu", "mtu", "40000"]);
+    }
+    let plane = recording(&n3iwf, Options::default());
+    n3iwf.run(|| {
+        wait(async {
+            plane.start().await.unwrap();
+            let sa = child_sa(Plane::User, "192.0.2.10:4500");
+            plane.install(sa).await.unwrap();
+        });
+    });
+    // A page or more goes into fragments of the buffer.
+    let frame = Frame::v4(50, &frames::esp(SPI_USER, 30_000));
+    ue.run(|| Sender::new("nwu").send(&frame.octets()));
+    let (classes, sas) = readings(&n3iwf, &plane);
+    assert_eq!(classes.ingress.esp_user.packets, 1);
+    assert_eq!(sas[0].ebpf_in.unwrap().bytes, 20 + 8 + 30_000);
+
+    // TCP in clear: every segment counts as it is on the wire, super-packet or not.
+    traffic::tcp_exchange(&n3iwf, &ue, "192.0.2.1", "192.0.2.10", 1 << 20);
+    let (after, _) = readings(&n3iwf, &plane);
+    let (into, out) = (after.ingress.other, after.egress.other);
+    assert_eq!(after.ingress.malformed.packets, 0);
+    for count in [into, out] {
+        // 1 MiB and a header of 40 to 60 octets for each segment that carries some of it.
+        let octets = 1 << 20;
+        assert!(
+            count.bytes > octets && count.bytes < 2 * octets,
+            "{count:?}"
+        );
+    }
+    let report = n3iwf.run(|| wait(plane.stop())).unwrap();
+    assert_eq!(report.left, Vec::<String>::new());
+}
+
+/// A TUN device has no link header: packets start with the IP header.
+#[test]
+fn an_interface_without_link_header() {
+    if !ready() {
+        return;
+    }
+    let space = Space::new("t");
+    space.ip(&["tuntap", "add", "nwu", "mode", "tun"]);
+    let device = space.run(|| {
+        tun_rs::DeviceBuilder::new()
+            .name("nwu")
+            .ipv4("192.0.2.1", 24, None)
+            .build_sync()
+            .unwrap()
+    });
+    let plane = recording(&space, Options::default());
+    space.run(|| {
+        wait(async {
+            plane.start().await.unwrap();
+            let sa = child_sa(Plane::User, "192.0.2.10:4500");
+            plane.install(sa).await.unwrap();
+        });
+    });
+    let frame = Frame::v4(50, &frames::esp(SPI_USER, 40));
+    // Behind the Ethernet header of the frame: what a TUN device takes.
+    device.send(&frame.octets()[14..]).unwrap();
+    let (classes, sas) = readings(&space, &plane);
+    assert_eq!(classes.ingress.esp_user.packets, 1);
+    assert_eq!(sas[0].ebpf_in.unwrap().bytes, frame.counted());
+    let report = space.run(|| wait(plane.stop())).unwrap();
+    assert_eq!(report.left, Vec::<String>::new());
 }
 
 #[test]

@@ -139,16 +139,17 @@ fn read_back_finds_every_difference_and_prints_no_key() {
         state::compare(id, &asked, &asked).unwrap();
         let mut other = gcm();
         other.keys_out = keys(32, None);
-        let changes: [(&str, fn(&mut ChildSaSpec)); 6] = [
+        type Change = fn(&mut ChildSaSpec);
+        let changes: [(&str, Change); 6] = [
             ("SPI", |sa| sa.spi_out += 1),
             ("destination", |sa| {
-                sa.remote.set_ip("192.0.2.11".parse().unwrap())
+                sa.remote.set_ip("192.0.2.11".parse().unwrap());
             }),
             ("replay window", |sa| sa.replay_window = 32),
             ("flags", |sa| sa.esn = !sa.esn),
             ("encapsulation", |sa| sa.udp_encap = !sa.udp_encap),
             ("key", |sa| {
-                sa.keys_out.encr = Secret::filled(32, |o| o.fill(0xa6))
+                sa.keys_out.encr = Secret::filled(32, |o| o.fill(0xa6));
             }),
         ];
         for (what, change) in changes {
