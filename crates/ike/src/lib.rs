@@ -1,4 +1,22 @@
 //! IKEv2 without input or output: wire format, suites, key schedules and state machines.
+//!
+//! [`Endpoint`] holds all IKE SAs of a node in both roles. It has no socket, clock, KMS or kernel: whatever it needs
+//! it asks for in an [`Event`], and the daemon answers with a call. An attach in mode `qkd`:
+//!
+//! | N3IWF (responder) | on NWu | UE (initiator) |
+//! |---|---|---|
+//! | | IKE_SA_INIT | `initiate` |
+//! | `KeysNeeded(Allocate)`, `provide_keys` | IKE_SA_INIT with key IDs | `KeysNeeded(Collect)`, `provide_keys` |
+//! | `EapBegin`, `send_eap` (5G-Start) | IKE_AUTH | `Eap`, `send_eap` |
+//! | `Eap`, `send_eap` ... | IKE_AUTH ... | `Eap`, `send_eap` ... |
+//! | `Eap`, `eap_success` | IKE_AUTH with EAP-Success | `EapSuccess`, `set_msk` |
+//! | `InstallChild`, `child_installed`, `Established`, `ChildUp` | IKE_AUTH with both AUTH | `InstallChild`, `child_installed`, `Established`, `ChildUp` |
+//! | `create_child` | CREATE_CHILD_SA | `ChildRequested`, `answer_child` |
+//! | `InstallChild`, `child_installed`, `ChildUp` | its response | `InstallChild`, `child_installed`, `ChildUp` |
+//!
+//! Whoever answers a request installs first and answers then, so that its peer's first packet finds the states.
+//! After every call: drain [`Endpoint::poll_transmit`] and [`Endpoint::poll_event`], and arm a timer for
+//! [`Endpoint::poll_timeout`].
 
 pub mod crypto;
 pub mod wire;
@@ -17,9 +35,8 @@ pub use config::{
 };
 pub use endpoint::Endpoint;
 pub use event::{
-    ChildAnswer, ChildFailure, ChildId, ChildSa, CloseReason, CommandError,
-    EapSuccess, Event, Fate, KeyPurpose, KeyRequestId, KeysWanted, NewChild, Path, QkdFailure,
-    SaId, Transmit,
+    ChildAnswer, ChildFailure, ChildId, ChildSa, CloseReason, CommandError, EapSuccess, Event,
+    Fate, KeyPurpose, KeyRequestId, KeysWanted, NewChild, Path, QkdFailure, SaId, Transmit,
 };
 pub use key_log::KeyLog;
 pub use status::{ChildStatus, SaState, SaStatus};

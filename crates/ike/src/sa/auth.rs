@@ -7,7 +7,7 @@
 
 use keys::Secret;
 
-use super::{Cx, Sa};
+use super::{Cx, Sa, keys::AuthKeys};
 use crate::{
     config::{PeerCertificate, Profile},
     crypto::{
@@ -19,20 +19,24 @@ use crate::{
 };
 
 impl Sa {
+    fn auth_keys(&self) -> Option<&AuthKeys> {
+        self.crypt.as_ref()?.auth.as_ref()
+    }
+
     /// What the initiator's AUTH covers.
     fn initiator_octets(&self) -> Option<Vec<u8>> {
-        let crypt = self.crypt.as_ref()?;
+        let keys = self.auth_keys()?;
         let id = match self.initiator {
             true => self.local_id.as_ref()?,
             false => self.remote_id.as_ref()?,
         };
         Some(signed_octets(
-            crypt.prf,
+            keys.prf,
             &Signed {
                 message: &self.transcript.request,
                 peer_nonce: &self.transcript.nonce_r,
                 id,
-                sk_p: &crypt.sk_pi,
+                sk_p: &keys.sk_pi,
                 int_auth: None,
             },
         ))
@@ -40,18 +44,18 @@ impl Sa {
 
     /// What the responder's AUTH covers.
     fn responder_octets(&self) -> Option<Vec<u8>> {
-        let crypt = self.crypt.as_ref()?;
+        let keys = self.auth_keys()?;
         let id = match self.initiator {
             true => self.remote_id.as_ref()?,
             false => self.local_id.as_ref()?,
         };
         Some(signed_octets(
-            crypt.prf,
+            keys.prf,
             &Signed {
                 message: &self.transcript.response,
                 peer_nonce: &self.transcript.nonce_i,
                 id,
-                sk_p: &crypt.sk_pr,
+                sk_p: &keys.sk_pr,
                 int_auth: None,
             },
         ))
@@ -66,12 +70,12 @@ impl Sa {
 
     /// The responder's first AUTH, with its certificate if there is one.
     pub(super) fn own_first_auth(&self, cx: &mut Cx<'_>) -> Option<Vec<Payload>> {
-        let crypt = self.crypt.as_ref()?;
+        let keys = self.auth_keys()?;
         let octets = self.responder_octets()?;
         if self.profile == Profile::Native {
             return Some(vec![Payload::Auth {
                 method: AuthMethod::SHARED_KEY,
-                data: shared_key(crypt.prf, &crypt.k_auth, &octets),
+                data: shared_key(keys.prf, &keys.k_auth, &octets),
             }]);
         }
         let paper = cx.config.responder.as_ref()?.paper.as_ref()?;
@@ -90,11 +94,11 @@ impl Sa {
 
     /// Whether the responder's first AUTH (`native`) proves possession of `K_auth`.
     pub(super) fn verify_first_auth(&self, method: AuthMethod, data: &[u8]) -> bool {
-        let (Some(crypt), Some(octets)) = (&self.crypt, self.responder_octets()) else {
+        let (Some(keys), Some(octets)) = (self.auth_keys(), self.responder_octets()) else {
             return false;
         };
         method == AuthMethod::SHARED_KEY
-            && verify_shared_key(crypt.prf, &crypt.k_auth, &octets, data).is_ok()
+            && verify_shared_key(keys.prf, &keys.k_auth, &octets, data).is_ok()
     }
 
     /// Whether the responder's first AUTH (`paper`) is by a certificate that is trusted for its identity.
@@ -126,22 +130,22 @@ impl Sa {
 
     /// AUTH after EAP-Success, from this side.
     pub(super) fn own_final_auth(&self, msk: &Secret) -> Option<Payload> {
-        let crypt = self.crypt.as_ref()?;
+        let keys = self.auth_keys()?;
         let octets = self.octets_of(self.initiator)?;
-        let secret = final_secret(crypt.prf, &crypt.k_auth, msk);
+        let secret = final_secret(keys.prf, &keys.k_auth, msk);
         Some(Payload::Auth {
             method: AuthMethod::SHARED_KEY,
-            data: shared_key(crypt.prf, &secret, &octets),
+            data: shared_key(keys.prf, &secret, &octets),
         })
     }
 
     /// Whether the peer's AUTH after EAP-Success proves both `K_auth` and the MSK.
     pub(super) fn verify_final_auth(&self, msk: &Secret, method: AuthMethod, data: &[u8]) -> bool {
-        let (Some(crypt), Some(octets)) = (&self.crypt, self.octets_of(!self.initiator)) else {
+        let (Some(keys), Some(octets)) = (self.auth_keys(), self.octets_of(!self.initiator)) else {
             return false;
         };
-        let secret = final_secret(crypt.prf, &crypt.k_auth, msk);
+        let secret = final_secret(keys.prf, &keys.k_auth, msk);
         method == AuthMethod::SHARED_KEY
-            && verify_shared_key(crypt.prf, &secret, &octets, data).is_ok()
+            && verify_shared_key(keys.prf, &secret, &octets, data).is_ok()
     }
 }

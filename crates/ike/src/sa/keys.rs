@@ -17,6 +17,12 @@ use crate::{
 pub(super) struct Crypt {
     pub(super) inbound: Protector,
     pub(super) outbound: Protector,
+    /// Wiped once both ends are authenticated.
+    pub(super) auth: Option<AuthKeys>,
+}
+
+/// What AUTH is made with.
+pub(super) struct AuthKeys {
     pub(super) prf: Prf,
     pub(super) sk_pi: Secret,
     pub(super) sk_pr: Secret,
@@ -234,10 +240,12 @@ impl Sa {
             Ok(Crypt {
                 inbound,
                 outbound,
-                prf: suite.prf,
-                sk_pi: keys.sk_pi,
-                sk_pr: keys.sk_pr,
-                k_auth,
+                auth: Some(AuthKeys {
+                    prf: suite.prf,
+                    sk_pi: keys.sk_pi,
+                    sk_pr: keys.sk_pr,
+                    k_auth,
+                }),
             })
         });
         // Only keys that are too short get here as an error.

@@ -256,6 +256,10 @@ impl Sa {
         self.established = Some(cx.now);
         self.deadline = None;
         self.msk = None;
+        self.transcript = Transcript::default();
+        if let Some(crypt) = &mut self.crypt {
+            crypt.auth = None;
+        }
         let ids = self.ike_keys.clone();
         self.ledger.used(self.id, &ids, None, cx.events);
     }

@@ -217,7 +217,7 @@ fn deletes_of_the_same_child_may_cross() {
     let there = world.sas(N3iwf)[0].children[0].id;
     world.command(Ue, |endpoint, now| endpoint.delete_child(now, ue, here));
     world.command(N3iwf, |endpoint, now| {
-        endpoint.delete_child(now, n3iwf, there)
+        endpoint.delete_child(now, n3iwf, there);
     });
     world.run(seconds(5));
     assert_eq!(installed(&world), (0, 0));

@@ -117,7 +117,7 @@ impl World {
                     .endpoint
                     .set_msk(now, sa, Secret::from_slice(&[msk; 32]));
             }
-            Event::InstallChild { sa, child } => self.install(side, sa, *child),
+            Event::InstallChild { sa, child } => self.install(side, sa, &child),
             Event::ChildRequested { sa, child, .. } => {
                 let answer = match behaviour.refuses_children {
                     Some(kind) => Err(kind),
@@ -154,7 +154,7 @@ impl World {
         }
     }
 
-    fn install(&mut self, side: Side, sa: SaId, child: ChildSa) {
+    fn install(&mut self, side: Side, sa: SaId, child: &ChildSa) {
         if self.behaviour.silent_install == Some(side) {
             return;
         }

@@ -1,11 +1,18 @@
 //! The engine as its daemons see it: pairs of endpoints in virtual time.
 
+// Helpers fail as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../support/converse.rs"]
+mod converse;
+
 mod admission;
 mod attach;
 mod authentication;
 mod children;
 mod daemon;
 mod exchange;
+mod fuzzed;
 mod kme;
 mod nat;
 mod record;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    record::Sent,
     setup,
     world::{
         Side::{self, N3iwf, Ue},
@@ -107,7 +108,7 @@ fn a_further_child_names_its_keys() {
         .iter()
         .rev()
         .take(2)
-        .map(|s| s.frame_len())
+        .map(Sent::frame_len)
         .collect();
     // QKD_KEY_IDS with two keys: 8 + 1 + 32.
     assert_eq!(lens, [219, 244 + 41]);
@@ -126,7 +127,7 @@ fn a_further_child_names_its_keys() {
         .iter()
         .rev()
         .take(2)
-        .map(|s| s.frame_len())
+        .map(Sent::frame_len)
         .collect();
     assert_eq!(lens, [219 + 41, 219], "the master answers with the keys");
     assert_eq!(world.ue.record.installed.len(), 4);

@@ -1,0 +1,466 @@
+//! A conversation of two endpoints, directed by the octets of a fuzzer: messages lost, repeated, changed or forged with
+//! the right keys, daemons that answer well or badly, time that passes. Nothing may panic, and every key has to be
+//! accounted for after every step.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
+
+use ike::{
+    ChildAnswer, ChildId, CookiePolicy, EapSuccess, Endpoint, EndpointConfig, Event,
+    InitiatorConfig, Instant, KeysWanted, NewChild, Path, PeerCertificate, Profile, QkdFailure,
+    ResponderConfig, SaId,
+    crypto::{AesBits, Encr, EspSuite, IkeSuite, Prf, Protector, qkd},
+    wire::{
+        Body, CfgAttribute, CfgAttributeType, ExchangeType, Flags, Header, Identification,
+        NotifyType, Payload, TrafficSelector, parse,
+    },
+};
+use keys::{KeyId, QkdKey, Secret};
+use rand_core::SeedableRng;
+
+const SUITE: IkeSuite = IkeSuite {
+    encr: Encr::AesGcm16(AesBits::B256),
+    integ: None,
+    prf: Prf::HmacSha2_256,
+    ke: None,
+};
+const ESP: EspSuite = EspSuite {
+    encr: Encr::AesGcm16(AesBits::B256),
+    integ: None,
+    esn: false,
+};
+const UE: usize = 0;
+const N3IWF: usize = 1;
+
+struct End {
+    endpoint: Endpoint,
+    questions: VecDeque<Event>,
+    provided: usize,
+    fates: HashSet<KeyId>,
+    sas: Vec<SaId>,
+    children: Vec<(SaId, ChildId)>,
+}
+
+struct Script<'a>(&'a [u8]);
+
+impl Script<'_> {
+    fn octet(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn number(&mut self) -> usize {
+        let high = usize::from(self.octet().unwrap_or(0));
+        high << 8 | usize::from(self.octet().unwrap_or(0))
+    }
+
+    fn octets(&mut self, len: usize) -> Vec<u8> {
+        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        taken.to_vec()
+    }
+}
+
+struct Conversation {
+    ends: [End; 2],
+    wire: VecDeque<(usize, Path, Vec<u8>)>,
+    now: Instant,
+    /// Keys are numbered, so that both sides and the forger know them.
+    keys: u8,
+    /// Clear messages of the first IKE_SA_INIT, from which the forger makes keys.
+    init: [Option<Vec<u8>>; 2],
+    outcome: Outcome,
+}
+
+/// What a conversation came to, on the UE and on the N3IWF.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    pub established: [usize; 2],
+    pub children: [usize; 2],
+    pub downs: [usize; 2],
+    pub closed: [usize; 2],
+}
+
+/// Plays a script, and what it came to before everything was left to expire.
+pub fn conversation(script: &[u8]) -> Outcome {
+    let mut script = Script(script);
+    let mut play = Conversation::new(script.octet().unwrap_or(0));
+    play.ends[UE]
+        .endpoint
+        .initiate(play.now, path(UE), initiator());
+    play.drain();
+    while let Some(direction) = script.octet() {
+        play.act(direction, &mut script);
+        play.drain();
+    }
+    let outcome = play.outcome;
+    for _ in 0..200 {
+        play.pass(Duration::from_secs(10));
+        play.wire.clear();
+        play.questions_put_off();
+        play.drain();
+    }
+    assert_eq!(play.ends[N3IWF].endpoint.half_open(), 0);
+    outcome
+}
+
+impl Conversation {
+    fn new(setting: u8) -> Self {
+        let responder = ResponderConfig {
+            profiles: vec![Profile::Native],
+            sae_id: "n".parse().unwrap(),
+            identity: Identification::fqdn("n3iwf"),
+            paper: None,
+            ike_suites: vec![SUITE],
+            esp_suites: vec![ESP],
+            cookies: if setting & 1 == 0 {
+                CookiePolicy::Never
+            } else {
+                CookiePolicy::Always
+            },
+            half_open_limit: 8,
+        };
+        let end = |responder, seed| End {
+            endpoint: Endpoint::new(
+                EndpointConfig {
+                    responder,
+                    ..EndpointConfig::default()
+                },
+                Box::new(rand_chacha::ChaCha8Rng::seed_from_u64(seed)),
+            ),
+            questions: VecDeque::new(),
+            provided: 0,
+            fates: HashSet::new(),
+            sas: Vec::new(),
+            children: Vec::new(),
+        };
+        Self {
+            ends: [end(None, 1), end(Some(responder), 2)],
+            wire: VecDeque::new(),
+            now: Instant::ZERO,
+            keys: 0,
+            init: [None, None],
+            outcome: Outcome::default(),
+        }
+    }
+
+    fn act(&mut self, direction: u8, script: &mut Script<'_>) {
+        let side = usize::from(direction >> 7);
+        match direction & 0x0f {
+            0..=3 => {
+                self.answer(true);
+                self.drain();
+                self.deliver();
+            }
+            4 => drop(self.wire.pop_front()),
+            5 => {
+                if let Some(next) = self.wire.front().cloned() {
+                    self.wire.push_back(next);
+                }
+            }
+            6 => {
+                let (at, mask) = (script.number(), script.octet().unwrap_or(1));
+                if let Some((_, _, data)) = self.wire.front_mut()
+                    && !data.is_empty()
+                {
+                    let at = at % data.len();
+                    data[at] ^= mask;
+                }
+                self.deliver();
+            }
+            7 => {
+                let len = script.number();
+                if let Some((_, _, data)) = self.wire.front_mut() {
+                    data.truncate(len);
+                }
+                self.deliver();
+            }
+            8 => {
+                let len = usize::from(script.octet().unwrap_or(0));
+                let data = script.octets(len);
+                self.wire.push_front((side, seen(side), data));
+                self.deliver();
+            }
+            9 => {
+                let time = u64::from(script.octet().unwrap_or(1));
+                self.pass(Duration::from_millis(time * 100));
+            }
+            10 => self.answer(false),
+            11 | 12 => self.forge(side, script),
+            13 => self.create(side),
+            14 => self.command(side, script.octet().unwrap_or(0)),
+            _ => self.wire.rotate_left(1.min(self.wire.len())),
+        }
+    }
+
+    fn deliver(&mut self) {
+        if let Some((to, path, data)) = self.wire.pop_front() {
+            self.ends[to]
+                .endpoint
+                .handle_datagram(self.now, path, &data);
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        for end in &mut self.ends {
+            end.endpoint.handle_timeout(self.now);
+        }
+    }
+
+    /// A protected message from the peer of `to`, made with the right keys: any exchange, any payloads.
+    fn forge(&mut self, to: usize, script: &mut Script<'_>) {
+        let exchange = ExchangeType::from_number(35 + script.octet().unwrap_or(0) % 4);
+        let flags = script.octet().unwrap_or(0);
+        let message_id = u32::from(script.octet().unwrap_or(0) % 16);
+        let mut payloads = Vec::new();
+        for _ in 0..script.octet().unwrap_or(0) % 8 {
+            let payload_type = 33 + script.octet().unwrap_or(0) % 17;
+            let len = usize::from(script.octet().unwrap_or(0));
+            let data = script.octets(len);
+            payloads.push(Payload::Unknown { payload_type, data });
+        }
+        let Some((mut protector, spi_i, spi_r)) = self.forger(to) else {
+            return;
+        };
+        let header = Header {
+            spi_i,
+            spi_r,
+            exchange,
+            flags: Flags {
+                initiator: to == N3IWF,
+                response: flags & 1 == 1,
+            },
+            message_id,
+        };
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+        if let Ok(data) = protector.seal(&header, &payloads, &mut rng) {
+            self.wire.push_front((to, seen(to), data));
+            self.deliver();
+        }
+    }
+
+    /// What seals messages to `to`, for the first IKE SA.
+    fn forger(&self, to: usize) -> Option<(Protector, u64, u64)> {
+        let read = |data: &[u8]| {
+            let parsed = parse(data).ok()?;
+            let Body::Clear(payloads) = parsed.body else {
+                return None;
+            };
+            let nonce = payloads.into_iter().find_map(|payload| match payload {
+                Payload::Nonce(nonce) => Some(nonce),
+                _ => None,
+            })?;
+            Some((parsed.header, nonce))
+        };
+        let (_, ni) = read(self.init[UE].as_ref()?)?;
+        let (header, nr) = read(self.init[N3IWF].as_ref()?)?;
+        let keys = vec![key(0).secret, key(1).secret];
+        let (spi_i, spi_r) = (header.spi_i, header.spi_r);
+        let keys = qkd::ike_keys(&SUITE, keys, &key(6).secret, &ni, &nr, spi_i, spi_r).ok()?;
+        let direction = match to {
+            N3IWF => keys.initiator,
+            _ => keys.responder,
+        };
+        let protector = Protector::new(SUITE.encr, SUITE.integ, direction).ok()?;
+        Some((protector, spi_i, spi_r))
+    }
+
+    fn create(&mut self, side: usize) {
+        let any = vec![TrafficSelector::any_v4()];
+        if let Some(sa) = self.ends[side].sas.last().copied() {
+            let new = NewChild {
+                ts_local: any.clone(),
+                ts_remote: any,
+                notifies: vec![],
+                token: 1,
+            };
+            // Refused unless established, which is fine.
+            let _ = self.ends[side].endpoint.create_child(self.now, sa, new);
+        }
+    }
+
+    fn command(&mut self, side: usize, which: u8) {
+        let now = self.now;
+        let end = &mut self.ends[side];
+        let Some(sa) = end.sas.last().copied() else {
+            return;
+        };
+        match which % 6 {
+            0 => end.endpoint.close(now, sa),
+            1 => end.endpoint.probe(now, sa),
+            2 => {
+                if let Some((sa, child)) = end.children.last().copied() {
+                    end.endpoint.delete_child(now, sa, child);
+                }
+            }
+            3 => end.endpoint.eap_failure(now, sa, vec![4, 1, 0, 4]),
+            4 => end.endpoint.abandon(now, sa),
+            _ => end.endpoint.set_msk(now, sa, Secret::from_slice(&[9; 32])),
+        }
+    }
+
+    fn questions_put_off(&mut self) {
+        for end in &mut self.ends {
+            end.questions.clear();
+        }
+    }
+
+    /// The daemons answer everything they have been asked.
+    fn answer(&mut self, well: bool) {
+        let now = self.now;
+        for (side, end) in self.ends.iter_mut().enumerate() {
+            while let Some(question) = end.questions.pop_front() {
+                match question {
+                    Event::KeysNeeded {
+                        sa,
+                        request,
+                        wanted,
+                    } => {
+                        let mut keys = match wanted {
+                            KeysWanted::Allocate { number, .. } => (0..number)
+                                .map(|_| {
+                                    self.keys = self.keys.wrapping_add(1);
+                                    key(self.keys.wrapping_sub(1))
+                                })
+                                .collect(),
+                            KeysWanted::Collect { ids, .. } => {
+                                ids.iter().map(|id| key(id.octets()[0])).collect::<Vec<_>>()
+                            }
+                        };
+                        keys.retain(|key| !end.fates.contains(&key.id));
+                        let result = match (well, now.since_origin().as_millis() % 3) {
+                            (true, _) => Ok(keys),
+                            (false, 0) => Err(QkdFailure::NoKeys),
+                            (false, _) => {
+                                keys.pop();
+                                Ok(keys)
+                            }
+                        };
+                        end.provided += result.as_ref().map_or(0, Vec::len);
+                        end.endpoint.provide_keys(now, sa, request, result);
+                    }
+                    Event::EapBegin { sa, .. } => {
+                        end.endpoint.send_eap(now, sa, vec![1, 1, 0, 5, 254]);
+                    }
+                    Event::Eap { sa, .. } if side == UE => {
+                        end.endpoint.send_eap(now, sa, vec![2, 1, 0, 5, 254]);
+                    }
+                    Event::Eap { sa, .. } => end.endpoint.eap_success(
+                        now,
+                        sa,
+                        EapSuccess {
+                            packet: vec![3, 1, 0, 4],
+                            msk: Secret::from_slice(&[9; 32]),
+                            configuration: vec![],
+                            ts_local: vec![TrafficSelector::any_v4()],
+                            ts_remote: vec![TrafficSelector::any_v4()],
+                            notifies: vec![],
+                        },
+                    ),
+                    Event::EapSuccess { sa } => {
+                        let octet = if well { 9 } else { 8 };
+                        end.endpoint
+                            .set_msk(now, sa, Secret::from_slice(&[octet; 32]));
+                    }
+                    Event::InstallChild { sa, child } => {
+                        let result = if well { Ok(()) } else { Err(()) };
+                        end.children.push((sa, child.id));
+                        end.endpoint.child_installed(now, sa, child.id, result);
+                    }
+                    Event::ChildRequested { sa, child, .. } => {
+                        let answer = match well {
+                            true => Ok(ChildAnswer::default()),
+                            false => Err(NotifyType::NO_ADDITIONAL_SAS),
+                        };
+                        end.endpoint.answer_child(now, sa, child, answer);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Takes everything the endpoints say, and checks their books.
+    fn drain(&mut self) {
+        for side in [UE, N3IWF] {
+            while let Some(transmit) = self.ends[side].endpoint.poll_transmit() {
+                let header = Header::peek(&transmit.data);
+                if header.is_some_and(|header| {
+                    header.exchange == ExchangeType::IkeSaInit && header.spi_r != 0
+                        || side == UE && self.init[N3IWF].is_none()
+                }) {
+                    self.init[side] = Some(transmit.data.clone());
+                }
+                let to = 1 - side;
+                self.wire.push_back((to, seen(to), transmit.data));
+            }
+            let end = &mut self.ends[side];
+            while let Some(event) = end.endpoint.poll_event() {
+                match &event {
+                    Event::KeyFate { id, .. } => {
+                        assert!(end.fates.insert(*id), "two fates for {id}");
+                    }
+                    Event::Established { .. } => self.outcome.established[side] += 1,
+                    Event::ChildUp { .. } => self.outcome.children[side] += 1,
+                    Event::ChildDown { .. } => self.outcome.downs[side] += 1,
+                    Event::Closed { .. } => self.outcome.closed[side] += 1,
+                    Event::KeysNeeded { sa, .. } if !end.sas.contains(sa) => end.sas.push(*sa),
+                    _ => {}
+                }
+                end.questions.push_back(event);
+            }
+            let held: usize = end.endpoint.sas().map(|sa| sa.held_keys).sum();
+            assert_eq!(end.provided, end.fates.len() + held);
+        }
+    }
+}
+
+/// The key with this number.
+fn key(number: u8) -> QkdKey {
+    QkdKey {
+        id: KeyId::from_octets([number; 16]),
+        secret: Secret::from_slice(&[number; 32]),
+    }
+}
+
+fn path(side: usize) -> Path {
+    let ue = ([192, 0, 2, 10], 500).into();
+    let n3iwf = ([192, 0, 2, 1], 500).into();
+    match side {
+        UE => Path {
+            local: ue,
+            remote: n3iwf,
+        },
+        _ => Path {
+            local: n3iwf,
+            remote: ue,
+        },
+    }
+}
+
+/// A datagram's path as its receiver sees it.
+fn seen(receiver: usize) -> Path {
+    path(receiver)
+}
+
+fn initiator() -> InitiatorConfig {
+    InitiatorConfig {
+        profile: Profile::Native,
+        sae_id: "u".parse().unwrap(),
+        master_sae_id: None,
+        identity: Identification::key_id(vec![1, 2]),
+        peer_identity: None,
+        peer_certificate: PeerCertificate::Ignore,
+        ike_suites: vec![SUITE],
+        esp_suites: vec![ESP],
+        ts_local: vec![TrafficSelector::any_v4()],
+        ts_remote: vec![TrafficSelector::any_v4()],
+        configuration: vec![CfgAttribute::request(
+            CfgAttributeType::INTERNAL_IP4_ADDRESS,
+        )],
+    }
+}
