@@ -1,13 +1,16 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use socket2::{Domain, MsgHdr, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 use crate::socket::{self, Kind, Progress, Reassembly};
-use crate::{Address, Error, MAX_MESSAGE, NGAP_PPID, Options, Received, sctp, sys};
+use crate::{Address, Error, MAX_MESSAGE, Options, Received, sctp, sys};
 
 /// One NGAP association.
 ///
@@ -37,6 +40,8 @@ struct Inner {
     kind: Kind,
     streams: u16,
     peer: String,
+    aborted: AtomicBool,
+    abort: Notify,
 }
 
 impl Association {
@@ -107,6 +112,8 @@ impl Association {
             kind,
             streams,
             peer,
+            aborted: AtomicBool::new(false),
+            abort: Notify::new(),
         });
         Ok(Self {
             send: SendHalf {
@@ -169,6 +176,9 @@ impl SendHalf {
         if data.len() > MAX_MESSAGE {
             return Err(Error::TooLong);
         }
+        if self.inner.aborted.load(Ordering::Acquire) {
+            return Err(Error::io("send")(io::ErrorKind::NotConnected.into()));
+        }
         let kind = self.inner.kind;
         self.inner
             .socket
@@ -205,26 +215,26 @@ impl SendHalf {
             .map_err(Error::io("shut down"))
     }
 
-    /// Breaks the association off (SCTP ABORT): the peer sees an error, not an
-    /// orderly end. A Unix socket has no such thing and is shut down.
+    /// Breaks the association off: our own [`RecvHalf::recv`] ends at once, and
+    /// when both halves have been dropped the peer gets an SCTP ABORT, which it
+    /// sees as an error and not as an orderly end. A Unix socket has no such
+    /// thing and is shut down.
     ///
     /// # Errors
     /// [`Error::Io`] when it was no longer connected.
     pub fn abort(&self) -> Result<(), Error> {
+        self.inner.aborted.store(true, Ordering::Release);
+        self.inner.abort.notify_one();
         match self.inner.kind {
             Kind::Unix => self.shutdown(),
-            Kind::Sctp => {
-                // SCTP_ABORT is 4: it fits the flags of the control message.
-                let flags = u16::try_from(libc::SCTP_ABORT).unwrap_or(4);
-                let control = sctp::send_info(0, NGAP_PPID, flags);
-                let message = MsgHdr::new().with_control(&control);
-                self.inner
-                    .socket
-                    .get_ref()
-                    .sendmsg(&message, libc::MSG_NOSIGNAL)
-                    .map(|_| ())
-                    .map_err(Error::io("abort"))
-            }
+            // A one-to-one socket takes no SCTP_ABORT flag: it aborts when it
+            // is closed with a linger time of zero (RFC 6458 8.1.4).
+            Kind::Sctp => self
+                .inner
+                .socket
+                .get_ref()
+                .set_linger(Some(Duration::ZERO))
+                .map_err(Error::io("abort")),
         }
     }
 }
@@ -238,13 +248,16 @@ impl RecvHalf {
     /// ([`Error::is_recoverable`]); [`Error::Io`] when the association failed.
     pub async fn recv(&mut self) -> Result<Option<Received>, Error> {
         let kind = self.inner.kind;
-        loop {
+        while !self.inner.aborted.load(Ordering::Acquire) {
             let reassembly = &mut self.reassembly;
-            let progress = self
+            let reading = self
                 .inner
                 .socket
-                .async_io(Interest::READABLE, |socket| reassembly.read(socket, kind))
-                .await;
+                .async_io(Interest::READABLE, |socket| reassembly.read(socket, kind));
+            let progress = tokio::select! {
+                progress = reading => progress,
+                () = self.inner.abort.notified() => break,
+            };
             match progress {
                 Ok(Progress::Done(result)) => return result,
                 Ok(Progress::More) => {}
@@ -253,6 +266,7 @@ impl RecvHalf {
                 Err(error) => return Err(Error::io("receive")(error)),
             }
         }
+        Ok(None)
     }
 
     /// The peer, in the text form of [`Address`].

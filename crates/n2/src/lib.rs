@@ -128,7 +128,7 @@ pub enum Error {
     Address(#[from] AddressError),
     /// The kernel has no SCTP.
     #[error("this kernel has no SCTP (module sctp): {0}")]
-    NoSctp(#[source] io::Error),
+    NoSctp(io::Error),
     /// No connection within [`Options::connect_timeout`].
     #[error("no answer from {address} within {timeout:?}")]
     Timeout {
@@ -138,13 +138,12 @@ pub enum Error {
         timeout: Duration,
     },
     /// The peer refused, or the association failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {error}")]
     Io {
         /// What was being done.
         what: &'static str,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
+        /// What the kernel said. The message has it: it is no `source` too.
+        error: io::Error,
     },
     /// A message is longer than [`MAX_MESSAGE`]. Received: it was dropped,
     /// and the association goes on.
@@ -161,7 +160,7 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { what, source }
+        move |error| Self::Io { what, error }
     }
 
     /// Whether the association is still good: only one message was refused.

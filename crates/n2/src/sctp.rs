@@ -36,7 +36,7 @@ pub(crate) fn socket(address: SocketAddr, options: &Options) -> Result<Socket, E
             Some(libc::EPROTONOSUPPORT | libc::ESOCKTNOSUPPORT) => Error::NoSctp(error),
             _ => Error::Io {
                 what: "SCTP socket",
-                source: error,
+                error,
             },
         }
     })?;
@@ -93,13 +93,13 @@ pub(crate) fn outbound_streams(socket: &Socket) -> io::Result<u16> {
 }
 
 /// The control message that sends on `stream` with `ppid`.
-pub(crate) fn send_info(stream: u16, ppid: u32, flags: u16) -> Vec<u8> {
+pub(crate) fn send_info(stream: u16, ppid: u32) -> Vec<u8> {
     let mut control = Vec::with_capacity(CMSG_HEADER + SNDINFO);
     control.extend_from_slice(&(CMSG_HEADER + SNDINFO).to_ne_bytes());
     control.extend_from_slice(&libc::IPPROTO_SCTP.to_ne_bytes());
     control.extend_from_slice(&libc::SCTP_SNDINFO.to_ne_bytes());
     control.extend_from_slice(&stream.to_ne_bytes());
-    control.extend_from_slice(&flags.to_ne_bytes());
+    control.extend_from_slice(&[0; 2]);
     // The kernel passes the identifier through untouched: the network order of
     // TS 38.412 is ours to make.
     control.extend_from_slice(&ppid.to_be_bytes());

@@ -21,7 +21,7 @@ pub(crate) enum Kind {
 pub(crate) fn send(socket: &Socket, kind: Kind, stream: u16, data: &[u8]) -> io::Result<()> {
     let sent = match kind {
         Kind::Sctp => {
-            let control = sctp::send_info(stream, NGAP_PPID, 0);
+            let control = sctp::send_info(stream, NGAP_PPID);
             let buffers = [IoSlice::new(data)];
             let message = MsgHdr::new().with_buffers(&buffers).with_control(&control);
             socket.sendmsg(&message, libc::MSG_NOSIGNAL)?

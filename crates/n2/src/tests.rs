@@ -165,6 +165,19 @@ async fn unix_refuses_what_it_must() {
 }
 
 #[tokio::test]
+async fn an_abort_ends_a_waiting_receive() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_listener, client, mut server) = pair(&unix_address(&dir)).await;
+    let (send, mut recv) = client.into_split();
+    let waiting = tokio::spawn(async move { recv.recv().await });
+    tokio::task::yield_now().await;
+    send.abort().unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), None);
+    assert_eq!(server.recv().await.unwrap(), None);
+    assert!(send.send(0, &[1]).await.is_err());
+}
+
+#[tokio::test]
 async fn a_dropped_receive_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (_listener, client, mut server) = pair(&unix_address(&dir)).await;
@@ -199,9 +212,12 @@ async fn sctp_abort_is_an_error_and_refusal_is_told() {
         return;
     }
     let (listener, client, server) = pair(&"sctp:127.0.0.1:0".parse().unwrap()).await;
-    let (client_send, _client_recv) = client.into_split();
+    let (client_send, mut client_recv) = client.into_split();
     let (_server_send, mut server_recv) = server.into_split();
     client_send.abort().unwrap();
+    assert_eq!(client_recv.recv().await.unwrap(), None);
+    assert!(client_send.send(0, &[1]).await.is_err());
+    drop((client_send, client_recv));
     let end = server_recv.recv().await;
     assert!(matches!(end, Err(Error::Io { .. })), "{end:?}");
 
@@ -227,7 +243,7 @@ async fn sctp_missing_is_its_own_error() {
 
 #[test]
 fn sctp_control_messages() {
-    let sent = sctp::send_info(3, NGAP_PPID, 0);
+    let sent = sctp::send_info(3, NGAP_PPID);
     // The identifier is in network order on the wire, whatever this machine is.
     assert_eq!(&sent[sent.len() - 12..sent.len() - 8], &[0, 0, 0, 60]);
 
@@ -250,11 +266,7 @@ fn sctp_control_messages() {
     }
     assert_eq!(sctp::receive_info(&control), Some((7, NGAP_PPID)));
     for end in 0..control.len() - 4 {
-        assert_eq!(
-            sctp::receive_info(&control[..end]),
-            None,
-            "cut at {end}"
-        );
+        assert_eq!(sctp::receive_info(&control[..end]), None, "cut at {end}");
     }
     assert_eq!(sctp::receive_info(&[0; 64]), None);
 }
