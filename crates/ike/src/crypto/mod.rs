@@ -5,6 +5,7 @@
 //! | [`auth`] | signed octets, shared-key AUTH | RFC 7296, sections 2.15 and 2.16 |
 //! | [`rsa`] | RSA Digital Signature, certificates | RFC 7296, section 3.8 |
 //! | [`keymat`] | key schedules with a Diffie-Hellman secret | RFC 7296, sections 2.14, 2.17, 2.18 |
+//! | [`ke`] | key exchange: MODP, ECP, Curve25519, ML-KEM | RFC 3526, 5903, 8031; FIPS 203 |
 //! | [`qkd`] | key schedule with QKD keys | this project |
 //! | [`nat`], [`cookie`] | NAT detection, stateless cookies | RFC 7296, sections 2.23 and 2.6 |
 //!
@@ -12,6 +13,7 @@
 
 pub mod auth;
 pub mod cookie;
+pub mod ke;
 pub mod keymat;
 mod method;
 pub mod nat;
@@ -22,6 +24,7 @@ pub mod rsa;
 mod select;
 mod suite;
 
+pub use ke::{KeError, KeSecret};
 pub use keymat::{ChildKeys, DirectionKeys, IkeKeys, KeyError};
 pub use method::KeMethod;
 pub use prf::Prf;

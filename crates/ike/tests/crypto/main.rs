@@ -10,6 +10,8 @@ mod vectors;
 
 mod auth;
 mod cookie;
+mod ke;
 mod keys;
 mod messages;
 mod negotiation;
+mod script;

@@ -9,36 +9,12 @@ use ike::{
 };
 use keys::Secret;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
-use rand_core::{Infallible, TryCryptoRng, TryRng};
 
 use crate::{
     samples,
+    script::Script,
     vectors::{Case, cases},
 };
-
-/// Gives out the octets it was made of, once.
-struct Script(Vec<u8>);
-
-impl TryRng for Script {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        unreachable!("an IV is octets")
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        unreachable!("an IV is octets")
-    }
-
-    fn try_fill_bytes(&mut self, octets: &mut [u8]) -> Result<(), Infallible> {
-        let rest = self.0.split_off(octets.len());
-        octets.copy_from_slice(&self.0);
-        self.0 = rest;
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for Script {}
 
 fn rng() -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(7)
