@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::vm::{self, Job, Mode, kernel};
-use crate::{artifacts, compiler, demo, fuzz, load, setup, test};
+use crate::{artifacts, bench, compiler, demo, fuzz, load, setup, test};
 
 #[derive(Parser)]
 #[command(
@@ -29,6 +29,8 @@ enum Chore {
     Test(test::TestArgs),
     /// The whole thing in one command: attach, traffic, counters, detach
     Demo(demo::DemoArgs),
+    /// Many attaches in a row, and where their time went
+    Bench(bench::BenchArgs),
     /// Every fuzz target for its share of the time
     Fuzz(fuzz::FuzzArgs),
     /// Attach the eBPF programs to an interface, or take them off
@@ -109,6 +111,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         }
         Chore::Test(args) => test::run(&args),
         Chore::Demo(args) => demo::run(&args),
+        Chore::Bench(args) => bench::run(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::BuildAndLoad(args) => load::run(&args),
         Chore::Vm(args) => machine(args),

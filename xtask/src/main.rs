@@ -10,6 +10,7 @@
 )]
 
 mod artifacts;
+mod bench;
 mod cli;
 mod compiler;
 mod demo;

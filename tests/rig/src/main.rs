@@ -33,6 +33,8 @@ enum Command {
     Demo(DemoArgs),
     /// Runs scenarios by name
     Scenario(ScenarioArgs),
+    /// Many attaches in a row, and where their time went
+    Bench(BenchArgs),
     /// Lists the scenarios
     List,
     /// Takes down what `demo --keep` left up
@@ -75,6 +77,18 @@ struct DemoArgs {
     /// Leave everything up
     #[arg(long)]
     keep: bool,
+}
+
+#[derive(Args)]
+struct BenchArgs {
+    #[command(flatten)]
+    common: Common,
+    /// The wire profile of the QKD mode
+    #[arg(long, value_enum, default_value_t = Profile::Native)]
+    profile: Profile,
+    /// How many attaches
+    #[arg(long, default_value_t = 20)]
+    attaches: usize,
 }
 
 #[derive(Args)]
@@ -123,6 +137,12 @@ fn run(command: Command) -> Result<bool> {
                 keep: args.keep,
             };
             let report = scenarios::demo(&setting, options);
+            finish(&setting, &args.common, &[report])
+        }
+        Command::Bench(args) => {
+            catch_signals()?;
+            let setting = setting(&args.common)?;
+            let report = scenarios::bench(&setting, args.profile, args.attaches);
             finish(&setting, &args.common, &[report])
         }
         Command::Scenario(args) => {

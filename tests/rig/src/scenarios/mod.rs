@@ -1,5 +1,6 @@
 //! The scenarios: the demonstration, the attach, and what may go wrong.
 
+mod bench;
 mod demo;
 mod faults;
 
@@ -11,6 +12,7 @@ use crate::files::Profile;
 use crate::report::{Finding, Report};
 use crate::world::{Options, World};
 
+pub use bench::bench;
 pub use demo::{DemoOptions, demo};
 
 /// What every scenario is given.
