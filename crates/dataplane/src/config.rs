@@ -204,7 +204,7 @@ mod tests {
         type Change = fn(&mut Config);
         let cases: [(&str, Change); 11] = [
             ("interface name", |c| {
-                c.interface_name = "eleven-long".into()
+                c.interface_name = "eleven-long".into();
             }),
             ("interface name", |c| c.interface_name = "a/b".into()),
             ("owner", |c| c.owner.clear()),

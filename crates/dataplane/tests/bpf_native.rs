@@ -1,6 +1,16 @@
 //! The eBPF programs on a veth: every class of packet, counted exactly.
 //!
 //! Needs root and the object of `cargo xtask build`; no ESP, so it runs on any kernel with eBPF.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "support/frames.rs"]
 mod frames;
@@ -470,8 +480,6 @@ fn a_failed_start_leaves_nothing() {
         return;
     }
     let (n3iwf, _ue) = nwu();
-    let mut options = Options::default();
-    options.record_file = None;
     let missing = Recording::new(Config {
         role: Role::N3iwf,
         owner: "bpf_native".into(),
@@ -487,7 +495,7 @@ fn a_failed_start_leaves_nothing() {
                 pin_dir: pin_dir(&n3iwf),
                 max_child_sas: 64,
             }),
-            ..options
+            ..Options::default()
         },
     })
     .unwrap();

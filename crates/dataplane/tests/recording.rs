@@ -1,5 +1,15 @@
 //! The recording data plane: inner addresses reach each other in clear, operations are recorded,
 //! nothing is left. Needs root for network namespaces and addresses, no ESP and no eBPF.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 #[path = "support/traffic.rs"]

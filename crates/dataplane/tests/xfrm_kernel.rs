@@ -2,6 +2,16 @@
 //!
 //! Needs root and a kernel with ESP and XFRM interfaces; skips with a printed reason elsewhere,
 //! fails instead when `REQUIRE_KERNEL` is set.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 #[path = "support/traffic.rs"]
