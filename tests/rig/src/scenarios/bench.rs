@@ -1,7 +1,6 @@
 //! Many attaches in a row, and where their time went.
 
 use anyhow::{Context, Result};
-use serde::Serialize;
 use serde_json::Value;
 
 use super::Setting;
@@ -22,20 +21,20 @@ const MEASURES: &[(&str, &str)] = &[
 ];
 
 /// Mean and spread of one measure.
-#[derive(Clone, Debug, Serialize)]
-pub struct Summary {
+#[derive(Clone, Debug)]
+struct Summary {
     /// What was measured.
-    pub name: String,
+    name: String,
     /// Arithmetic mean, ms.
-    pub mean: f64,
+    mean: f64,
     /// Sample standard deviation, ms.
-    pub deviation: f64,
+    deviation: f64,
     /// Smallest, ms.
-    pub least: f64,
+    least: f64,
     /// Median, ms.
-    pub median: f64,
+    median: f64,
     /// Largest, ms.
-    pub most: f64,
+    most: f64,
 }
 
 /// Attaches and deregisters `count` times; the report shows the spread of each phase.
@@ -106,8 +105,7 @@ fn time(status: &Value, name: &str, field: &str) -> Result<f64> {
 }
 
 /// Mean, sample standard deviation, least, median and most of what was measured.
-#[must_use]
-pub fn summarise(name: &str, mut sample: Vec<f64>) -> Summary {
+fn summarise(name: &str, mut sample: Vec<f64>) -> Summary {
     sample.sort_by(f64::total_cmp);
     #[expect(clippy::cast_precision_loss, reason = "a count of measurements")]
     let count = sample.len() as f64;
