@@ -228,7 +228,7 @@ impl Endpoint {
                 if header.flags.response
                     && find_notify(payloads, NotifyType::INVALID_IKE_SPI).is_some()
                 {
-                    sa.probe(cx);
+                    sa.doubt(cx);
                 }
             }
         });

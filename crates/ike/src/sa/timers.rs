@@ -8,6 +8,9 @@ use crate::{
     wire::{Delete, Payload},
 };
 
+/// A peer heard within this time is not asked because of what anybody might have sent.
+const DOUBT_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+
 impl Sa {
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
     pub(crate) fn next_timeout(&self, config: &EndpointConfig) -> Option<Instant> {
@@ -82,6 +85,13 @@ impl Sa {
             let path = self.path;
             let data = vec![0xff];
             cx.transmits.push_back(Transmit { path, data });
+        }
+    }
+
+    /// Somebody says, unprotected, that the peer does not know this SA: worth a question unless it has just spoken.
+    pub(crate) fn doubt(&mut self, cx: &mut Cx<'_>) {
+        if cx.now.duration_since(self.last_heard) >= DOUBT_AFTER {
+            self.probe(cx);
         }
     }
 

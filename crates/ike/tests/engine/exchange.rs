@@ -205,6 +205,43 @@ fn an_unknown_spi_is_told_at_a_limited_rate_and_asked_about() {
 }
 
 #[test]
+fn forged_doubts_cause_few_questions() {
+    let mut world = World::native(18);
+    world.attach(setup::native());
+    let status = world.sas(Ue).remove(0);
+    let header = wire::Header {
+        spi_i: status.spi_i,
+        spi_r: status.spi_r,
+        exchange: wire::ExchangeType::Informational,
+        flags: wire::Flags {
+            initiator: false,
+            response: true,
+        },
+        message_id: 0,
+    };
+    let notify = wire::Notify::status(wire::NotifyType::INVALID_IKE_SPI, vec![]);
+    let forged = wire::encode(&header, &[notify.into()]).unwrap();
+    let before = world.sent.len();
+    for _ in 0..100 {
+        world.inject(Ue, forged.clone());
+        world.run(Duration::from_millis(50));
+    }
+    let questions = world.sent[before..]
+        .iter()
+        .filter(|sent| sent.from == Ue)
+        .count();
+    assert!((3..=5).contains(&questions), "{questions} in five seconds");
+    assert_eq!(world.established(Ue).len(), 1);
+}
+
+#[test]
+fn an_endpoint_moves_between_threads() {
+    fn is_send<T: Send>() {}
+    is_send::<ike::Endpoint>();
+    is_send::<ike::Event>();
+}
+
+#[test]
 fn an_empty_endpoint_has_no_timer() {
     let mut world = World::native(17);
     assert_eq!(world.ue.endpoint.poll_timeout(), None);

@@ -77,15 +77,15 @@ struct Conversation {
 
 /// What a conversation came to, on the UE and on the N3IWF.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Outcome {
-    pub established: [usize; 2],
-    pub children: [usize; 2],
-    pub downs: [usize; 2],
-    pub closed: [usize; 2],
+pub(crate) struct Outcome {
+    pub(crate) established: [usize; 2],
+    pub(crate) children: [usize; 2],
+    pub(crate) downs: [usize; 2],
+    pub(crate) closed: [usize; 2],
 }
 
 /// Plays a script, and what it came to before everything was left to expire.
-pub fn conversation(script: &[u8]) -> Outcome {
+pub(crate) fn conversation(script: &[u8]) -> Outcome {
     let mut script = Script(script);
     let mut play = Conversation::new(script.octet().unwrap_or(0));
     play.ends[UE]
