@@ -160,8 +160,6 @@ pub async fn run(config: &Config, once: bool) -> Result<(), RunError> {
     let plane = UserPlane::new(config)?;
     if plane.is_kernel() {
         sockets.enable_udp_encap()?;
-    } else {
-        warn!("data plane `recording`: NOTHING IS PROTECTED, for tests alone");
     }
     let (events, happened) = mpsc::unbounded_channel();
     let server = daemon::control::Server::bind(&config.control).await?;

@@ -128,15 +128,17 @@ fn ike(out: &mut impl Write, reply: &Value, counters: bool) -> io::Result<()> {
             text(sa, "remote"),
             text(sa, "peerSae")
         )?;
+        let age = text(sa, "establishedS");
+        if !age.is_empty() {
+            writeln!(out, "  {}  established {age} s ago", text(sa, "suite"))?;
+        }
         writeln!(
             out,
-            "  {}  established {} s ago, {} retransmissions, {} keys held",
-            text(sa, "suite"),
-            text(sa, "establishedS"),
+            "  {} retransmissions, {} keys held, keys {}",
             text(sa, "retransmits"),
             text(sa, "heldKeys"),
+            short(sa),
         )?;
-        writeln!(out, "  keys {}", short(sa))?;
         for child in array(sa, "children") {
             writeln!(
                 out,
@@ -179,12 +181,18 @@ fn ike(out: &mut impl Write, reply: &Value, counters: bool) -> io::Result<()> {
 
 fn session_lines(out: &mut impl Write, reply: &Value) -> io::Result<()> {
     for session in array(reply, "sessions") {
-        let up = session.get("up").and_then(Value::as_bool) == Some(true);
+        let id = text(session, "id");
+        if session.get("up").and_then(Value::as_bool) != Some(true) {
+            writeln!(
+                out,
+                "\npdu-session-{id}: DOWN  {}",
+                text(session, "failure")
+            )?;
+            continue;
+        }
         writeln!(
             out,
-            "\npdu-session-{}: {}  {}  MTU {}  DNN {}  S-NSSAI {}  QFI {} (default {})",
-            text(session, "id"),
-            if up { "UP" } else { "DOWN" },
+            "\npdu-session-{id}: UP  {}  MTU {}  DNN {}  S-NSSAI {}  QFI {} (default {})",
             text(session, "address"),
             text(session, "mtu"),
             text(session, "dnn"),
@@ -192,10 +200,6 @@ fn session_lines(out: &mut impl Write, reply: &Value) -> io::Result<()> {
             text(session, "qfis"),
             text(session, "defaultQfi"),
         )?;
-        let failure = text(session, "failure");
-        if !failure.is_empty() {
-            writeln!(out, "  {failure}")?;
-        }
     }
     Ok(())
 }

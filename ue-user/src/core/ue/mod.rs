@@ -36,6 +36,8 @@ use super::{eap5g::Peer, nas::Nas, usim::Usim};
 
 /// Pause before a NAS connection that failed is tried again.
 const NAS_RETRY: Duration = Duration::from_millis(500);
+/// NAS connections that may fail in a row: whoever answers there is not the N3IWF of this attach.
+const NAS_ATTEMPTS: u32 = 5;
 /// How long the N3IWF has to confirm that the IKE SA is deleted, before the UE forgets it.
 const CONFIRM: Duration = Duration::from_secs(5);
 
@@ -90,6 +92,8 @@ struct NasLink {
     token: u64,
     connected: bool,
     retry_at: Option<Instant>,
+    /// Attempts since the last connection.
+    failed: u32,
     reader: EnvelopeReader,
     /// Uplink PDUs that wait for the connection, in their envelopes.
     waiting: VecDeque<Vec<u8>>,
@@ -264,6 +268,7 @@ impl Ue {
             && link.nas.token == token
         {
             link.nas.connected = true;
+            link.nas.failed = 0;
             link.nas.reader = EnvelopeReader::new();
             let waiting = std::mem::take(&mut link.nas.waiting);
             self.actions
@@ -284,9 +289,18 @@ impl Ue {
             && link.nas.token == token
         {
             link.nas.connected = false;
-            if link.ending.is_none() {
+            link.nas.failed += 1;
+            if link.ending.is_some() {
+                // It goes down with the IKE SA.
+            } else if link.nas.failed >= NAS_ATTEMPTS {
+                let failure = AttachFailure::NasConnection(why.to_owned());
+                self.end(now, Some(failure), false);
+            } else {
                 warn!(why, "NAS connection lost, trying again");
                 link.nas.retry_at = Some(now + NAS_RETRY);
+                // The whole N3IWF may be gone.
+                let sa = link.sa;
+                self.endpoint.probe(now, sa);
             }
         }
         self.drive(now);

@@ -288,6 +288,26 @@ fn a_nas_connection_that_breaks_is_made_again() {
 }
 
 #[test]
+fn an_n3iwf_that_lost_its_state_is_left_and_found_again() {
+    let mut world = World::attached();
+    world.faults.nas_refused = true;
+    world.faults.cut = true;
+    let token = world.token();
+    world.ue.nas_closed(world.now, token, "reset");
+    world.run_for(8 * SECOND);
+    assert_eq!(
+        failure(&world),
+        &AttachFailure::NasConnection("refused".into())
+    );
+    assert_eq!(world.ue.state(), State::BackingOff);
+    world.assert_clean();
+    world.faults.nas_refused = false;
+    world.faults.cut = false;
+    world.run_for(3 * SECOND);
+    assert_eq!(world.ue.state(), State::Registered);
+}
+
+#[test]
 fn commands_that_make_no_sense_are_refused() {
     let mut world = World::new(Faults::default());
     for command in [Command::Establish(1), Command::Release(1)] {

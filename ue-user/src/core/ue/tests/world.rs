@@ -67,6 +67,8 @@ pub(super) struct Faults {
     pub(super) early_success: bool,
     /// The core answers nothing after the registration.
     pub(super) core_silent: bool,
+    /// NAS connections are refused.
+    pub(super) nas_refused: bool,
     /// The core answers requests for the first PDU session alone.
     pub(super) one_session: bool,
 }
@@ -353,6 +355,9 @@ impl World {
                 assert_eq!(local, IpAddr::V4(UE_INNER));
                 assert_eq!(remote, SocketAddr::new(IpAddr::V4(N3IWF_INNER), 20_000));
                 self.token = token;
+                if self.faults.nas_refused {
+                    return self.ue.nas_closed(now, token, "refused");
+                }
                 self.uplink = EnvelopeReader::new();
                 self.ue.nas_connected(now, token);
                 if !self.faults.no_accept {
