@@ -19,7 +19,11 @@ pub async fn run(file: &File) -> Report {
     let mut report = Report::new();
     let fact = |name: &str, fact: &Fact| check(name, fact);
     if own.dataplane.kind == Kind::Kernel {
-        report.extend(dataplane::preflight::ipsec().iter().map(|f| fact("kernel", f)));
+        report.extend(
+            dataplane::preflight::ipsec()
+                .iter()
+                .map(|f| fact("kernel", f)),
+        );
         if own.dataplane.bpf.is_some() {
             report.extend(dataplane::preflight::bpf().iter().map(|f| fact("ebpf", f)));
         }
@@ -32,9 +36,15 @@ pub async fn run(file: &File) -> Report {
     }
     report.push(check("kernel", &dataplane::preflight::raw_gre()));
     report.push(addresses(own.ike_bind_address.into(), "ikeBindAddress"));
-    report.push(addresses(own.n3iwf_gtp_bind_address.into(), "n3iwfGtpBindAddress"));
+    report.push(addresses(
+        own.n3iwf_gtp_bind_address.into(),
+        "n3iwfGtpBindAddress",
+    ));
     match file.endpoint() {
-        Ok(_) => report.push(Check::ok("ike", "suites, identity and certificates are usable")),
+        Ok(_) => report.push(Check::ok(
+            "ike",
+            "suites, identity and certificates are usable",
+        )),
         Err(complaint) => report.push(Check::fail(
             "ike",
             complaint.to_string(),
@@ -87,7 +97,11 @@ async fn kms(file: &File) -> Vec<Check> {
             let fix = "start the KME, or correct qkd.kms.endpoints";
             let host = endpoint.strip_prefix("https://").unwrap_or(endpoint);
             let host = host.split('/').next().unwrap_or_default();
-            let host = if host.contains(':') { host.to_owned() } else { format!("{host}:443") };
+            let host = if host.contains(':') {
+                host.to_owned()
+            } else {
+                format!("{host}:443")
+            };
             let found = std::net::ToSocketAddrs::to_socket_addrs(&host)
                 .ok()
                 .and_then(|mut addresses| addresses.next());
@@ -109,18 +123,16 @@ async fn amfs(file: &File) -> Vec<Check> {
     let mut checks = Vec::new();
     for address in file.amfs() {
         let name = format!("amf: {address}");
-        checks.push(
-            match n2::Association::connect(&address, &options).await {
-                Ok(_) => Check::ok(name, "answers"),
-                Err(error @ n2::Error::NoSctp(_)) => Check::fail(
-                    name,
-                    error.to_string(),
-                    "modprobe sctp, or use a `unix:` address for tests",
-                ),
-                // The daemon starts without its AMF and connects when it comes.
-                Err(error) => Check::warn(name, error.to_string(), "start the AMF"),
-            },
-        );
+        checks.push(match n2::Association::connect(&address, &options).await {
+            Ok(_) => Check::ok(name, "answers"),
+            Err(error @ n2::Error::NoSctp(_)) => Check::fail(
+                name,
+                error.to_string(),
+                "modprobe sctp, or use a `unix:` address for tests",
+            ),
+            // The daemon starts without its AMF and connects when it comes.
+            Err(error) => Check::warn(name, error.to_string(), "start the AMF"),
+        });
     }
     checks
 }

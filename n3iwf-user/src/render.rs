@@ -13,7 +13,11 @@ pub fn status(status: &Status) -> String {
             "n3iwf-user {}, up {}s, {}",
             status.version,
             status.uptime,
-            if status.ready { "ready" } else { "NOT READY: no AMF" }
+            if status.ready {
+                "ready"
+            } else {
+                "NOT READY: no AMF"
+            }
         ),
     );
     for amf in &status.amfs {
@@ -28,10 +32,21 @@ pub fn status(status: &Status) -> String {
         line(&mut out, &text);
     }
     for kms in &status.kms {
-        let word = |key: &str| kms.get(key).and_then(serde_json::Value::as_str).unwrap_or("");
+        let word = |key: &str| {
+            kms.get(key)
+                .and_then(serde_json::Value::as_str)
+                .unwrap_or("")
+        };
         let healthy = kms.get("healthy").and_then(serde_json::Value::as_bool);
-        let state = if healthy == Some(false) { "FAILING" } else { "ok" };
-        line(&mut out, &format!("kms     {}  {state}  {}", word("url"), word("error")));
+        let state = if healthy == Some(false) {
+            "FAILING"
+        } else {
+            "ok"
+        };
+        line(
+            &mut out,
+            &format!("kms     {}  {state}  {}", word("url"), word("error")),
+        );
     }
     line(
         &mut out,
@@ -88,7 +103,10 @@ fn ike_sa(out: &mut String, sa: &IkeSa) {
             nat(sa.nat_local)
         ),
     );
-    let inner = sa.inner.map(|inner| format!(" [{inner}]")).unwrap_or_default();
+    let inner = sa
+        .inner
+        .map(|inner| format!(" [{inner}]"))
+        .unwrap_or_default();
     line(
         out,
         &format!(
@@ -99,7 +117,10 @@ fn ike_sa(out: &mut String, sa: &IkeSa) {
             nat(sa.nat_remote)
         ),
     );
-    line(out, &format!("  {}", sa.suite.as_deref().unwrap_or("no suite yet")));
+    line(
+        out,
+        &format!("  {}", sa.suite.as_deref().unwrap_or("no suite yet")),
+    );
     if let Some(established) = sa.established {
         line(
             out,
@@ -123,7 +144,10 @@ fn ike_sa(out: &mut String, sa: &IkeSa) {
         let amf = sa
             .amf_ue_ngap_id
             .map_or_else(|| "-".to_owned(), |id| id.to_string());
-        line(out, &format!("  5g: RAN-UE-NGAP-ID {ran}, AMF-UE-NGAP-ID {amf}"));
+        line(
+            out,
+            &format!("  5g: RAN-UE-NGAP-ID {ran}, AMF-UE-NGAP-ID {amf}"),
+        );
     }
 }
 
@@ -180,7 +204,9 @@ fn child_sa(out: &mut String, child: &ChildSa) {
 pub fn ues(report: &Ues) -> String {
     let mut out = String::new();
     for ue in &report.ues {
-        let inner = ue.inner.map_or_else(|| "-".to_owned(), |inner| inner.to_string());
+        let inner = ue
+            .inner
+            .map_or_else(|| "-".to_owned(), |inner| inner.to_string());
         let amf_id = ue
             .amf_ue_ngap_id
             .map_or_else(|| "-".to_owned(), |id| id.to_string());
@@ -193,7 +219,11 @@ pub fn ues(report: &Ues) -> String {
                 ue.remote,
                 ue.ike_sa,
                 ue.amf.as_deref().unwrap_or("-"),
-                if ue.nas_connected { "over TCP" } else { "not connected" },
+                if ue.nas_connected {
+                    "over TCP"
+                } else {
+                    "not connected"
+                },
                 ue.age,
             ),
         );
@@ -249,7 +279,11 @@ pub fn keys(report: &Keys) -> String {
             totals.used,
             totals.lost,
             totals.held,
-            if totals.balanced { "" } else { "  DOES NOT ADD UP" },
+            if totals.balanced {
+                ""
+            } else {
+                "  DOES NOT ADD UP"
+            },
             match totals.uncertain {
                 0 => String::new(),
                 uncertain => format!("  (uncertain {uncertain})"),
@@ -282,8 +316,7 @@ pub fn counters(report: &Counters) -> String {
                 &mut out,
                 "class                   in packets      in bytes   out packets     out bytes",
             );
-            for ((name, ingress), (_, egress)) in
-                classes.ingress.iter().zip(classes.egress.iter())
+            for ((name, ingress), (_, egress)) in classes.ingress.iter().zip(classes.egress.iter())
             {
                 line(
                     &mut out,
@@ -300,7 +333,10 @@ pub fn counters(report: &Counters) -> String {
         let session = sa
             .pdu_session
             .map_or_else(|| "signalling".to_owned(), |id| format!("PDU session {id}"));
-        line(&mut out, &format!("Child SA #{}  UE {}  {session}", sa.id, sa.ue));
+        line(
+            &mut out,
+            &format!("Child SA #{}  UE {}  {session}", sa.id, sa.ue),
+        );
         for (name, spi, kernel, ebpf) in [
             ("in", sa.spi_in, sa.kernel_in, sa.ebpf_in),
             ("out", sa.spi_out, sa.kernel_out, sa.ebpf_out),
@@ -358,4 +394,90 @@ fn list(items: &[String]) -> String {
 fn line(out: &mut String, text: &str) {
     out.push_str(text);
     out.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn sas_have_the_shape_of_swanctl_with_qkd_and_5g_beside_it() {
+        let report: Sas = serde_json::from_str(
+            r#"{ "sas": [{
+            "uniqueid": 1, "state": "ESTABLISHED",
+            "initiator-spi": "0000000000000001", "responder-spi": "0000000000000002",
+            "local-id": "n3iwf.example.net", "remote-id": "5aa5",
+            "local": "192.0.2.1:500", "remote": "192.0.2.10:500",
+            "nat-local": false, "nat-remote": true,
+            "mode": "qkd-native", "suite": "AES_GCM_16-256/PRF_HMAC_SHA2_256",
+            "established": 12, "retransmits": 0, "peer-sae": "sae-ue-1", "kme": "kme-a",
+            "key-ids": ["0b2e9c4e", "1b2e9c4e"], "held-keys": 2,
+            "ran-ue-ngap-id": 7, "amf-ue-ngap-id": 9, "inner": "10.0.0.2",
+            "child-sas": [{
+                "uniqueid": 2, "name": "pdu-1", "reqid": 3, "state": "INSTALLED",
+                "suite": "AES_GCM_16-256/ESN", "spi-in": "c0000001", "spi-out": "c0000002",
+                "if-id": 1,
+                "traffic-in": { "packets": 1, "bytes": 84 },
+                "traffic-out": { "packets": 2, "bytes": 168 },
+                "age": 11, "local-ts": ["10.0.0.1"], "remote-ts": ["10.0.0.2"],
+                "key-ids": ["2b2e9c4e"],
+                "pdu-session": {
+                    "session": 1, "state": "up", "child": 2, "qfis": [1, 9],
+                    "upf": "203.0.113.2", "ul_teid": 1, "dl_teid": 2, "slot": 0
+                }
+            }]
+        }] }"#,
+        )
+        .unwrap();
+        assert_eq!(
+            sas(&report),
+            "\
+sae-ue-1: #1, ESTABLISHED, IKEv2, 0000000000000001_i 0000000000000002_r*
+  local  'n3iwf.example.net' @ 192.0.2.1[500]
+  remote '5aa5' @ 192.0.2.10[500] [10.0.0.2] (NAT)
+  AES_GCM_16-256/PRF_HMAC_SHA2_256
+  established 12s ago, 0 retransmissions
+  qkd-native: kme kme-a, keys 0b2e9c4e 1b2e9c4e, held 2
+  5g: RAN-UE-NGAP-ID 7, AMF-UE-NGAP-ID 9
+  pdu-1: #2, reqid 3, INSTALLED, TUNNEL, ESP:AES_GCM_16-256/ESN
+    installed 11s ago
+    in  c0000001 (-|0x00000001),         84 bytes,       1 packets
+    out c0000002 (-|0x00000001),        168 bytes,       2 packets
+    local  10.0.0.1
+    remote 10.0.0.2
+    qkd    keys 2b2e9c4e
+    5g     PDU session 1, QFI 1 9, UPF 203.0.113.2 TEID ul 0x00000001 dl 0x00000002, up
+"
+        );
+    }
+
+    #[test]
+    fn a_key_account_that_does_not_add_up_says_so() {
+        let totals = |held: u64, balanced: bool| {
+            json!({
+                "fetched": 7, "used": 6, "lost": 0, "held": held,
+                "uncertain": 2, "balanced": balanced
+            })
+        };
+        let render = |totals: serde_json::Value| {
+            let value = json!({ "total": totals, "peers": [], "keys": [] });
+            keys(&serde_json::from_value(value).unwrap())
+        };
+        let good = render(totals(1, true));
+        assert!(
+            good.contains("uncertain 2") && !good.contains("ADD UP"),
+            "{good}"
+        );
+        assert!(render(totals(0, false)).contains("DOES NOT ADD UP"));
+    }
+
+    #[test]
+    fn nothing_to_show_is_said() {
+        let none: Sas = serde_json::from_value(json!({ "sas": [] })).unwrap();
+        assert_eq!(sas(&none), "no IKE SAs\n");
+        let none: Ues = serde_json::from_value(json!({ "ues": [] })).unwrap();
+        assert_eq!(ues(&none), "no UEs\n");
+    }
 }

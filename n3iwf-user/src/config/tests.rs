@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 const SAMPLE: &str = include_str!("../../config/n3iwf.yaml");
@@ -62,20 +64,85 @@ configuration:
 #[test]
 fn mistakes_are_named_with_their_place() {
     for (from, to, key, what) in [
-        ("  nasTcpPort: 20000", "  nasTcpPrt: 20000", "nasTcpPrt", "did you mean `nasTcpPort`?"),
-        ("  nasTcpPort: 20000", "  nasTcpPort: 0", "nasTcpPort", "0 is no port"),
-        ("ikeBindAddress: 192.0.2.1", "ikeBindAddress: 0.0.0.0", "ikeBindAddress", "one address"),
-        ("ikeBindAddress: 192.0.2.1", "ikeBindAddress: host", "ikeBindAddress", "invalid IP address"),
-        ("ueIpAddressRange: 10.0.0.0/24", "ueIpAddressRange: 10.0.0.0/31", "ueIpAddressRange", "no room"),
-        ("xfrmInterfaceID: 1", "xfrmInterfaceID: 0", "dataplane", "not 0"),
-        ("xfrmInterfaceName: xfrmi", "xfrmInterfaceName: a/b", "dataplane", "interface name"),
-        ("profiles: [native]", "profiles: [paper]", "qkd.profiles", "privateKey"),
-        ("profiles: [native]", "profiles: [nativ]", "qkd.profiles[0]", "did you mean `native`?"),
-        ("profiles: [native]", "profiles: []", "qkd.profiles", "at least one"),
-        ("saeId: sae-n3iwf", "saeId: ''", "qkd.saeId", "1 to 255 octets"),
+        (
+            "  nasTcpPort: 20000",
+            "  nasTcpPrt: 20000",
+            "nasTcpPrt",
+            "did you mean `nasTcpPort`?",
+        ),
+        (
+            "  nasTcpPort: 20000",
+            "  nasTcpPort: 0",
+            "nasTcpPort",
+            "0 is no port",
+        ),
+        (
+            "ikeBindAddress: 192.0.2.1",
+            "ikeBindAddress: 0.0.0.0",
+            "ikeBindAddress",
+            "one address",
+        ),
+        (
+            "ikeBindAddress: 192.0.2.1",
+            "ikeBindAddress: host",
+            "ikeBindAddress",
+            "invalid IP address",
+        ),
+        (
+            "ueIpAddressRange: 10.0.0.0/24",
+            "ueIpAddressRange: 10.0.0.0/31",
+            "ueIpAddressRange",
+            "no room",
+        ),
+        (
+            "xfrmInterfaceID: 1",
+            "xfrmInterfaceID: 0",
+            "dataplane",
+            "not 0",
+        ),
+        (
+            "xfrmInterfaceName: xfrmi",
+            "xfrmInterfaceName: a/b",
+            "dataplane",
+            "interface name",
+        ),
+        (
+            "profiles: [native]",
+            "profiles: [paper]",
+            "qkd.profiles",
+            "privateKey",
+        ),
+        (
+            "profiles: [native]",
+            "profiles: [nativ]",
+            "qkd.profiles[0]",
+            "did you mean `native`?",
+        ),
+        (
+            "profiles: [native]",
+            "profiles: []",
+            "qkd.profiles",
+            "at least one",
+        ),
+        (
+            "saeId: sae-n3iwf",
+            "saeId: ''",
+            "qkd.saeId",
+            "1 to 255 octets",
+        ),
         ("transFreq: 60s", "transFreq: soon", "transFreq", "soon"),
-        ("      - tac: \"000001\"", "      - tac: \"1\"", "supportedTAList[0].tac", "six hexadecimal"),
-        ("AES_GCM_16-256/PRF_HMAC_SHA2_256", "ROT13/PRF_HMAC_SHA2_256", "qkd.ikeSuites[0]", "ROT13"),
+        (
+            "      - tac: \"000001\"",
+            "      - tac: \"1\"",
+            "supportedTAList[0].tac",
+            "six hexadecimal",
+        ),
+        (
+            "AES_GCM_16-256/PRF_HMAC_SHA2_256",
+            "ROT13/PRF_HMAC_SHA2_256",
+            "qkd.ikeSuites[0]",
+            "ROT13",
+        ),
     ] {
         let text = changed(from, to);
         let error = read(&text).unwrap_err();
@@ -84,17 +151,26 @@ fn mistakes_are_named_with_their_place() {
         assert!(error.contains(key), "{key} in: {error}");
         assert!(error.contains(what), "{what} in: {error}");
         if key != "dataplane" {
-            assert!(error.starts_with(&format!("n3iwf.yaml:{line}:")), "line {line}: {error}");
+            assert!(
+                error.starts_with(&format!("n3iwf.yaml:{line}:")),
+                "line {line}: {error}"
+            );
         }
     }
 }
 
 #[test]
 fn the_paper_profile_needs_files_that_fit() {
-    let text = changed("profiles: [native]", "profiles: [native, paper]\n    paper: { ueSaeId: sae-ue-1 }")
-        .replace("  # privateKey: ", "  privateKey: ")
-        .replace("  # certificate: ", "  certificate: ");
+    let text = changed(
+        "profiles: [native]",
+        "profiles: [native, paper]\n    paper: { ueSaeId: sae-ue-1 }",
+    )
+    .replace("  # privateKey: ", "  privateKey: ")
+    .replace("  # certificate: ", "  certificate: ");
     let file = read(&text).unwrap();
     let complaint = file.endpoint().err().unwrap().to_string();
-    assert!(complaint.contains("configuration.certificate"), "{complaint}");
+    assert!(
+        complaint.contains("configuration.certificate"),
+        "{complaint}"
+    );
 }

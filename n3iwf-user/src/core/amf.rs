@@ -125,7 +125,11 @@ impl N3iwf {
                 .to_owned(),
                 name: amf.info.name.clone(),
                 capacity: amf.info.capacity,
-                ues: self.ues.values().filter(|ue| ue.amf == Some(number)).count(),
+                ues: self
+                    .ues
+                    .values()
+                    .filter(|ue| ue.amf == Some(number))
+                    .count(),
                 trouble: amf.trouble.clone(),
             })
             .collect()
@@ -300,7 +304,11 @@ impl N3iwf {
             .enumerate()
             .filter(|(_, amf)| amf.state == State::Ready)
             .max_by_key(|(number, amf)| {
-                let load = self.ues.values().filter(|ue| ue.amf == Some(*number)).count();
+                let load = self
+                    .ues
+                    .values()
+                    .filter(|ue| ue.amf == Some(*number))
+                    .count();
                 let free = u64::from(amf.info.capacity) * 1000 / (load as u64 + 1);
                 (rank(&amf.info), free, std::cmp::Reverse(*number))
             })

@@ -187,9 +187,8 @@ impl N3iwf {
         if ue.ike != IkeState::Authenticating || ue.context.is_some() {
             // TS 38.413 8.3.1.4: a second one is an error of the AMF.
             warn!(ue = number, "INITIAL CONTEXT SETUP REQUEST out of turn");
-            let cause = Cause::protocol(
-                ngap::CauseProtocol::message_not_compatible_with_receiver_state,
-            );
+            let cause =
+                Cause::protocol(ngap::CauseProtocol::message_not_compatible_with_receiver_state);
             self.send_about(number, |ids, _| ngap::context_setup_failure(ids, cause));
             return;
         }
@@ -254,7 +253,8 @@ impl N3iwf {
         };
         match (ue.ike, ue.link) {
             (IkeState::Up, Some(link)) => {
-                self.actions.push_back(Action::SendNas { link, message: nas });
+                self.actions
+                    .push_back(Action::SendNas { link, message: nas });
             }
             (IkeState::Authenticating | IkeState::Finishing | IkeState::Up, _)
                 if ue.downlink.len() < DOWNLINK_LIMIT =>
@@ -264,8 +264,7 @@ impl N3iwf {
             }
             _ => {
                 warn!(ue = number, "downlink NAS cannot be delivered");
-                let cause =
-                    Cause::radioNetwork(CauseRadioNetwork::radio_connection_with_ue_lost);
+                let cause = Cause::radioNetwork(CauseRadioNetwork::radio_connection_with_ue_lost);
                 self.send_about(number, |ids, _| ngap::nas_non_delivery(ids, &nas, cause));
             }
         }
@@ -320,9 +319,7 @@ impl N3iwf {
     }
 
     fn uplink(&mut self, number: u32, nas: &[u8]) {
-        self.send_about(number, |ids, ue| {
-            ngap::uplink_nas(ids, nas, ue.path.remote)
-        });
+        self.send_about(number, |ids, ue| ngap::uplink_nas(ids, nas, ue.path.remote));
     }
 
     /// EAP-Failure now, and the AMF is asked to release what it has of the UE.

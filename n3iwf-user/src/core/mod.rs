@@ -8,12 +8,11 @@
 
 mod amf;
 mod attach;
+mod child;
 mod pool;
 mod release;
 mod session;
 mod status;
-#[cfg(test)]
-mod tests;
 mod types;
 
 use std::{
@@ -72,7 +71,11 @@ pub struct N3iwf {
 impl N3iwf {
     /// A core without UEs; [`start`](Self::start) makes it connect to its AMFs.
     pub fn new(config: CoreConfig) -> Self {
-        let amfs = config.amfs.iter().map(|_| Amf::new(&config.timing)).collect();
+        let amfs = config
+            .amfs
+            .iter()
+            .map(|_| Amf::new(&config.timing))
+            .collect();
         let pool = AddressPool::new(config.inner_range, [config.inner_address]);
         Self {
             amfs,
@@ -258,7 +261,9 @@ impl N3iwf {
                 ran,
                 cause,
             } => self.error_indicated(now, amf, id, ran, cause.as_ref()),
-            AmfMessage::ResetAcknowledge => debug!(amf = self.amf_name(amf), "NG RESET ACKNOWLEDGE"),
+            AmfMessage::ResetAcknowledge => {
+                debug!(amf = self.amf_name(amf), "NG RESET ACKNOWLEDGE")
+            }
             AmfMessage::Noted(what) => info!(amf = self.amf_name(amf), "noted: {what}"),
         }
     }
@@ -357,7 +362,12 @@ impl N3iwf {
             },
             _ => CauseRadioNetwork::unknown_local_UE_NGAP_ID,
         };
-        warn!(amf = self.amf_name(amf), ?ids, ?cause, "NGAP message about no UE of ours");
+        warn!(
+            amf = self.amf_name(amf),
+            ?ids,
+            ?cause,
+            "NGAP message about no UE of ours"
+        );
         let answer =
             ngap::error_indication(Some(ids.amf), Some(ids.ran), Cause::radioNetwork(cause));
         self.send_ngap(amf, None, answer);

@@ -31,7 +31,12 @@ impl N3iwf {
             .filter(|ue| !matches!(ue.n2, N2State::None | N2State::Gone))
             .map(|ue| ue.number);
         let Some(number) = found else {
-            warn!(amf = self.amf_name(amf), id, ?ran, "release of no UE of ours");
+            warn!(
+                amf = self.amf_name(amf),
+                id,
+                ?ran,
+                "release of no UE of ours"
+            );
             let cause = Cause::radioNetwork(CauseRadioNetwork::unknown_local_UE_NGAP_ID);
             let answer = ngap::error_indication(Some(id), ran, cause);
             self.send_ngap(amf, None, answer);
@@ -80,9 +85,7 @@ impl N3iwf {
         };
         match ue.n2 {
             N2State::Active(id) => {
-                self.send_about(number, |ids, _| {
-                    ngap::context_release_request(ids, cause)
-                });
+                self.send_about(number, |ids, _| ngap::context_release_request(ids, cause));
                 if let Some(ue) = self.ues.get_mut(&number) {
                     ue.n2 = N2State::Releasing(id, deadline);
                 }
@@ -161,4 +164,3 @@ fn cause(reason: &CloseReason) -> Cause {
         _ => CauseRadioNetwork::failure_in_radio_interface_procedure,
     })
 }
-

@@ -1,11 +1,6 @@
-//! Child SAs and PDU sessions (TS 24.502, 7.5 to 7.7; TS 38.413, 8.2).
+//! PDU sessions (TS 24.502, 7.5 to 7.7; TS 38.413, 8.2).
 
-use dataplane::{ChildSaSpec, EncrAlg, EspKeys, IntegAlg, Plane};
-use ike::{
-    ChildFailure, ChildId, ChildSa, Instant, NewChild, SaId,
-    crypto::{DirectionKeys, Encr, Integ},
-    wire::TrafficSelector,
-};
+use ike::{ChildFailure, ChildId, Instant, NewChild, SaId, wire::TrafficSelector};
 use nwu::{QosInfo, notify};
 use tracing::{info, warn};
 
@@ -13,19 +8,14 @@ use super::{
     N3iwf,
     attach::private_notify,
     types::{
-        Action, Child, ChildState, Command, IkeState, N2State, Relay, RelaySession, Release,
-        Session, SessionState, Setup,
+        Action, Command, IkeState, N2State, Relay, RelaySession, Release, Session, SessionState,
+        Setup,
     },
 };
 use crate::ngap::{
     self, Cause, CauseMisc, CauseRadioNetwork, CauseTransport, SessionOutcome, SessionRequest,
     SessionUp,
 };
-
-/// IP protocol of the signalling Child SA: NAS over TCP.
-const TCP: u8 = 6;
-/// IP protocol of user-plane Child SAs.
-const GRE: u8 = 47;
 
 impl N3iwf {
     /// PDU SESSION RESOURCE SETUP REQUEST.
@@ -142,169 +132,6 @@ impl N3iwf {
         })
     }
 
-    /// The engine has keys and SPIs for a Child SA.
-    pub(super) fn install_child(&mut self, sa: SaId, child: ChildSa) {
-        self.touched = Some(sa);
-        let (id, token) = (child.id, child.token);
-        let spec = self
-            .by_sa
-            .get(&sa)
-            .copied()
-            .and_then(|number| self.spec(number, child));
-        let Some((number, spec)) = spec else {
-            warn!(%sa, child = %id, token, "Child SA without a purpose");
-            self.commands.push_back(Command::ChildInstalled {
-                sa,
-                child: id,
-                ok: false,
-            });
-            return;
-        };
-        self.by_child.insert(id, number);
-        self.actions.push_back(Action::InstallSa {
-            sa,
-            child: id,
-            spec: Box::new(spec),
-        });
-    }
-
-    fn spec(&mut self, number: u32, child: ChildSa) -> Option<(u32, ChildSaSpec)> {
-        let encr = match child.suite.encr {
-            Encr::AesGcm16(_) => EncrAlg::AesGcm16,
-            Encr::AesCbc(_) => EncrAlg::AesCbc,
-            _ => return None,
-        };
-        let integ = match child.suite.integ {
-            None => None,
-            Some(Integ::HmacSha1_96) => Some(IntegAlg::HmacSha1_96),
-            Some(Integ::HmacSha2_256_128) => Some(IntegAlg::HmacSha2_256_128),
-            Some(Integ::HmacSha2_384_192) => Some(IntegAlg::HmacSha2_384_192),
-            Some(Integ::HmacSha2_512_256) => Some(IntegAlg::HmacSha2_512_256),
-            Some(_) => return None,
-        };
-        let ue = self.ues.get_mut(&number)?;
-        let inner_remote = ue.inner?;
-        let (plane, pdu_session, slot) = if child.signalling {
-            ue.signalling = Some(child.id);
-            (Plane::Control, None, 0)
-        } else {
-            let (id, session) = ue
-                .sessions
-                .iter_mut()
-                .find(|(_, session)| session.token == child.token)?;
-            session.child = Some(child.id);
-            (Plane::User, Some(*id), session.slot)
-        };
-        let reqid = self.reqids.take()?;
-        ue.children.insert(
-            child.id,
-            Child {
-                state: ChildState::Installing,
-                reqid,
-            },
-        );
-        let spec = ChildSaSpec {
-            id: child.id.number(),
-            plane,
-            ue: number,
-            pdu_session,
-            spi_in: child.spi_in,
-            spi_out: child.spi_out,
-            encr,
-            integ,
-            keys_in: esp_keys(child.keys_in),
-            keys_out: esp_keys(child.keys_out),
-            esn: child.suite.esn,
-            replay_window: self.config.replay_window,
-            local: child.path.local,
-            remote: child.path.remote,
-            udp_encap: child.udp_encap,
-            inner_local: self.config.inner_address,
-            inner_remote,
-            protocol: Some(if child.signalling { TCP } else { GRE }),
-            slot,
-            reqid,
-        };
-        Some((number, spec))
-    }
-
-    /// The data plane's answer to [`Action::InstallSa`].
-    pub fn child_installed(
-        &mut self,
-        now: Instant,
-        sa: SaId,
-        child: ChildId,
-        result: Result<(), String>,
-    ) {
-        self.touched = Some(sa);
-        let Some(number) = self.by_child.get(&child).copied() else {
-            return;
-        };
-        let Some(ue) = self.ues.get_mut(&number) else {
-            return;
-        };
-        let wanted = !matches!(ue.ike, IkeState::Closed)
-            && (ue.signalling == Some(child)
-                || ue.sessions.values().any(|s| s.child == Some(child)));
-        match result {
-            Ok(()) if wanted => {
-                if let Some(entry) = ue.children.get_mut(&child) {
-                    entry.state = ChildState::Installed;
-                }
-                self.commands.push_back(Command::ChildInstalled {
-                    sa,
-                    child,
-                    ok: true,
-                });
-            }
-            Ok(()) => {
-                // Its IKE SA or its session ended meanwhile: nobody else would take it away.
-                self.commands.push_back(Command::ChildInstalled {
-                    sa,
-                    child,
-                    ok: false,
-                });
-                self.remove_child(number, child);
-            }
-            Err(error) => {
-                warn!(ue = number, %child, error, "the data plane refused a Child SA");
-                self.commands.push_back(Command::ChildInstalled {
-                    sa,
-                    child,
-                    ok: false,
-                });
-                self.child_removed(now, child);
-            }
-        }
-    }
-
-    /// The data plane's answer to [`Action::RemoveSa`].
-    pub fn child_removed(&mut self, _now: Instant, child: ChildId) {
-        let Some(number) = self.by_child.remove(&child) else {
-            return;
-        };
-        if let Some(entry) = self
-            .ues
-            .get_mut(&number)
-            .and_then(|ue| ue.children.remove(&child))
-        {
-            self.reqids.give_back(entry.reqid);
-        }
-        self.reap(number);
-    }
-
-    fn remove_child(&mut self, number: u32, child: ChildId) {
-        if let Some(entry) = self
-            .ues
-            .get_mut(&number)
-            .and_then(|ue| ue.children.get_mut(&child))
-            && entry.state != ChildState::Removing
-        {
-            entry.state = ChildState::Removing;
-            self.actions.push_back(Action::RemoveSa { child });
-        }
-    }
-
     pub(super) fn child_up(&mut self, now: Instant, sa: SaId, child: ChildId, token: u64) {
         let inner_address = self.config.inner_address;
         let Some(ue) = self.ue_of(sa) else {
@@ -372,12 +199,9 @@ impl N3iwf {
             }
         }
         let sa = ue.sa;
-        let found = ue
-            .sessions
-            .iter_mut()
-            .find(|(_, session)| {
-                session.dl_teid == dl_teid && session.state == SessionState::Relaying
-            });
+        let found = ue.sessions.iter_mut().find(|(_, session)| {
+            session.dl_teid == dl_teid && session.state == SessionState::Relaying
+        });
         let Some((id, session)) = found else {
             // The session ended meanwhile.
             self.remove_relay(number, dl_teid);
@@ -433,7 +257,11 @@ impl N3iwf {
             let sa = ue.sa;
             for (id, session) in &mut ue.sessions {
                 if session.dl_teid == dl_teid && session.state == SessionState::Up {
-                    warn!(ue = ue.number, session = id, "the UPF does not know the tunnel");
+                    warn!(
+                        ue = ue.number,
+                        session = id,
+                        "the UPF does not know the tunnel"
+                    );
                     // Stays `Up`, so that its end is told to the AMF.
                     if let Some(child) = session.child {
                         self.commands.push_back(Command::DeleteChild { sa, child });
@@ -544,14 +372,16 @@ impl N3iwf {
             .map(|ue| (ue.number, std::mem::take(&mut ue.lost)))
             .collect();
         for (number, sessions) in lost {
-            let up = self.ues.get(&number).is_some_and(|ue| {
-                ue.ike == IkeState::Up && matches!(ue.n2, N2State::Active(_))
-            });
+            let up = self
+                .ues
+                .get(&number)
+                .is_some_and(|ue| ue.ike == IkeState::Up && matches!(ue.n2, N2State::Active(_)));
             if up {
-                let cause = Cause::radioNetwork(
-                    CauseRadioNetwork::release_due_to_ngran_generated_reason,
-                );
-                self.send_about(number, |ids, _| ngap::session_notify(ids, &sessions, &cause));
+                let cause =
+                    Cause::radioNetwork(CauseRadioNetwork::release_due_to_ngran_generated_reason);
+                self.send_about(number, |ids, _| {
+                    ngap::session_notify(ids, &sessions, &cause)
+                });
             }
         }
     }
@@ -644,7 +474,11 @@ impl N3iwf {
         let Some(ue) = self.ues.get_mut(&number) else {
             return;
         };
-        let Some(at) = ue.setups.iter().position(|setup| setup.waiting.contains(&id)) else {
+        let Some(at) = ue
+            .setups
+            .iter()
+            .position(|setup| setup.waiting.contains(&id))
+        else {
             return;
         };
         let Some(setup) = ue.setups.get_mut(at) else {
@@ -688,14 +522,6 @@ impl N3iwf {
         self.send_about(number, |ids, _| {
             ngap::session_release_response(ids, &release.sessions)
         });
-    }
-}
-
-fn esp_keys(keys: DirectionKeys) -> EspKeys {
-    EspKeys {
-        encr: keys.encr,
-        salt: keys.salt,
-        integ: keys.integ,
     }
 }
 

@@ -13,9 +13,10 @@ use oxirush_ngap::{
         AMFUENGAPID, AllowedNSSAI, Cause, CauseProtocol, CauseRadioNetwork, Criticality,
         CriticalityDiagnostics, NGAPPDU, PDUSessionResourceSetupListCxtReq,
         PDUSessionResourceSetupListSUReq, PDUSessionResourceSetupRequestTransfer,
-        PDUSessionResourceToReleaseListRelCmd, PLMNIdentity, PLMNSupportList, QosFlowSetupRequestList,
-        RANUENGAPID, ResetType, SecurityIndication, ServedGUAMIList, TimeToWait,
-        TransportLayerAddress, UENGAPIDs, UPTransportLayerInformation, decode_open_type,
+        PDUSessionResourceToReleaseListRelCmd, PLMNIdentity, PLMNSupportList,
+        QosFlowSetupRequestList, RANUENGAPID, ResetType, SecurityIndication, ServedGUAMIList,
+        TimeToWait, TransportLayerAddress, UENGAPIDs, UPTransportLayerInformation,
+        decode_open_type,
     },
 };
 

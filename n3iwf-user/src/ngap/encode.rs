@@ -170,9 +170,8 @@ pub fn initial_ue_message(
         build_ngap_ie!(InitialUEMessage, IGNORE UEContextRequest(UEContextRequest::requested))?,
     );
     if let Some(plmn) = plmn {
-        ies.0.push(
-            build_ngap_ie!(InitialUEMessage, IGNORE SelectedPLMNIdentity(identity(plmn)?))?,
-        );
+        ies.0
+            .push(build_ngap_ie!(InitialUEMessage, IGNORE SelectedPLMNIdentity(identity(plmn)?))?);
     }
     pdu.set_protocol_ies(ies)?;
     pdu.encode()
@@ -233,7 +232,8 @@ pub fn context_setup_response(ue: UeIds, sessions: &[SessionOutcome]) -> Result<
     )?;
     let mut ies = pdu.protocol_ies()?.into_owned();
     if !up.is_empty() {
-        ies.0.push(build_ngap_ie!(InitialContextSetupResponse, IGNORE
+        ies.0
+            .push(build_ngap_ie!(InitialContextSetupResponse, IGNORE
             PDUSessionResourceSetupListCxtRes(PDUSessionResourceSetupListCxtRes(up)))?);
     }
     if !failed.is_empty() {
@@ -284,7 +284,8 @@ pub fn session_setup_response(ue: UeIds, sessions: &[SessionOutcome]) -> Result<
     )?;
     let mut ies = pdu.protocol_ies()?.into_owned();
     if !up.is_empty() {
-        ies.0.push(build_ngap_ie!(PDUSessionResourceSetupResponse, IGNORE
+        ies.0
+            .push(build_ngap_ie!(PDUSessionResourceSetupResponse, IGNORE
             PDUSessionResourceSetupListSURes(PDUSessionResourceSetupListSURes(up)))?);
     }
     if !failed.is_empty() {
@@ -441,9 +442,8 @@ pub(super) fn error_indication_with(
     ies.0
         .push(build_ngap_ie!(ErrorIndication, IGNORE Cause(cause))?);
     if let Some(diagnostics) = diagnostics {
-        ies.0.push(
-            build_ngap_ie!(ErrorIndication, IGNORE CriticalityDiagnostics(diagnostics))?,
-        );
+        ies.0
+            .push(build_ngap_ie!(ErrorIndication, IGNORE CriticalityDiagnostics(diagnostics))?);
     }
     pdu.set_protocol_ies(ies)?;
     pdu.encode()

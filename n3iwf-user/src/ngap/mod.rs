@@ -11,15 +11,17 @@ use std::{fmt, net::IpAddr, time::Duration};
 
 use keys::Secret;
 use nwu::{Guami, Plmn};
-pub use oxirush_ngap::ngap::{Cause, CauseMisc, CauseNas, CauseProtocol, CauseRadioNetwork, CauseTransport};
+pub use oxirush_ngap::ngap::{
+    Cause, CauseMisc, CauseNas, CauseProtocol, CauseRadioNetwork, CauseTransport,
+};
 
 pub use decode::{Fault, decode};
 pub use encode::{
-    Node, SessionOutcome, SessionUp, SupportedArea, SupportedPlmn, configuration_update_acknowledge,
-    context_release_complete, context_release_request, context_setup_failure,
-    context_setup_response, error_indication, initial_ue_message, nas_non_delivery,
-    ng_setup_request, reset_acknowledge, session_notify, session_release_response,
-    session_setup_response, uplink_nas,
+    Node, SessionOutcome, SessionUp, SupportedArea, SupportedPlmn,
+    configuration_update_acknowledge, context_release_complete, context_release_request,
+    context_setup_failure, context_setup_response, error_indication, initial_ue_message,
+    nas_non_delivery, ng_setup_request, reset_acknowledge, session_notify,
+    session_release_response, session_setup_response, uplink_nas,
 };
 
 /// The pair of identifiers of a UE on N2.

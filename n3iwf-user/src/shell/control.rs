@@ -12,9 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Input, Snapshot};
 use crate::{
     core::UeStatus,
-    report::{
-        ChildSa, Counters, IkeSa, KeyRow, Keys, Request, Sas, Status, Ues,
-    },
+    report::{ChildSa, Counters, IkeSa, KeyRow, Keys, Request, Sas, Status, Ues},
 };
 
 #[derive(Clone)]
@@ -54,10 +52,7 @@ const ENDING: &str = "the daemon is ending";
 
 impl Context {
     async fn tell(&self, input: Input) -> Result<(), String> {
-        self.inputs
-            .send(input)
-            .await
-            .map_err(|_| ENDING.to_owned())
+        self.inputs.send(input).await.map_err(|_| ENDING.to_owned())
     }
 
     async fn snapshot(&self) -> Result<Snapshot, String> {
@@ -86,7 +81,12 @@ impl Context {
             ues: snapshot.ues.len(),
             addresses_taken: snapshot.addresses_taken,
             amfs: snapshot.amfs,
-            dataplane: if self.recording { "recording" } else { "kernel" }.to_owned(),
+            dataplane: if self.recording {
+                "recording"
+            } else {
+                "kernel"
+            }
+            .to_owned(),
             interface: self.started.interface.clone(),
             bpf: self.started.bpf.clone(),
         })
@@ -100,8 +100,7 @@ impl Context {
             .into_iter()
             .map(|reading| (reading.id, reading))
             .collect();
-        let ues: HashMap<u64, &UeStatus> =
-            snapshot.ues.iter().map(|ue| (ue.ike_sa, ue)).collect();
+        let ues: HashMap<u64, &UeStatus> = snapshot.ues.iter().map(|ue| (ue.ike_sa, ue)).collect();
         let sas = snapshot
             .sas
             .iter()

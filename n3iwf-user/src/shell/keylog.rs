@@ -68,8 +68,14 @@ impl DebugKeyLog {
     /// Both directions of a Child SA.
     pub(super) fn child_sa(&self, spec: &ChildSaSpec) {
         let (local, remote) = (spec.local, spec.remote);
-        append(&self.esp, &esp_row(spec, remote, local, spec.spi_in, &spec.keys_in));
-        append(&self.esp, &esp_row(spec, local, remote, spec.spi_out, &spec.keys_out));
+        append(
+            &self.esp,
+            &esp_row(spec, remote, local, spec.spi_in, &spec.keys_in),
+        );
+        append(
+            &self.esp,
+            &esp_row(spec, local, remote, spec.spi_out, &spec.keys_out),
+        );
     }
 }
 
@@ -90,12 +96,7 @@ fn append(table: &Mutex<File>, row: &str) {
 
 /// `ispi,rspi,SK_ei,SK_er,"encryption",SK_ai,SK_ar,"integrity"`; of AES-GCM the salt follows the
 /// key. `None` for algorithms Wireshark has no name for.
-fn ike_row(
-    spi_i: u64,
-    spi_r: u64,
-    suite: &IkeSuite,
-    keys: &IkeKeys,
-) -> Option<Zeroizing<String>> {
+fn ike_row(spi_i: u64, spi_r: u64, suite: &IkeSuite, keys: &IkeKeys) -> Option<Zeroizing<String>> {
     let bits = |bits: AesBits| bits.octets() * 8;
     let (encryption, salted) = match suite.encr {
         Encr::AesCbc(size) => (format!("AES-CBC-{} [RFC3602]", bits(size)), false),
@@ -249,7 +250,10 @@ mod tests {
             )
         );
         assert!(rows[1].starts_with("\"IPv4\",\"192.0.2.1\",\"192.0.2.10\",\"0x05060708\""));
-        assert!(rows[2].ends_with(&format!("\"HMAC-SHA-1-96 [RFC2404]\",\"0x{}\"", "33".repeat(20))));
+        assert!(rows[2].ends_with(&format!(
+            "\"HMAC-SHA-1-96 [RFC2404]\",\"0x{}\"",
+            "33".repeat(20)
+        )));
         for name in ["esp_sa", "ikev2_decryption_table"] {
             let mode = fs::metadata(path.join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");

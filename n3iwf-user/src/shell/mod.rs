@@ -9,6 +9,8 @@ mod keylog;
 mod n2link;
 mod nas;
 mod plane;
+#[cfg(test)]
+mod tests;
 mod udp;
 
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
@@ -25,7 +27,7 @@ use qkd::{Kms, QkdError, Reason};
 use rand_core::UnwrapErr;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
-    time::{sleep, sleep_until, timeout},
+    time::{sleep_until, timeout},
 };
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
@@ -142,20 +144,27 @@ pub async fn run(path: &Path, file: File) -> anyhow::Result<()> {
     crate::tls_provider();
     let kms = Kms::new(&own.qkd.kms).context("configuration.qkd.kms")?;
     let dataplane = dataplane::open(file.dataplane())?;
-    let recording = own.dataplane.kind == dataplane::Kind::Recording;
-    if recording {
-        warn!("dataplane `recording`: NO IPSEC, everything between UE and N3IWF is in clear");
-    }
     let started = dataplane.start().await.context("data plane")?;
     report_start(&started);
 
     let result = serve(
-        &file, core, endpoint, server, kms, &dataplane, started, key_log, &mut shutdown,
+        &file,
+        core,
+        endpoint,
+        server,
+        kms,
+        &dataplane,
+        started,
+        key_log,
+        &mut shutdown,
     )
     .await;
     match dataplane.stop().await {
         Ok(report) if report.left.is_empty() => {
-            info!(removed = report.removed.len(), "data plane stopped, nothing left");
+            info!(
+                removed = report.removed.len(),
+                "data plane stopped, nothing left"
+            );
         }
         Ok(report) => warn!(left = ?report.left, "data plane stopped, something is left"),
         Err(error) => error!(%error, "data plane"),
@@ -173,7 +182,10 @@ fn report_start(report: &StartReport) {
     info!(interface = ?report.interface, ebpf = ?report.bpf, "data plane started");
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of a daemon, put together once")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of a daemon, put together once"
+)]
 async fn serve(
     file: &File,
     core: crate::core::CoreConfig,
@@ -211,11 +223,18 @@ async fn serve(
         relay: Arc::clone(&relay),
         kms: kms.clone(),
         sae_id: own.qkd.sae_id.to_string(),
-        kme: own.qkd.kms.kme_id.first().or(own.qkd.kms.endpoints.first()).cloned(),
+        kme: own
+            .qkd
+            .kms
+            .kme_id
+            .first()
+            .or(own.qkd.kms.endpoints.first())
+            .cloned(),
         recording: !encapsulate,
         started,
     };
-    let control = tokio::spawn(server.serve(move |request| control::answer(control.clone(), request)));
+    let control =
+        tokio::spawn(server.serve(move |request| control::answer(control.clone(), request)));
 
     let rng = Box::new(UnwrapErr(getrandom::SysRng));
     let mut shell = Shell {
@@ -280,7 +299,26 @@ impl Shell {
     /// Releases every UE, waits a moment for the peers, then goes without them.
     async fn say_goodbye(&mut self, input: &mut mpsc::Receiver<Input>) {
         self.turn(Gateway::shut_down);
-        let orderly = timeout(FAREWELL, async {
+        if !self.emptied(input, FAREWELL).await {
+            warn!("not every UE confirmed its end");
+            self.turn(Gateway::abandon_all);
+            // What is left is the data plane's to remove.
+            self.emptied(input, FAREWELL).await;
+        }
+        self.n2.close().await;
+        let total = self.kms.account().total();
+        info!(
+            fetched = total.fetched,
+            used = total.used,
+            lost = total.lost,
+            held = total.held,
+            "key account at the end"
+        );
+    }
+
+    /// Goes on until no UE is left, or the time is over.
+    async fn emptied(&mut self, input: &mut mpsc::Receiver<Input>, time: Duration) -> bool {
+        timeout(time, async {
             while !self.gateway.is_empty() {
                 let deadline = self.deadline();
                 tokio::select! {
@@ -290,22 +328,8 @@ impl Shell {
                 }
             }
         })
-        .await;
-        if orderly.is_err() {
-            warn!("not every UE confirmed its end");
-            self.turn(Gateway::abandon_all);
-        }
-        self.n2.close().await;
-        // Key fates of abandoned IKE SAs are booked above; Child SAs end with the data plane.
-        sleep(Duration::ZERO).await;
-        let total = self.kms.account().total();
-        info!(
-            fetched = total.fetched,
-            used = total.used,
-            lost = total.lost,
-            held = total.held,
-            "key account at the end"
-        );
+        .await
+        .is_ok()
     }
 
     fn now(&self) -> Instant {

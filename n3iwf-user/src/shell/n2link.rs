@@ -196,7 +196,11 @@ async fn receive(
         if received.ppid == SWAPPED_PPID {
             debug!(amf, "PPID in host order");
         } else if received.ppid != NGAP_PPID {
-            warn!(amf, ppid = received.ppid, "message of another protocol dropped");
+            warn!(
+                amf,
+                ppid = received.ppid,
+                "message of another protocol dropped"
+            );
             continue;
         }
         let data = Zeroizing::new(received.data);

@@ -169,8 +169,8 @@ pub(crate) fn transfer(ul_teid: u32, qfis: &[u8]) -> Vec<u8> {
                     )),
                     AllocationAndRetentionPriority::new(
                         PriorityLevelARP(8),
-                        Pre_emptionCapability::shall_not_trigger_pre_emption,
-                        Pre_emptionVulnerability::not_pre_emptable,
+                        PreEmptionCapability::shall_not_trigger_pre_emption,
+                        PreEmptionVulnerability::not_pre_emptable,
                         None,
                     ),
                     None,

@@ -74,7 +74,11 @@ fn nas_both_ways_keeps_its_order_and_waits_for_the_connection() {
     let ue = world.add_ue();
     world.run();
     let ran = world.next().ran().unwrap();
-    world.ngap(&amf::context_setup(ran, Some(b"in context setup"), Vec::new()));
+    world.ngap(&amf::context_setup(
+        ran,
+        Some(b"in context setup"),
+        Vec::new(),
+    ));
     world.ngap(&amf::downlink_nas(ran, b"registration accept"));
     world.ngap(&amf::downlink_nas(ran, b"configuration update"));
     assert!(world.nas_sent.is_empty(), "no connection yet");
@@ -106,8 +110,12 @@ fn two_downlink_messages_in_eap_take_two_rounds() {
     world.run();
     let ran = world.next().ran().unwrap();
     // Both before the UE can answer the first.
-    world.gateway.handle_ngap(world.now, 0, &amf::downlink_nas(ran, b"one"));
-    world.gateway.handle_ngap(world.now, 0, &amf::downlink_nas(ran, b"two"));
+    world
+        .gateway
+        .handle_ngap(world.now, 0, &amf::downlink_nas(ran, b"one"));
+    world
+        .gateway
+        .handle_ngap(world.now, 0, &amf::downlink_nas(ran, b"two"));
     world.run();
     assert_eq!(world.ues[ue].nas, [b"one".to_vec(), b"two".to_vec()]);
     assert_eq!(world.next().nas(), b"re:one");
@@ -120,8 +128,12 @@ fn a_context_setup_while_the_ue_owes_an_answer_waits_for_it() {
     let ue = world.add_ue();
     world.run();
     let ran = world.next().ran().unwrap();
-    world.gateway.handle_ngap(world.now, 0, &amf::downlink_nas(ran, b"one"));
-    world.gateway.handle_ngap(world.now, 0, &amf::context_setup(ran, None, Vec::new()));
+    world
+        .gateway
+        .handle_ngap(world.now, 0, &amf::downlink_nas(ran, b"one"));
+    world
+        .gateway
+        .handle_ngap(world.now, 0, &amf::context_setup(ran, None, Vec::new()));
     world.run();
     assert_eq!(world.next().nas(), b"re:one");
     assert_eq!(
@@ -138,15 +150,25 @@ fn a_new_nas_connection_replaces_the_old_one_and_strangers_are_turned_away() {
     let first = world.gateway.ues(world.now)[0].ue;
     world.connect_nas(ue, NasLink(77));
     assert_eq!(world.nas_closed, [NasLink(u64::from(first))]);
-    world.gateway.nas_closed(world.now, NasLink(u64::from(first)));
-    assert!(world.gateway.ues(world.now)[0].nas_connected, "the new one stands");
+    world
+        .gateway
+        .nas_closed(world.now, NasLink(u64::from(first)));
+    assert!(
+        world.gateway.ues(world.now)[0].nas_connected,
+        "the new one stands"
+    );
     let stranger = "10.0.0.99".parse().unwrap();
-    world.gateway.nas_connected(world.now, NasLink(78), stranger);
+    world
+        .gateway
+        .nas_connected(world.now, NasLink(78), stranger);
     world.run();
     assert!(world.nas_closed.contains(&NasLink(78)));
     world.gateway.nas_received(world.now, NasLink(78), b"hello");
     world.run();
-    assert!(world.uplink.is_empty(), "a stranger says nothing to the AMF");
+    assert!(
+        world.uplink.is_empty(),
+        "a stranger says nothing to the AMF"
+    );
 }
 
 #[test]
@@ -198,7 +220,10 @@ fn hundreds_of_ues_in_one_process_leave_nothing() {
     assert_eq!(addresses.len(), 200);
     for ran in rans {
         world.ngap(&amf::context_release(ran));
-        assert_eq!(world.next().kind(), NgapPduKind::Successful_UEContextRelease);
+        assert_eq!(
+            world.next().kind(),
+            NgapPduKind::Successful_UEContextRelease
+        );
     }
     world.assert_nothing_left();
 }

@@ -15,10 +15,17 @@ fn a_reject_reaches_the_ue_before_eap_failure() {
     world.ues[ue].stop = true;
     world.run();
     let ran = world.next().ran().unwrap();
-    world.gateway.handle_ngap(world.now, 0, &amf::downlink_nas(ran, b"reject"));
-    world.gateway.handle_ngap(world.now, 0, &amf::context_release(ran));
+    world
+        .gateway
+        .handle_ngap(world.now, 0, &amf::downlink_nas(ran, b"reject"));
+    world
+        .gateway
+        .handle_ngap(world.now, 0, &amf::context_release(ran));
     world.run();
-    assert_eq!(world.next().kind(), NgapPduKind::Successful_UEContextRelease);
+    assert_eq!(
+        world.next().kind(),
+        NgapPduKind::Successful_UEContextRelease
+    );
     let ue = &world.ues[ue];
     assert_eq!(ue.nas, [b"reject".to_vec()]);
     assert!(ue.eap_failed);
@@ -33,7 +40,10 @@ fn a_release_when_it_is_our_turn_ends_eap_at_once() {
     world.run();
     let ran = world.next().ran().unwrap();
     world.ngap(&amf::context_release(ran));
-    assert_eq!(world.next().kind(), NgapPduKind::Successful_UEContextRelease);
+    assert_eq!(
+        world.next().kind(),
+        NgapPduKind::Successful_UEContextRelease
+    );
     assert!(world.ues[ue].eap_failed);
     world.assert_nothing_left();
 }
@@ -52,7 +62,10 @@ fn a_stop_asks_the_amf_to_release() {
         NgapPduKind::Initiating_UEContextReleaseRequest
     );
     world.ngap(&amf::context_release(ran));
-    assert_eq!(world.next().kind(), NgapPduKind::Successful_UEContextRelease);
+    assert_eq!(
+        world.next().kind(),
+        NgapPduKind::Successful_UEContextRelease
+    );
     world.assert_nothing_left();
 }
 
@@ -145,7 +158,10 @@ fn a_kms_without_keys_costs_nothing() {
     world.kms_failure = Some(QkdFailure::Unreachable);
     let ue = world.add_ue();
     world.pass(Duration::from_secs(120));
-    assert_eq!(world.ues[ue].closed, Some(CloseReason::PeerQkdUnavailable(2)));
+    assert_eq!(
+        world.ues[ue].closed,
+        Some(CloseReason::PeerQkdUnavailable(2))
+    );
     assert!(world.uplink.is_empty());
     world.assert_nothing_left();
     world.kms_failure = None;
@@ -158,7 +174,10 @@ fn without_an_amf_no_key_is_spent() {
     world.start();
     let ue = world.add_ue();
     world.pass(Duration::from_secs(120));
-    assert_eq!(world.ues[ue].closed, Some(CloseReason::PeerQkdUnavailable(3)));
+    assert_eq!(
+        world.ues[ue].closed,
+        Some(CloseReason::PeerQkdUnavailable(3))
+    );
     assert_eq!(world.fetched, 0);
     world.assert_nothing_left();
 }
@@ -188,7 +207,7 @@ fn an_amf_lost_between_keys_and_eap_means_congestion() {
 #[test]
 fn a_ue_that_dies_is_noticed_and_released() {
     let mut world = World::new();
-    let (ue, ran) = world.attach_with_session();
+    let (ue, _) = world.attach_with_session();
     world.ues[ue].dead = true;
     world.pass(Duration::from_secs(600));
     let request = world.next();
@@ -201,7 +220,6 @@ fn a_ue_that_dies_is_noticed_and_released() {
         Cause::radioNetwork(CauseRadioNetwork::radio_connection_with_ue_lost)
     );
     assert!(world.held.is_empty(), "ESP goes with the IKE SA");
-    drop(ran);
     world.assert_nothing_left();
     world.attach();
 }
@@ -237,7 +255,10 @@ fn a_ue_gone_before_the_amf_told_its_identifier_is_released_when_it_does() {
         NgapPduKind::Initiating_UEContextReleaseRequest
     );
     world.ngap(&amf::context_release(ran));
-    assert_eq!(world.next().kind(), NgapPduKind::Successful_UEContextRelease);
+    assert_eq!(
+        world.next().kind(),
+        NgapPduKind::Successful_UEContextRelease
+    );
     world.pass(Duration::from_secs(60));
     world.assert_nothing_left();
 }
@@ -253,7 +274,10 @@ fn a_ue_that_deletes_its_ike_sa_is_released() {
         world.next().kind(),
         NgapPduKind::Initiating_UEContextReleaseRequest
     );
-    assert!(world.uplink.is_empty(), "no notification about each session");
+    assert!(
+        world.uplink.is_empty(),
+        "no notification about each session"
+    );
     world.ngap(&amf::context_release(ran));
     world.assert_nothing_left();
 }
@@ -284,10 +308,7 @@ fn the_operator_releases_a_ue_through_the_amf() {
     assert!(world.gateway.release(world.now, ran));
     world.run();
     let request = world.next();
-    assert_eq!(
-        request.cause(),
-        Cause::misc(CauseMisc::om_intervention)
-    );
+    assert_eq!(request.cause(), Cause::misc(CauseMisc::om_intervention));
     assert_eq!(world.held.len(), 2, "until the AMF says so");
     world.ngap(&amf::context_release(ran));
     world.assert_nothing_left();

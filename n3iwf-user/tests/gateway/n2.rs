@@ -27,7 +27,10 @@ fn ng_setup_says_who_we_are() {
     let areas = setup.pdu.ie::<ie::SupportedTAList>().unwrap().unwrap();
     assert_eq!(areas.0[0].tac.0, [0, 0, 1]);
     let slice = &areas.0[0].broadcast_plmn_list.0[0].tai_slice_support_list.0[0].s_nssai;
-    assert_eq!((slice.sst.0, slice.sd.as_ref().unwrap().0), ([1], [1, 2, 3]));
+    assert_eq!(
+        (slice.sst.0, slice.sd.as_ref().unwrap().0),
+        ([1], [1, 2, 3])
+    );
 }
 
 #[test]
@@ -41,7 +44,10 @@ fn an_absent_amf_is_tried_again_with_growing_waits() {
         seen.push(world.connects);
     }
     // After 1, 2, 4, 8, 16 and then every 30 seconds.
-    assert_eq!((seen[0], seen[2], seen[6], seen[14], seen[30]), (2, 3, 4, 5, 6));
+    assert_eq!(
+        (seen[0], seen[2], seen[6], seen[14], seen[30]),
+        (2, 3, 4, 5, 6)
+    );
     assert_eq!(seen[60], 7);
     let status = &world.gateway.amfs()[0];
     assert_eq!(status.state, "down");
@@ -63,9 +69,16 @@ fn a_setup_failure_is_retried_after_the_time_to_wait() {
     assert!(world.uplink.is_empty());
     world.pass(Duration::from_secs(2));
     assert_eq!(world.next().kind(), NgapPduKind::Initiating_NGSetup);
-    assert_eq!((world.connects, world.disconnects), (1, 0), "the association stands");
+    assert_eq!(
+        (world.connects, world.disconnects),
+        (1, 0),
+        "the association stands"
+    );
     let status = &world.gateway.amfs()[0];
-    assert_eq!((status.state.as_str(), status.name.as_str()), ("ready", "amf-1"));
+    assert_eq!(
+        (status.state.as_str(), status.name.as_str()),
+        ("ready", "amf-1")
+    );
 }
 
 #[test]

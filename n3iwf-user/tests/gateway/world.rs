@@ -11,9 +11,7 @@ use ike::{
     ChildAnswer, ChildId, CloseReason, CookiePolicy, Endpoint, EndpointConfig, Event, Fate,
     InitiatorConfig, Instant, KeysWanted, Path, PeerCertificate, Profile, QkdFailure,
     ResponderConfig, SaId, Timing,
-    wire::{
-        CfgAttribute, CfgAttributeType, Identification, Notify, NotifyType, TrafficSelector,
-    },
+    wire::{CfgAttribute, CfgAttributeType, Identification, Notify, NotifyType, TrafficSelector},
 };
 use keys::{KeyId, QkdKey, Secret};
 use n3iwf_user::{
