@@ -182,7 +182,7 @@ impl SendHalf {
         let kind = self.inner.kind;
         self.inner
             .socket
-            .async_io(Interest::WRITABLE, |inner| {
+            .async_io(Interest::WRITABLE | Interest::ERROR, |inner| {
                 socket::send(inner, kind, stream, data)
             })
             .await
@@ -250,10 +250,12 @@ impl RecvHalf {
         let kind = self.inner.kind;
         while !self.inner.aborted.load(Ordering::Acquire) {
             let reassembly = &mut self.reassembly;
+            // A lost association (ABORT, no answer) wakes with EPOLLERR alone.
+            let interest = Interest::READABLE | Interest::ERROR;
             let reading = self
                 .inner
                 .socket
-                .async_io(Interest::READABLE, |socket| reassembly.read(socket, kind));
+                .async_io(interest, |socket| reassembly.read(socket, kind));
             let progress = tokio::select! {
                 progress = reading => progress,
                 () = self.inner.abort.notified() => break,

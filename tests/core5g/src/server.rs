@@ -26,7 +26,7 @@ use transactions::Transactions;
 #[non_exhaustive]
 pub enum ServerError {
     /// N2.
-    #[error("N2: {0}")]
+    #[error(transparent)]
     N2(#[from] n2::Error),
     /// Subscriptions.
     #[error(transparent)]
@@ -35,12 +35,12 @@ pub enum ServerError {
     #[error(transparent)]
     Control(#[from] daemon::control::ControlError),
     /// N3 or N6.
-    #[error("{what}: {source}")]
+    #[error("{what}: {error}")]
     Io {
         /// What was being done.
         what: String,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// No random numbers.
     #[error("random numbers of the system: {0}")]
@@ -252,7 +252,12 @@ async fn serve_association(association: n2::Association, shared: Arc<Shared>) {
         while let Some(out) = outgoing.recv().await {
             let sent = match out {
                 Out::Message { stream, data } => send.send(stream % streams.max(1), &data).await,
-                Out::Abort => send.abort(),
+                Out::Abort => {
+                    if let Err(error) = send.abort() {
+                        tracing::warn!(%error, "N2 abort");
+                    }
+                    return;
+                }
             };
             if let Err(error) = sent {
                 tracing::warn!(%error, "N2 send");

@@ -26,7 +26,7 @@ pub(crate) struct N3 {
 
 impl N3 {
     pub(crate) async fn bind(config: &UpfConfig) -> Result<Self, ServerError> {
-        let failed = |what: String| move |source: io::Error| ServerError::Io { what, source };
+        let failed = |what: String| move |error: io::Error| ServerError::Io { what, error };
         let socket = UdpSocket::bind(config.listen)
             .await
             .map_err(failed(format!("GTP-U at {}", config.listen)))?;
@@ -76,10 +76,10 @@ impl N3 {
                 Ok(received) => received,
                 // An ICMP error of an earlier datagram.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
-                Err(source) => {
+                Err(error) => {
                     return Err(ServerError::Io {
                         what: "N3 receive".to_owned(),
-                        source,
+                        error,
                     });
                 }
             };
@@ -109,9 +109,9 @@ impl N3 {
             let len = tun
                 .recv(&mut buffer)
                 .await
-                .map_err(|source| ServerError::Io {
+                .map_err(|error| ServerError::Io {
                     what: "N6 receive".to_owned(),
-                    source,
+                    error,
                 })?;
             let packet = buffer.get(..len).unwrap_or_default();
             let message = shared.upf().downlink(packet);
