@@ -356,8 +356,8 @@ pub enum Event {
         /// The caller's token, 0 for others.
         token: u64,
     },
-    /// A Child SA did not come up. If [`Event::InstallChild`] went before and was answered with `Ok`, remove it:
-    /// in that case [`Event::ChildDown`] is reported instead of this.
+    /// A Child SA did not come up. The data plane holds nothing of it: either there was no [`Event::InstallChild`], or
+    /// it was answered with `Err`. Of the signalling Child SA only after [`Event::Established`].
     ChildFailed {
         /// The IKE SA.
         sa: SaId,
@@ -369,7 +369,8 @@ pub enum Event {
         reason: ChildFailure,
     },
     /// An installed Child SA is gone; remove it from the data plane.
-    /// One for every [`Event::InstallChild`] that was answered with `Ok`, also when the IKE SA ends.
+    /// One for every [`Event::InstallChild`] that was not answered with `Err`, also when the IKE SA ends: it may come
+    /// before that answer is given, so a data plane carries out both in the order of the events.
     ChildDown {
         /// The IKE SA.
         sa: SaId,

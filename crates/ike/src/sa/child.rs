@@ -264,6 +264,10 @@ impl Sa {
             self.answering = None;
         }
         self.ledger.lost(self.id, &child.key_ids, cx.events);
+        // The daemon hears of the signalling Child SA with the end of the handshake, not of its plans.
+        if child.signalling && self.established.is_none() {
+            return;
+        }
         let (sa, token) = (self.id, child.token);
         let child = id;
         cx.events.push_back(Event::ChildFailed {

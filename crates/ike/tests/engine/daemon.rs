@@ -48,6 +48,10 @@ impl World {
             }
             Event::ChildFailed { child, reason, .. } => {
                 assert!(!record.up.contains(child), "failed after it was up");
+                assert!(
+                    !record.established.is_empty(),
+                    "{side:?}: failed before there was anything"
+                );
                 record.failed.push((*child, *reason));
             }
             Event::ChildDown {
