@@ -1,17 +1,20 @@
 //! Classifiers on NWu (tc, `classifier` sections): what every packet is, and for which Child SA.
+//! The relay between GRE and GTP-U is in [`relay`].
 //!
-//! Both programs only count. They return `TCX_NEXT`, which classic tc reads as "unspecified", so
+//! Both programs here only count. They return `TCX_NEXT`, which classic tc reads as "unspecified", so
 //! that programs and filters of others behind them still run and no packet is ever dropped here.
 
 #![no_std]
 #![no_main]
 
+mod buffer;
 mod packet;
+mod relay;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_UNSPEC, bpf_xfrm_state, bpf_xfrm_state__bindgen_ty_1},
+    bindings::TC_ACT_UNSPEC,
     btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
-    helpers::{bpf_ktime_get_ns, generated::bpf_skb_get_xfrm_state},
+    helpers::bpf_ktime_get_ns,
     macros::{btf_map, classifier},
     programs::TcContext,
 };
@@ -23,9 +26,9 @@ use ebpf_common::{
 use crate::packet::{Kind, Packet};
 
 /// `BPF_F_NO_PREALLOC`: memory follows the number of Child SAs, not the largest number allowed.
-const NO_PREALLOC: usize = 1;
+pub(crate) const NO_PREALLOC: usize = 1;
 /// Octets of an Ethernet header; tags that follow are looked at where they are.
-const ETHERNET_HEADER: u32 = 14;
+pub(crate) const ETHERNET_HEADER: u32 = 14;
 /// The loader sets the number that the configuration says.
 const MAX_SAS: usize = 65_536;
 
@@ -41,6 +44,18 @@ static SA_COUNTERS: PerCpuHashMap<SaKey, Counter, MAX_SAS, NO_PREALLOC> = PerCpu
 /// Filled by user space. All zeroes, as after loading by other tools, means an Ethernet device.
 #[btf_map(name = "nwu_meta")]
 static META: Array<NwuMeta, 1> = Array::new();
+
+/// GRE out of the tunnel becomes GTP-U on N3. On ingress of the XFRM interfaces.
+#[classifier]
+pub fn relay_uplink(ctx: TcContext) -> i32 {
+    relay::uplink(&ctx)
+}
+
+/// GTP-U on N3 becomes GRE into the tunnel. On ingress of the N3 interface.
+#[classifier]
+pub fn relay_downlink(ctx: TcContext) -> i32 {
+    relay::downlink(&ctx)
+}
 
 /// Counts packets that arrive on NWu.
 #[classifier]
@@ -117,26 +132,10 @@ fn esp(ctx: &TcContext, key: &SaKey, packet: &mut Packet, now: u64) -> Class {
 /// does so behind egress, in software if the device cannot; the SA then still hangs on the packet.
 #[inline(always)]
 fn pending(ctx: &TcContext, key: &SaKey, info: &SaInfo) -> bool {
-    let mut state = bpf_xfrm_state {
-        reqid: 0,
-        spi: 0,
-        family: 0,
-        ext: 0,
-        __bindgen_anon_1: bpf_xfrm_state__bindgen_ty_1 {
-            remote_ipv6: [0; 4],
-        },
+    let Some(state) = buffer::xfrm_state(ctx) else {
+        return false;
     };
-    // SAFETY: the helper fills the structure of the size given, or fails.
-    let ret = unsafe {
-        bpf_skb_get_xfrm_state(
-            ctx.skb.skb,
-            0,
-            &raw mut state,
-            size_of::<bpf_xfrm_state>() as u32,
-            0,
-        )
-    };
-    ret == 0 && state.spi == key.spi.to_be() && state.reqid == info.reqid
+    state.spi == key.spi.to_be() && state.reqid == info.reqid
 }
 
 /// # Safety

@@ -1,18 +1,17 @@
 //! From a socket buffer to what it carries on NWu.
-//!
-//! Everything is read with `bpf_skb_load_bytes`, which also reaches what is not in the linear part
-//! of the buffer; packets and their headers are wherever the driver and TCP put them.
 
-use aya_ebpf::{EbpfContext, helpers::generated::bpf_skb_load_bytes, programs::TcContext};
+use aya_ebpf::programs::TcContext;
 use ebpf_common::{Class, SaInfo};
 
-const ETH_P_IP: u16 = 0x0800;
+use crate::buffer::{be16, be32, octets};
+
+pub(crate) const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
 const ETH_P_8021Q: u16 = 0x8100;
 const ETH_P_8021AD: u16 = 0x88a8;
 
 const IPPROTO_HOPOPTS: u8 = 0;
-const IPPROTO_UDP: u8 = 17;
+pub(crate) const IPPROTO_UDP: u8 = 17;
 const IPPROTO_ROUTING: u8 = 43;
 const IPPROTO_FRAGMENT: u8 = 44;
 const IPPROTO_ESP: u8 = 50;
@@ -60,35 +59,6 @@ struct Ip {
     transport: u32,
     protocol: u8,
     fragment: bool,
-}
-
-/// Reads `T` at `offset` from the start of the buffer; `None` beyond the end.
-#[inline(always)]
-fn load<T: Copy, const N: usize>(
-    ctx: &TcContext,
-    offset: u32,
-    from: fn([u8; N]) -> T,
-) -> Option<T> {
-    let mut octets = [0u8; N];
-    // SAFETY: the helper writes exactly N octets or fails; the pointers are valid for the call.
-    let ret =
-        unsafe { bpf_skb_load_bytes(ctx.as_ptr(), offset, octets.as_mut_ptr().cast(), N as u32) };
-    (ret == 0).then(|| from(octets))
-}
-
-#[inline(always)]
-fn octets<const N: usize>(ctx: &TcContext, offset: u32) -> Option<[u8; N]> {
-    load(ctx, offset, |octets| octets)
-}
-
-#[inline(always)]
-fn be16(ctx: &TcContext, offset: u32) -> Option<u16> {
-    load(ctx, offset, u16::from_be_bytes)
-}
-
-#[inline(always)]
-fn be32(ctx: &TcContext, offset: u32) -> Option<u32> {
-    load(ctx, offset, u32::from_be_bytes)
 }
 
 impl Packet {

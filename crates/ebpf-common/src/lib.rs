@@ -17,6 +17,8 @@
 
 #![cfg_attr(not(test), no_std)]
 
+pub mod relay;
+
 /// Version of the layouts in this crate. It is stored in [`NwuMeta`], so that a daemon never reuses
 /// pinned maps of another layout.
 pub const LAYOUT_VERSION: u32 = 1;

@@ -1,0 +1,175 @@
+//! GTP-U (TS 29.281) to GRE (TS 24.502, 9.3.3).
+
+use aya_ebpf::programs::TcContext;
+use ebpf_common::relay::Reason;
+
+use super::{
+    DOWNLINKS, META, Verdict, count,
+    header::{GRE, IPPROTO_GRE, IPV4, UDP, check_ipv4, is_ours, write_ipv4},
+    mss, redirect_neigh, redirect_xfrm,
+};
+use crate::{
+    ETHERNET_HEADER, buffer,
+    packet::{ETH_P_IP, IPPROTO_UDP},
+};
+
+/// The mandatory part of a GTP-U header.
+const GTP_U: u32 = 8;
+const NEW: u32 = IPV4 + GRE;
+const PORT: u16 = 2152;
+const G_PDU: u8 = 255;
+const CONTAINER: u8 = 0x85;
+/// Longest PDU Session Container looked into, in units of four octets.
+const MAX_UNITS: u32 = 8;
+/// The kernel leaves at least an IPv4 header behind what it takes away.
+const MIN_PDU: u32 = 20;
+
+/// `skb->pkt_type` of frames to this host.
+const PACKET_HOST: u32 = 0;
+
+#[inline(always)]
+pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
+    let other = || Verdict::Pass(Reason::Other);
+    let malformed = || Verdict::Pass(Reason::Malformed);
+    // SAFETY: the context is valid while the program runs; the verifier checks each access.
+    let (protocol, len, gso_size, kind, vlan) = unsafe {
+        let skb = ctx.skb.skb;
+        (
+            (*skb).protocol,
+            (*skb).len,
+            (*skb).gso_size,
+            (*skb).pkt_type,
+            (*skb).vlan_present,
+        )
+    };
+    if u16::from_be(protocol as u16) != ETH_P_IP || kind != PACKET_HOST || vlan != 0 {
+        return Err(other());
+    }
+    let meta = META.get(0).ok_or_else(other)?;
+    let link = if meta.n3_no_link_header != 0 {
+        0
+    } else {
+        ETHERNET_HEADER
+    };
+    let headers: [u8; (IPV4 + UDP + GTP_U) as usize] =
+        buffer::octets(ctx, link).ok_or_else(other)?;
+    if !is_ours(&headers, IPPROTO_UDP, meta.n3_address) {
+        return Err(other());
+    }
+    let total = check_ipv4(&headers)?;
+    if u16::from_be_bytes([headers[22], headers[23]]) != PORT {
+        return Err(other());
+    }
+    if gso_size != 0 {
+        return Err(Verdict::Pass(Reason::Gso));
+    }
+    let udp = u32::from(u16::from_be_bytes([headers[24], headers[25]]));
+    let gtp = u32::from(u16::from_be_bytes([headers[30], headers[31]]));
+    if link + total != len || IPV4 + udp != total || UDP + GTP_U + gtp != udp {
+        return Err(malformed());
+    }
+    // Version 1, protocol type GTP.
+    let flags = headers[28];
+    if flags & 0xf0 != 0x30 {
+        return Err(malformed());
+    }
+    if headers[29] != G_PDU {
+        return Err(Verdict::Pass(Reason::Signalling));
+    }
+    let teid = [headers[32], headers[33], headers[34], headers[35]];
+    // SAFETY: user space replaces values as a whole, and the old ones live until all programs that
+    // saw them have ended.
+    let session = unsafe { DOWNLINKS.get(&teid) }.ok_or(Verdict::Pass(Reason::NoSession))?;
+    if [headers[12], headers[13], headers[14], headers[15]] != session.upf {
+        return Err(Verdict::Pass(Reason::WrongAddress));
+    }
+    let (optional, flow) = optional(ctx, link + IPV4 + UDP + GTP_U, flags, gtp)?;
+    let flow = flow.unwrap_or(session.default_qfi as u8 & 0x3f);
+    if (session.qfis >> (flow & 0x3f)) & 1 == 0 {
+        return Err(Verdict::Pass(Reason::QfiNotAllowed));
+    }
+    let old = IPV4 + UDP + GTP_U + optional;
+    let pdu = gtp - optional;
+    if pdu < MIN_PDU {
+        return Err(Verdict::Pass(Reason::TooShort));
+    }
+    if pdu > meta.downlink_max {
+        return Err(Verdict::Pass(Reason::TooBig));
+    }
+    let mut new = [0u8; NEW as usize];
+    write_ipv4(
+        &mut new,
+        (pdu + NEW) as u16,
+        IPPROTO_GRE,
+        meta.up_address,
+        session.inner,
+    );
+    let gre_protocol = (meta.gre_protocol as u16).to_be_bytes();
+    [new[20], new[22], new[23]] = [0x20, gre_protocol[0], gre_protocol[1]];
+    // RQI is 0x40 of the container's octet and 0x80 of the key's last one.
+    [new[24], new[27]] = [flow & 0x3f, (flow & 0x40) << 1];
+
+    let (ifindex, index, wants_link) = (session.ifindex, session.index, session.link_header);
+    // All of the old headers go before the new ones come: the kernel then forgets a UDP checksum
+    // that a virtual device left for later, whose place is gone.
+    if !buffer::adjust_room(ctx, -(old as i32)) {
+        return Err(Verdict::Pass(Reason::Failed));
+    }
+    if !buffer::adjust_room(ctx, NEW as i32) || !buffer::store(ctx, link, &new) {
+        return Err(Verdict::Drop(Reason::Failed));
+    }
+    if meta.mss != 0 {
+        mss::clamp(ctx, link + NEW, pdu, meta.mss);
+    }
+    let action = if wants_link == 0 {
+        redirect_xfrm(ifindex)
+    } else {
+        redirect_neigh(ctx, ifindex, link)?
+    };
+    count(
+        index,
+        |counters| unsafe { &raw mut (*counters).downlink },
+        pdu,
+    );
+    Ok(action)
+}
+
+/// Octets of the optional part at `at`, and RQI and QFI of a PDU Session Container in it.
+#[inline(always)]
+fn optional(ctx: &TcContext, at: u32, flags: u8, gtp: u32) -> Result<(u32, Option<u8>), Verdict> {
+    let malformed = || Verdict::Pass(Reason::Malformed);
+    let extension = || Verdict::Pass(Reason::Extension);
+    if flags & 7 == 0 {
+        return Ok((0, None));
+    }
+    if gtp < 4 {
+        return Err(malformed());
+    }
+    let [_, _, _, next]: [u8; 4] = buffer::octets(ctx, at).ok_or_else(malformed)?;
+    if flags & 4 == 0 || next == 0 {
+        return Ok((4, None));
+    }
+    if next != CONTAINER {
+        return Err(extension());
+    }
+    let [units, kind, flow, first_next]: [u8; 4] =
+        buffer::octets(ctx, at + 4).ok_or_else(malformed)?;
+    let units = u32::from(units);
+    let len = 4 + units * 4;
+    if units == 0 || units > MAX_UNITS || kind >> 4 != 0 {
+        return Err(extension());
+    }
+    if len > gtp {
+        return Err(malformed());
+    }
+    let next = if units == 1 {
+        first_next
+    } else {
+        let [next] = buffer::octets(ctx, at + len - 1).ok_or_else(malformed)?;
+        next
+    };
+    if next != 0 {
+        return Err(extension());
+    }
+    Ok((len, Some(flow & 0x7f)))
+}

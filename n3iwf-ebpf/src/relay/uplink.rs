@@ -1,0 +1,141 @@
+//! GRE (TS 24.502, 9.3.3) to GTP-U (TS 29.281) with a PDU Session Container (TS 38.415).
+
+use aya_ebpf::programs::TcContext;
+use ebpf_common::relay::{Reason, SESSION_SAS, UplinkKey, UplinkSession};
+
+use super::{
+    META, UPLINKS, Verdict, count,
+    header::{GRE, IPPROTO_GRE, IPV4, UDP, check_ipv4, is_ours, write_ipv4},
+    mss, redirect_neigh,
+};
+use crate::{
+    ETHERNET_HEADER, buffer,
+    packet::{ETH_P_IP, IPPROTO_UDP},
+};
+
+/// GTP-U with the optional fields and a PDU Session Container of four octets.
+const GTP_U: u32 = 16;
+const OLD: u32 = IPV4 + GRE;
+const NEW: u32 = IPV4 + UDP + GTP_U;
+const PORT: [u8; 2] = 2152u16.to_be_bytes();
+
+#[inline(always)]
+pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
+    let other = || Verdict::Pass(Reason::Other);
+    // SAFETY: the context is valid while the program runs; the verifier checks each access.
+    let (protocol, len, gso_size, ifindex) = unsafe {
+        let skb = ctx.skb.skb;
+        ((*skb).protocol, (*skb).len, (*skb).gso_size, (*skb).ifindex)
+    };
+    if u16::from_be(protocol as u16) != ETH_P_IP {
+        return Err(other());
+    }
+    let meta = META.get(0).ok_or_else(other)?;
+    let network: [u8; 20] = buffer::network_octets(ctx).ok_or_else(other)?;
+    if !is_ours(&network, IPPROTO_GRE, meta.up_address) {
+        return Err(other());
+    }
+    if gso_size != 0 {
+        return Err(Verdict::Pass(Reason::Gso));
+    }
+    let total = check_ipv4(&network)?;
+    // XFRM keeps a link header in front of the decrypted packet if the encrypted one had one.
+    let link = len.wrapping_sub(total);
+    if total < OLD || (link != 0 && link != ETHERNET_HEADER) {
+        return Err(Verdict::Pass(Reason::Malformed));
+    }
+    let headers: [u8; OLD as usize] =
+        buffer::octets(ctx, link).ok_or(Verdict::Pass(Reason::Malformed))?;
+    if !starts_with(&headers, &network) {
+        return Err(Verdict::Pass(Reason::Malformed));
+    }
+    // A key and nothing else: flags 0x2000. The protocol type is not looked at.
+    if headers[20] != 0x20 || headers[21] != 0 {
+        return Err(Verdict::Pass(Reason::Extension));
+    }
+    let qfi = headers[24] & 0x3f;
+    let key = UplinkKey {
+        inner: [network[12], network[13], network[14], network[15]],
+        ifindex,
+    };
+    // SAFETY: user space replaces values as a whole, and the old ones live until all programs that
+    // saw them have ended.
+    let session = unsafe { UPLINKS.get(&key) }.ok_or(Verdict::Pass(Reason::NoSession))?;
+    if !from_its_sa(ctx, session) {
+        return Err(Verdict::Drop(Reason::WrongSa));
+    }
+    if (session.qfis >> qfi) & 1 == 0 {
+        return Err(Verdict::Pass(Reason::QfiNotAllowed));
+    }
+    let pdu = total - OLD;
+    if pdu > meta.uplink_max {
+        return Err(Verdict::Pass(Reason::TooBig));
+    }
+    let mut new = [0u8; NEW as usize];
+    write_ipv4(
+        &mut new,
+        (pdu + NEW) as u16,
+        IPPROTO_UDP,
+        meta.n3_address,
+        session.upf,
+    );
+    let udp = ((pdu + UDP + GTP_U) as u16).to_be_bytes();
+    let gtp = ((pdu + 8) as u16).to_be_bytes();
+    let teid = session.teid;
+    // UDP without a checksum, as RFC 768 allows over IPv4.
+    [new[20], new[21], new[22], new[23]] = [PORT[0], PORT[1], PORT[0], PORT[1]];
+    [new[24], new[25]] = udp;
+    [new[28], new[29], new[30], new[31]] = [0x34, 0xff, gtp[0], gtp[1]];
+    [new[32], new[33], new[34], new[35]] = teid;
+    [new[39], new[40], new[41], new[42]] = [0x85, 1, 0x10, qfi];
+
+    let (n3, index) = (session.n3_ifindex, session.index);
+    if meta.mss != 0 {
+        mss::clamp(ctx, link + OLD, pdu, meta.mss);
+    }
+    if !buffer::adjust_room(ctx, (NEW - OLD) as i32) {
+        return Err(Verdict::Pass(Reason::Failed));
+    }
+    if !buffer::store(ctx, link, &new) {
+        return Err(Verdict::Drop(Reason::Failed));
+    }
+    let action = redirect_neigh(ctx, n3, link)?;
+    count(
+        index,
+        |counters| unsafe { &raw mut (*counters).uplink },
+        pdu,
+    );
+    Ok(action)
+}
+
+/// Compares octet by octet: a call of `memcmp` is more than the verifier follows.
+#[inline(always)]
+fn starts_with(headers: &[u8; OLD as usize], network: &[u8; IPV4 as usize]) -> bool {
+    let mut difference = 0;
+    let mut at = 0;
+    while at < IPV4 as usize {
+        difference |= headers[at] ^ network[at];
+        at += 1;
+    }
+    difference == 0
+}
+
+/// Whether the SA that decrypted the packet is one of the session's. The policies of the kernel
+/// would ask that only later, behind this program.
+#[inline(always)]
+fn from_its_sa(ctx: &TcContext, session: &UplinkSession) -> bool {
+    if session.reqids[0] == 0 {
+        return true;
+    }
+    let Some(state) = buffer::xfrm_state(ctx) else {
+        return false;
+    };
+    let mut place = 0;
+    while place < SESSION_SAS {
+        if session.reqids[place] == state.reqid {
+            return true;
+        }
+        place += 1;
+    }
+    false
+}
