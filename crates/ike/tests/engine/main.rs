@@ -12,6 +12,7 @@ mod authentication;
 mod children;
 mod daemon;
 mod exchange;
+mod forged;
 mod fuzzed;
 mod kme;
 mod nat;
