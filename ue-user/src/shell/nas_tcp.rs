@@ -20,7 +20,7 @@ use tokio::{
 use super::Happened;
 
 /// Time for the three-way handshake.
-const CONNECT: Duration = Duration::from_secs(3);
+const CONNECT: Duration = Duration::from_secs(2);
 const READ_BUFFER: usize = 16 * 1024;
 
 /// One connection, from its attempt to its end.

@@ -37,9 +37,9 @@ use super::{eap5g::Peer, nas::Nas, usim::Usim};
 /// Pause before a NAS connection that failed is tried again.
 const NAS_RETRY: Duration = Duration::from_millis(500);
 /// NAS connections that may fail in a row: whoever answers there is not the N3IWF of this attach.
-const NAS_ATTEMPTS: u32 = 5;
+const NAS_ATTEMPTS: u32 = 4;
 /// How long the N3IWF has to confirm that the IKE SA is deleted, before the UE forgets it.
-const CONFIRM: Duration = Duration::from_secs(5);
+const CONFIRM: Duration = Duration::from_secs(3);
 
 /// One UE.
 pub struct Ue {
