@@ -27,7 +27,8 @@ impl Gateway {
 
     /// Begins: connects to the AMFs.
     pub fn start(&mut self, now: Instant) {
-        self.core.start(now);
+        self.core.start();
+        self.settle(now);
     }
 
     /// A UDP payload arrived.
@@ -82,13 +83,13 @@ impl Gateway {
         child: ChildId,
         result: Result<(), String>,
     ) {
-        self.core.child_installed(now, sa, child, result);
+        self.core.child_installed(sa, child, result);
         self.settle(now);
     }
 
     /// An answer to [`Action::RemoveSa`].
     pub fn child_removed(&mut self, now: Instant, child: ChildId) {
-        self.core.child_removed(now, child);
+        self.core.child_removed(child);
         self.settle(now);
     }
 
@@ -112,7 +113,7 @@ impl Gateway {
 
     /// The UPF does not know the tunnel of a session any more.
     pub fn tunnel_lost(&mut self, now: Instant, dl_teid: u32) {
-        self.core.tunnel_lost(now, dl_teid);
+        self.core.tunnel_lost(dl_teid);
         self.settle(now);
     }
 
@@ -136,7 +137,7 @@ impl Gateway {
 
     /// A NAS TCP connection was accepted.
     pub fn nas_connected(&mut self, now: Instant, link: NasLink, from: IpAddr) {
-        self.core.nas_connected(now, link, from);
+        self.core.nas_connected(link, from);
         self.settle(now);
     }
 
@@ -240,7 +241,7 @@ impl Gateway {
                 let token = child.token;
                 if let Err(error) = endpoint.create_child(now, sa, child) {
                     tracing::warn!(%sa, %error, "CREATE_CHILD_SA");
-                    self.core.child_refused(now, sa, token);
+                    self.core.child_refused(sa, token);
                 }
             }
             Command::RefuseChild { sa, child } => {

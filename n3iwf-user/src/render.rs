@@ -1,6 +1,6 @@
 //! Reports as text for people: the shape of `swanctl --list-sas`, with QKD and 5G beside it.
 
-use dataplane::Traffic;
+use dataplane::{Traffic, relay::Drops};
 
 use crate::report::{ChildSa, Counters, IkeSa, Keys, Sas, Status, Ues};
 
@@ -45,7 +45,7 @@ pub fn status(status: &Status) -> String {
         };
         line(
             &mut out,
-            &format!("kms     {}  {state}  {}", word("url"), word("error")),
+            format!("kms     {}  {state}  {}", word("url"), word("error")).trim_end(),
         );
     }
     line(
@@ -368,19 +368,39 @@ pub fn counters(report: &Counters) -> String {
         line(
             &mut out,
             &format!(
-                "relay PDU session {} of {}: up {} packets {} bytes, down {} packets {} bytes, dropped {:?}",
+                "relay PDU session {} of {}: up {} packets {} bytes, down {} packets {} bytes, dropped: {}",
                 session.pdu_session,
                 session.address,
                 session.uplink.packets,
                 session.uplink.bytes,
                 session.downlink.packets,
                 session.downlink.bytes,
-                session.drops
+                dropped(&session.drops)
             ),
         );
     }
-    line(&mut out, &format!("relay, no session: {:?}", report.drops));
+    line(&mut out, &format!("relay, of no session, dropped: {}", dropped(&report.drops)));
     out
+}
+
+fn dropped(drops: &Drops) -> String {
+    let counted = [
+        ("no session", drops.no_session),
+        ("QFI not allowed", drops.qfi_not_allowed),
+        ("wrong address", drops.wrong_address),
+        ("malformed", drops.malformed),
+        ("send failed", drops.send_failed),
+    ];
+    let found: Vec<String> = counted
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    if found.is_empty() {
+        "nothing".to_owned()
+    } else {
+        found.join(", ")
+    }
 }
 
 fn list(items: &[String]) -> String {

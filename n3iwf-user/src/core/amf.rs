@@ -143,7 +143,7 @@ impl N3iwf {
         self.config.amfs.get(amf).map_or("?", String::as_str)
     }
 
-    pub(super) fn connect(&mut self, now: Instant, amf: AmfNumber) {
+    pub(super) fn connect(&mut self, amf: AmfNumber) {
         let Some(entry) = self.amfs.get_mut(amf) else {
             return;
         };
@@ -151,7 +151,6 @@ impl N3iwf {
             entry.state = State::Down(Instant::from_origin(Duration::MAX));
             return;
         }
-        let _ = now;
         entry.state = State::Connecting;
         self.actions.push_back(Action::ConnectAmf { amf });
     }
@@ -163,7 +162,7 @@ impl N3iwf {
             .filter(|entry| entry.deadline().is_some_and(|at| at <= now))
             .map(|entry| entry.state);
         match due {
-            Some(State::Down(_)) => self.connect(now, amf),
+            Some(State::Down(_)) => self.connect(amf),
             Some(State::SettingUp(_)) => {
                 self.actions.push_back(Action::DisconnectAmf { amf });
                 self.amf_lost(now, amf, "no answer to NG SETUP REQUEST");

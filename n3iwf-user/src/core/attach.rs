@@ -272,7 +272,7 @@ impl N3iwf {
 
     /// A UE opened its NAS TCP connection; it is known by the inner address it comes from, which
     /// its SA alone may use. A new connection replaces an old one.
-    pub fn nas_connected(&mut self, now: Instant, link: NasLink, from: IpAddr) {
+    pub fn nas_connected(&mut self, link: NasLink, from: IpAddr) {
         let number = self.by_inner.get(&from).copied();
         let Some(ue) = number.and_then(|number| self.ues.get_mut(&number)) else {
             warn!(%from, "NAS connection from no UE of ours");
@@ -290,7 +290,6 @@ impl N3iwf {
             self.actions.push_back(Action::CloseNas { link: old });
         }
         self.by_link.insert(link, ue.number);
-        let _ = now;
         for message in ue.downlink.drain(..) {
             self.actions.push_back(Action::SendNas { link, message });
         }
@@ -368,7 +367,7 @@ impl N3iwf {
         ue.timeline.enter(Phase::Child, now.since_origin());
         info!(ue = number, "signalling Child SA up");
         if let Some(PendingContext::Finishing { nas, sessions }) = ue.context.take() {
-            self.begin_setup(now, number, true, sessions);
+            self.begin_setup(number, true, sessions);
             if let Some(nas) = nas {
                 self.deliver(now, number, nas);
             }

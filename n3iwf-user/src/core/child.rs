@@ -2,7 +2,7 @@
 
 use dataplane::{ChildSaSpec, EncrAlg, EspKeys, IntegAlg, Plane};
 use ike::{
-    ChildId, ChildSa, Instant, SaId,
+    ChildId, ChildSa, SaId,
     crypto::{DirectionKeys, Encr, Integ},
 };
 use tracing::warn;
@@ -105,13 +105,7 @@ impl N3iwf {
     }
 
     /// The data plane's answer to [`Action::InstallSa`].
-    pub fn child_installed(
-        &mut self,
-        now: Instant,
-        sa: SaId,
-        child: ChildId,
-        result: Result<(), String>,
-    ) {
+    pub fn child_installed(&mut self, sa: SaId, child: ChildId, result: Result<(), String>) {
         self.touched = Some(sa);
         let Some(number) = self.by_child.get(&child).copied() else {
             return;
@@ -149,13 +143,13 @@ impl N3iwf {
                     child,
                     ok: false,
                 });
-                self.child_removed(now, child);
+                self.child_removed(child);
             }
         }
     }
 
     /// The data plane's answer to [`Action::RemoveSa`].
-    pub fn child_removed(&mut self, _now: Instant, child: ChildId) {
+    pub fn child_removed(&mut self, child: ChildId) {
         let Some(number) = self.by_child.remove(&child) else {
             return;
         };

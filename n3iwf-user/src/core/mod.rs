@@ -99,9 +99,9 @@ impl N3iwf {
     }
 
     /// Begins: connects to every AMF.
-    pub fn start(&mut self, now: Instant) {
+    pub fn start(&mut self) {
         for amf in 0..self.amfs.len() {
-            self.connect(now, amf);
+            self.connect(amf);
         }
     }
 
@@ -262,7 +262,7 @@ impl N3iwf {
                 cause,
             } => self.error_indicated(now, amf, id, ran, cause.as_ref()),
             AmfMessage::ResetAcknowledge => {
-                debug!(amf = self.amf_name(amf), "NG RESET ACKNOWLEDGE")
+                debug!(amf = self.amf_name(amf), "NG RESET ACKNOWLEDGE");
             }
             AmfMessage::Noted(what) => info!(amf = self.amf_name(amf), "noted: {what}"),
         }

@@ -29,13 +29,12 @@ impl N3iwf {
         if let Some(nas) = nas {
             self.deliver(now, number, nas);
         }
-        self.begin_setup(now, number, false, sessions);
+        self.begin_setup(number, false, sessions);
     }
 
     /// Begins all sessions of a setup procedure; its response leaves when the last has ended.
     pub(super) fn begin_setup(
         &mut self,
-        now: Instant,
         number: u32,
         context: bool,
         sessions: Vec<SessionRequest>,
@@ -62,7 +61,6 @@ impl N3iwf {
                 }
             }
         }
-        let _ = now;
         self.commands.extend(created);
         if setup.waiting.is_empty() {
             self.answer_setup(number, &setup);
@@ -183,12 +181,13 @@ impl N3iwf {
         dl_teid: u32,
         result: Result<(), String>,
     ) {
+        let added = result.is_ok();
         let address = self.config.gtp_address;
         let Some(ue) = self.ues.get_mut(&number) else {
             return;
         };
         self.touched = Some(ue.sa);
-        match &result {
+        match result {
             Ok(()) => {
                 ue.relays.insert(dl_teid, Relay::Present);
             }
@@ -209,7 +208,7 @@ impl N3iwf {
             return;
         };
         let id = *id;
-        if result.is_ok() {
+        if added {
             session.state = SessionState::Up;
             let up = SessionUp {
                 address,
@@ -252,7 +251,7 @@ impl N3iwf {
     }
 
     /// GTP-U Error Indication (TS 29.281, 7.3.1): the UPF forgot the tunnel, so the session goes.
-    pub fn tunnel_lost(&mut self, _now: Instant, dl_teid: u32) {
+    pub fn tunnel_lost(&mut self, dl_teid: u32) {
         for ue in self.ues.values_mut() {
             let sa = ue.sa;
             for (id, session) in &mut ue.sessions {
@@ -287,8 +286,8 @@ impl N3iwf {
     }
 
     /// `Endpoint::create_child` refused at once.
-    pub fn child_refused(&mut self, now: Instant, sa: SaId, token: u64) {
-        self.session_failed(now, sa, token, &ChildFailure::Abandoned);
+    pub fn child_refused(&mut self, sa: SaId, token: u64) {
+        self.session_failed(sa, token, &ChildFailure::Abandoned);
     }
 
     pub(super) fn child_failed(
@@ -309,10 +308,10 @@ impl N3iwf {
             self.lose_signalling(now, number);
             return;
         }
-        self.session_failed(now, sa, token, reason);
+        self.session_failed(sa, token, reason);
     }
 
-    fn session_failed(&mut self, _now: Instant, sa: SaId, token: u64, reason: &ChildFailure) {
+    fn session_failed(&mut self, sa: SaId, token: u64, reason: &ChildFailure) {
         let Some(ue) = self.ue_of(sa) else {
             return;
         };

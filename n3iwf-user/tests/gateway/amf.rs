@@ -330,10 +330,15 @@ pub(crate) fn configuration_update() -> Vec<u8> {
     .unwrap()
 }
 
+/// A session that is up: id, downlink TEID, QFIs.
+pub(crate) type SessionUp = (u8, u32, Vec<u8>);
+/// Session IDs with their transfers.
+type Transfers = Vec<(u8, Vec<u8>)>;
+
 /// The sessions of a setup response: those that are up (id, TEID, QFIs), those that failed.
-pub(crate) fn session_outcomes(uplink: &Uplink) -> (Vec<(u8, u32, Vec<u8>)>, Vec<(u8, Cause)>) {
+pub(crate) fn session_outcomes(uplink: &Uplink) -> (Vec<SessionUp>, Vec<(u8, Cause)>) {
     let pdu = &uplink.pdu;
-    let (up, failed): (Vec<(u8, Vec<u8>)>, Vec<(u8, Vec<u8>)>) = match pdu.kind() {
+    let (up, failed): (Transfers, Transfers) = match pdu.kind() {
         NgapPduKind::Successful_PDUSessionResourceSetup => {
             let read = || -> Result<_, oxirush_ngap::Error> {
                 extract_ngap_ies!(pdu, PDUSessionResourceSetupResponse,

@@ -1,5 +1,12 @@
 //! The gateway in virtual time: real IKE endpoints as UEs, a scripted AMF, doubles for KMS, data
 //! plane and relay. No socket is opened.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "helpers of tests may fail loudly"
+)]
 
 mod amf;
 mod attach;
