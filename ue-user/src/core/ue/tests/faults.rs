@@ -294,7 +294,7 @@ fn an_n3iwf_that_lost_its_state_is_left_and_found_again() {
     world.faults.cut = true;
     let token = world.token();
     world.ue.nas_closed(world.now, token, "reset");
-    world.run_for(8 * SECOND);
+    world.run_for(5 * SECOND);
     assert_eq!(
         failure(&world),
         &AttachFailure::NasConnection("refused".into())
