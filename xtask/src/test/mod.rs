@@ -15,10 +15,10 @@ use crate::vm::{self, kernel};
 use crate::{artifacts, compiler, paths};
 use outcome::{Counts, Reader};
 
-/// Unit tests that want a kernel feature the host may lack.
-const UNIT_TESTS_IN_VM: &[(&str, &str)] = &[("n2", "lib")];
+/// Tests that run on the host, and whose outcome may depend on the kernel.
+const ALSO_IN_VM: &[(&str, &str)] = &[("n2", "lib"), ("dataplane", "bpf_native")];
 /// Integration tests with this ending run on the kernels of the virtual
-/// machine too.
+/// machine; where the host lacks something they skip there.
 const KERNEL_TEST: &str = "_kernel";
 
 #[derive(Args, Debug)]
@@ -190,7 +190,7 @@ fn kernel_tests() -> Result<Vec<Target>> {
         "1",
     ]))?;
     let metadata: Metadata = serde_json::from_str(&text).context("cargo metadata")?;
-    let mut targets: Vec<Target> = UNIT_TESTS_IN_VM
+    let mut targets: Vec<Target> = ALSO_IN_VM
         .iter()
         .map(|(package, test)| Target {
             package: (*package).to_owned(),

@@ -23,7 +23,8 @@ pub(crate) fn remember(dir: PathBuf) -> Result<()> {
     Ok(())
 }
 
-fn directory() -> Result<PathBuf> {
+/// The directory of the machine that stays up, if there is one.
+pub(super) fn directory() -> Result<PathBuf> {
     let text = fs::read_to_string(memo()).context("no machine was left up by --keep")?;
     Ok(PathBuf::from(text.trim_end()))
 }

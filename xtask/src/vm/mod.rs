@@ -98,6 +98,7 @@ pub(crate) fn run(job: &Job) -> Result<Outcome> {
     let kernel = kernel::fetch(job.kernel)?;
     let base = image::base(&kernel)?;
     let accel = accel::choose(&kernel, &base)?;
+    remove_stale_runs()?;
     let dir = tempfile::Builder::new()
         .prefix("run-")
         .tempdir_in(paths::vm())?;
@@ -122,6 +123,21 @@ pub(crate) fn run(job: &Job) -> Result<Outcome> {
             )))
         }
     }
+}
+
+/// Removes what runs left behind whose process was killed: a day is longer
+/// than any run takes.
+fn remove_stale_runs() -> Result<()> {
+    let kept = kept::directory().ok();
+    for entry in fs::read_dir(paths::vm())? {
+        let entry = entry?;
+        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        let run = entry.file_name().to_string_lossy().starts_with("run-");
+        if run && age > Duration::from_secs(24 * 3600) && kept.as_ref() != Some(&entry.path()) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn write_initrd(job: &Job, base: &Path, initrd: &Path) -> Result<()> {

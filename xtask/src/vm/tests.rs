@@ -11,6 +11,9 @@ use serde::Deserialize;
 use super::{Echo, Job, Outcome, Payload, kernel};
 use crate::{artifacts, paths, proc};
 
+/// Seconds that one test binary may take, under emulation.
+const PATIENCE: u32 = 300;
+
 /// A test target of a package: an integration test, or `lib` for unit tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
@@ -104,7 +107,7 @@ pub(crate) fn run(
         job.payload.program(&place, executable)?;
         let filter: Vec<String> = filter.iter().map(|word| proc::quote(word)).collect();
         script.push_str(&format!(
-            "echo 'in the machine: {}:{}'\n{place} --test-threads=1 {} || failed=1\n",
+            "echo 'in the machine: {}:{}'\ntimeout -k 5 {PATIENCE} {place} --test-threads=1 {} || failed=1\n",
             target.package,
             target.test,
             filter.join(" ")
