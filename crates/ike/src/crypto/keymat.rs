@@ -1,4 +1,5 @@
-//! Keys of an SA, and how a Diffie-Hellman secret becomes keys (RFC 7296, sections 2.14, 2.17, 2.18).
+//! Keys of an SA, and how the secrets of key exchanges become keys (RFC 7296, sections 2.14, 2.17 and
+//! 2.18; RFC 9370, section 2.2).
 
 use keys::Secret;
 use thiserror::Error;
@@ -90,18 +91,27 @@ pub fn skeyseed(prf: Prf, ni: &[u8], nr: &[u8], shared: &Secret) -> Secret {
     prf.mac(&key, &[shared.expose()])
 }
 
-/// `SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr)` of an IKE SA rekey (RFC 7296, section 2.18).
+/// `SKEYSEED(n) = prf(SK_d(n-1), SK(n) | Ni | Nr)` after an additional key exchange in
+/// IKE_INTERMEDIATE (RFC 9370, section 2.2.2).
+///
+/// The nonces are those of IKE_SA_INIT; [`ike_keys`] then gives all keys anew.
+pub fn skeyseed_update(prf: Prf, sk_d: &Secret, shared: &Secret, ni: &[u8], nr: &[u8]) -> Secret {
+    prf.mac(sk_d.expose(), &[shared.expose(), ni, nr])
+}
+
+/// `SKEYSEED = prf(SK_d (old), SK(0) | Ni | Nr | SK(1) | ... | SK(n))` of an IKE SA rekey: the secret of
+/// CREATE_CHILD_SA, and in order those of IKE_FOLLOWUP_KE (RFC 7296, section 2.18; RFC 9370, section 2.2.4).
 ///
 /// `old_prf` and `old_sk_d` are those of the SA that is replaced; [`ike_keys`] then takes the new
-/// suite and the new SPIs.
+/// suite and the new SPIs. `None` without any secret: a rekey has a key exchange.
 pub fn skeyseed_rekey(
     old_prf: Prf,
     old_sk_d: &Secret,
-    shared: &Secret,
+    shared: &[Secret],
     ni: &[u8],
     nr: &[u8],
-) -> Secret {
-    old_prf.mac(old_sk_d.expose(), &[shared.expose(), ni, nr])
+) -> Option<Secret> {
+    (!shared.is_empty()).then(|| old_prf.mac(old_sk_d.expose(), &around(shared, ni, nr)))
 }
 
 /// `{SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)`.
@@ -146,7 +156,9 @@ pub fn ike_keys(
     })
 }
 
-/// `KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr)` (RFC 7296, section 2.17).
+/// `KEYMAT = prf+(SK_d, [SK(0) |] Ni | Nr [| SK(1) | ... | SK(n)])`: without key exchange, with that of
+/// CREATE_CHILD_SA, or also with those of IKE_FOLLOWUP_KE (RFC 7296, section 2.17; RFC 9370, section
+/// 2.2.4).
 ///
 /// For the Child SA of IKE_AUTH the nonces are those of IKE_SA_INIT. Per direction the encryption
 /// key, its salt and the integrity key, first for data of the exchange's initiator.
@@ -154,15 +166,14 @@ pub fn child_keys(
     prf: Prf,
     suite: &EspSuite,
     sk_d: &Secret,
-    shared: Option<&Secret>,
+    shared: &[Secret],
     ni: &[u8],
     nr: &[u8],
 ) -> Result<ChildKeys, KeyError> {
     let (encr, integ) = checked(suite.encr, suite.integ)?;
     let integ_len = integ.map_or(0, Integ::key_len);
     let len = 2 * (encr.key_len() + encr.salt_len() + integ_len);
-    let shared = shared.map_or(&[][..], Secret::expose);
-    let material = prf.plus(sk_d.expose(), &[shared, ni, nr], len)?;
+    let material = prf.plus(sk_d.expose(), &around(shared, ni, nr), len)?;
     let mut cut = Cut::new(&material);
     let mut direction = || -> Result<DirectionKeys, KeyError> {
         let (key, salt) = cut.encr(encr)?;
@@ -177,6 +188,15 @@ pub fn child_keys(
         first: direction()?,
         second: direction()?,
     })
+}
+
+/// `SK(0) | Ni | Nr | SK(1) | ... | SK(n)`.
+fn around<'a>(shared: &'a [Secret], ni: &'a [u8], nr: &'a [u8]) -> Vec<&'a [u8]> {
+    let mut secrets = shared.iter().map(Secret::expose);
+    let mut parts: Vec<&[u8]> = secrets.next().into_iter().collect();
+    parts.extend([ni, nr]);
+    parts.extend(secrets);
+    parts
 }
 
 /// The pair, when AEAD stands alone and other encryption does not.

@@ -4,8 +4,10 @@
 //! |---|---|---|
 //! | [`auth`] | signed octets, shared-key AUTH | RFC 7296, sections 2.15 and 2.16 |
 //! | [`rsa`] | RSA Digital Signature, certificates | RFC 7296, section 3.8 |
-//! | [`keymat`] | key schedules with a Diffie-Hellman secret | RFC 7296, sections 2.14, 2.17, 2.18 |
+//! | [`keymat`] | key schedules with key exchanges | RFC 7296, sections 2.14, 2.17, 2.18; RFC 9370 |
 //! | [`ke`] | key exchange: MODP, ECP, Curve25519, ML-KEM | RFC 3526, 5903, 8031; FIPS 203 |
+//! | [`ppk`] | post-quantum preshared keys | RFC 8784, RFC 9867 |
+//! | [`intermediate`] | authentication of IKE_INTERMEDIATE | RFC 9242 |
 //! | [`qkd`] | key schedule with QKD keys | this project |
 //! | [`nat`], [`cookie`] | NAT detection, stateless cookies | RFC 7296, sections 2.23 and 2.6 |
 //!
@@ -13,23 +15,28 @@
 
 pub mod auth;
 pub mod cookie;
+mod exchange;
+pub mod intermediate;
 pub mod ke;
 pub mod keymat;
 mod method;
 pub mod nat;
+pub mod ppk;
 mod prf;
+mod proposal;
 mod protector;
 pub mod qkd;
 pub mod rsa;
 mod select;
 mod suite;
 
+pub use exchange::KeyExchange;
 pub use ke::{KeError, KeSecret};
 pub use keymat::{ChildKeys, DirectionKeys, IkeKeys, KeyError};
 pub use method::KeMethod;
 pub use prf::Prf;
 pub use protector::{OpenError, Protector, SealError};
-pub use select::{EspSuite, IkeSuite, Selection};
+pub use select::{ChildSuite, EspSuite, IkeSuite, Selection};
 pub use suite::{AesBits, Encr, Integ, SuiteError};
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Sealing and opening the Encrypted payload (RFC 7296, section 3.14; RFC 5282; RFC 7383).
+//! Sealing and opening the Encrypted payload (RFC 7296, section 3.14; RFC 5282; RFC 7634; RFC 7383).
 
 use aes::{Aes128, Aes192, Aes256};
 use aes_gcm::{
@@ -6,6 +6,7 @@ use aes_gcm::{
     aead::{AeadInOut, consts::U12},
 };
 use cbc::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit, block_padding::NoPadding};
+use chacha20poly1305::ChaCha20Poly1305;
 use keys::Secret;
 use rand_core::CryptoRng;
 use subtle::ConstantTimeEq;
@@ -65,6 +66,7 @@ enum Cipher {
     Gcm128(Box<AesGcm<Aes128, U12>>),
     Gcm192(Box<AesGcm<Aes192, U12>>),
     Gcm256(Box<AesGcm<Aes256, U12>>),
+    ChaCha(Box<ChaCha20Poly1305>),
     Cbc(AesBits, Secret),
 }
 
@@ -98,6 +100,9 @@ impl Protector {
             }
             Encr::AesGcm16(AesBits::B256) => {
                 Cipher::Gcm256(Box::new(KeyInit::new_from_slice(key).map_err(wrong)?))
+            }
+            Encr::ChaCha20Poly1305 => {
+                Cipher::ChaCha(Box::new(KeyInit::new_from_slice(key).map_err(wrong)?))
             }
             Encr::AesCbc(bits) => Cipher::Cbc(bits, keys.encr),
         };
@@ -332,9 +337,10 @@ impl Protector {
     fn encrypt(&self, aad: &[u8], iv: &[u8], octets: &mut [u8]) -> Option<Vec<u8>> {
         let (bits, key) = match &self.cipher {
             Cipher::Cbc(bits, key) => (*bits, key.expose()),
-            Cipher::Gcm128(gcm) => return gcm_seal(&**gcm, self.nonce(iv)?, aad, octets),
-            Cipher::Gcm192(gcm) => return gcm_seal(&**gcm, self.nonce(iv)?, aad, octets),
-            Cipher::Gcm256(gcm) => return gcm_seal(&**gcm, self.nonce(iv)?, aad, octets),
+            Cipher::Gcm128(gcm) => return aead_seal(&**gcm, self.nonce(iv)?, aad, octets),
+            Cipher::Gcm192(gcm) => return aead_seal(&**gcm, self.nonce(iv)?, aad, octets),
+            Cipher::Gcm256(gcm) => return aead_seal(&**gcm, self.nonce(iv)?, aad, octets),
+            Cipher::ChaCha(chacha) => return aead_seal(&**chacha, self.nonce(iv)?, aad, octets),
         };
         match bits {
             AesBits::B128 => cbc_seal(cbc::Encryptor::<Aes128>::new_from_slices(key, iv), octets)?,
@@ -348,9 +354,12 @@ impl Protector {
     fn decrypt(&self, aad: &[u8], iv: &[u8], octets: &mut [u8], tag: &[u8]) -> Option<()> {
         let (bits, key) = match &self.cipher {
             Cipher::Cbc(bits, key) => (*bits, key.expose()),
-            Cipher::Gcm128(gcm) => return gcm_open(&**gcm, self.nonce(iv)?, aad, octets, tag),
-            Cipher::Gcm192(gcm) => return gcm_open(&**gcm, self.nonce(iv)?, aad, octets, tag),
-            Cipher::Gcm256(gcm) => return gcm_open(&**gcm, self.nonce(iv)?, aad, octets, tag),
+            Cipher::Gcm128(gcm) => return aead_open(&**gcm, self.nonce(iv)?, aad, octets, tag),
+            Cipher::Gcm192(gcm) => return aead_open(&**gcm, self.nonce(iv)?, aad, octets, tag),
+            Cipher::Gcm256(gcm) => return aead_open(&**gcm, self.nonce(iv)?, aad, octets, tag),
+            Cipher::ChaCha(chacha) => {
+                return aead_open(&**chacha, self.nonce(iv)?, aad, octets, tag);
+            }
         };
         match bits {
             AesBits::B128 => cbc_open(cbc::Decryptor::<Aes128>::new_from_slices(key, iv), octets),
@@ -382,21 +391,21 @@ fn integrity(integ: Integ, key: &Secret, octets: &[u8]) -> Secret {
     prf.mac(key.expose(), &[octets])
 }
 
-fn gcm_seal<A>(gcm: &A, nonce: [u8; 12], aad: &[u8], octets: &mut [u8]) -> Option<Vec<u8>>
+fn aead_seal<A>(aead: &A, nonce: [u8; 12], aad: &[u8], octets: &mut [u8]) -> Option<Vec<u8>>
 where
     A: AeadInOut<NonceSize = U12>,
 {
-    gcm.encrypt_inout_detached(&nonce.into(), aad, octets.into())
+    aead.encrypt_inout_detached(&nonce.into(), aad, octets.into())
         .ok()
         .map(|tag| tag.to_vec())
 }
 
-fn gcm_open<A>(gcm: &A, nonce: [u8; 12], aad: &[u8], octets: &mut [u8], tag: &[u8]) -> Option<()>
+fn aead_open<A>(aead: &A, nonce: [u8; 12], aad: &[u8], octets: &mut [u8], tag: &[u8]) -> Option<()>
 where
     A: AeadInOut<NonceSize = U12>,
 {
     let tag = tag.try_into().ok()?;
-    gcm.decrypt_inout_detached(&nonce.into(), aad, octets.into(), tag)
+    aead.decrypt_inout_detached(&nonce.into(), aad, octets.into(), tag)
         .ok()
 }
 

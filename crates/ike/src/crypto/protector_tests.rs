@@ -3,8 +3,9 @@
 use aes::{Aes128, Aes192, Aes256};
 use aes_gcm::{AesGcm, KeyInit, aead::consts::U12};
 use cbc::cipher::KeyIvInit;
+use chacha20poly1305::ChaCha20Poly1305;
 
-use super::{cbc_open, cbc_seal, gcm_open, gcm_seal};
+use super::{aead_open, aead_seal, cbc_open, cbc_seal};
 use crate::crypto::vectors::cases;
 
 #[test]
@@ -65,20 +66,39 @@ fn aes_gcm() {
         let (aad, tag) = (case.octets("aad"), case.octets("tag"));
         let mut octets = case.octets("plaintext");
         let made = match key.len() {
-            16 => gcm_seal(&gcm::<Aes128>(&key), nonce, &aad, &mut octets),
-            24 => gcm_seal(&gcm::<Aes192>(&key), nonce, &aad, &mut octets),
-            _ => gcm_seal(&gcm::<Aes256>(&key), nonce, &aad, &mut octets),
+            16 => aead_seal(&gcm::<Aes128>(&key), nonce, &aad, &mut octets),
+            24 => aead_seal(&gcm::<Aes192>(&key), nonce, &aad, &mut octets),
+            _ => aead_seal(&gcm::<Aes256>(&key), nonce, &aad, &mut octets),
         };
         assert_eq!(hex::encode(&octets), case.text("ciphertext"));
         assert_eq!(made, Some(tag.clone()));
         let mut open = |aad: &[u8], tag: &[u8]| match key.len() {
-            16 => gcm_open(&gcm::<Aes128>(&key), nonce, aad, &mut octets, tag),
-            24 => gcm_open(&gcm::<Aes192>(&key), nonce, aad, &mut octets, tag),
-            _ => gcm_open(&gcm::<Aes256>(&key), nonce, aad, &mut octets, tag),
+            16 => aead_open(&gcm::<Aes128>(&key), nonce, aad, &mut octets, tag),
+            24 => aead_open(&gcm::<Aes192>(&key), nonce, aad, &mut octets, tag),
+            _ => aead_open(&gcm::<Aes256>(&key), nonce, aad, &mut octets, tag),
         };
         assert_eq!(open(b"other", &tag), None);
         assert_eq!(open(&aad, &tag[1..]), None);
         assert_eq!(open(&aad, &tag), Some(()));
+        assert_eq!(octets, case.octets("plaintext"));
+    }
+}
+
+#[test]
+fn chacha20_poly1305() {
+    let file = cases(include_str!("../../tests/vectors/chacha20-poly1305.txt"));
+    assert_eq!(file.len(), 3);
+    for case in &file {
+        let key = case.octets("key");
+        let cipher = ChaCha20Poly1305::new_from_slice(&key).unwrap();
+        let nonce: [u8; 12] = case.octets("nonce").try_into().unwrap();
+        let (aad, tag) = (case.octets("aad"), case.octets("tag"));
+        let mut octets = case.octets("plaintext");
+        let made = aead_seal(&cipher, nonce, &aad, &mut octets);
+        assert_eq!(hex::encode(&octets), case.text("ciphertext"));
+        assert_eq!(made, Some(tag.clone()));
+        assert_eq!(aead_open(&cipher, nonce, b"other", &mut octets, &tag), None);
+        assert_eq!(aead_open(&cipher, nonce, &aad, &mut octets, &tag), Some(()));
         assert_eq!(octets, case.octets("plaintext"));
     }
 }

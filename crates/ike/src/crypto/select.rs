@@ -3,8 +3,10 @@
 use std::{fmt, str::FromStr};
 
 use super::{
+    exchange::KeyExchange,
     method::KeMethod,
     prf::Prf,
+    proposal,
     suite::{Encr, Integ, SuiteError},
 };
 use crate::wire::{Proposal, Protocol, SaPayload, Transform, TransformType};
@@ -18,8 +20,8 @@ pub struct IkeSuite {
     pub integ: Option<Integ>,
     /// Pseudorandom function.
     pub prf: Prf,
-    /// Key exchange method; none in mode `qkd`.
-    pub ke: Option<KeMethod>,
+    /// Key exchange and additional ones; none in mode `qkd`.
+    pub ke: Option<KeyExchange>,
 }
 
 /// Algorithms of a Child SA with ESP.
@@ -31,6 +33,18 @@ pub struct EspSuite {
     pub integ: Option<Integ>,
     /// Extended sequence numbers of 64 bits.
     pub esn: bool,
+}
+
+/// What CREATE_CHILD_SA negotiates for a Child SA: its algorithms, and a key exchange for secrecy
+/// that does not rest on `SK_d` alone.
+///
+/// Child SAs of IKE_AUTH have no key exchange (RFC 7296, section 1.2): they take [`Self::esp`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ChildSuite {
+    /// Algorithms of the Child SA.
+    pub esp: EspSuite,
+    /// Key exchange and additional ones.
+    pub ke: Option<KeyExchange>,
 }
 
 /// What two ends agreed on.
@@ -111,7 +125,40 @@ impl EspSuite {
     }
 }
 
-/// What the two kinds of suite have in common.
+impl ChildSuite {
+    /// The proposal that offers this suite; `spi` is the one we receive on.
+    pub fn proposal(&self, number: u8, spi: u32) -> Proposal {
+        Proposal {
+            number,
+            protocol: Protocol::ESP,
+            spi: spi.to_be_bytes().to_vec(),
+            transforms: Suite::transforms(self),
+        }
+    }
+
+    /// An SA payload with one proposal for each suite, in this order. No more than 255 fit.
+    pub fn offer(suites: &[Self], spi: u32) -> SaPayload {
+        offer(suites, &spi.to_be_bytes())
+    }
+
+    /// The first of `ours` that some proposal of the peer allows.
+    pub fn select(ours: &[Self], offered: &SaPayload) -> Option<Selection<Self>> {
+        select(ours, offered)
+    }
+
+    /// What the peer chose from `offered`, or `None` when it answered with anything else.
+    pub fn accepted(offered: &[Self], answer: &SaPayload) -> Option<Selection<Self>> {
+        accepted(offered, answer)
+    }
+}
+
+impl From<EspSuite> for ChildSuite {
+    fn from(esp: EspSuite) -> Self {
+        Self { esp, ke: None }
+    }
+}
+
+/// What the kinds of suite have in common.
 trait Suite: Copy {
     const PROTOCOL: Protocol;
 
@@ -126,7 +173,7 @@ impl Suite for IkeSuite {
         let mut list = vec![self.encr.transform()];
         list.extend(self.integ.map(Integ::transform));
         list.push(self.prf.transform());
-        list.extend(self.ke.map(|ke| ke.transform(TransformType::KE)));
+        list.extend(self.ke.iter().flat_map(KeyExchange::transforms));
         list
     }
 }
@@ -138,6 +185,16 @@ impl Suite for EspSuite {
         let mut list = vec![self.encr.transform()];
         list.extend(self.integ.map(Integ::transform));
         list.push(Transform::new(TransformType::ESN, self.esn.into()));
+        list
+    }
+}
+
+impl Suite for ChildSuite {
+    const PROTOCOL: Protocol = Protocol::ESP;
+
+    fn transforms(&self) -> Vec<Transform> {
+        let mut list = Suite::transforms(&self.esp);
+        list.extend(self.ke.iter().flat_map(KeyExchange::transforms));
         list
     }
 }
@@ -172,15 +229,21 @@ fn select<S: Suite>(ours: &[S], offered: &SaPayload) -> Option<Selection<S>> {
     })
 }
 
+/// Each proposal offers one transform of each type, so the answer holds just these: one that lacks a
+/// type, adds one, or still leaves a choice is none (RFC 7296, section 3.3.6).
 fn accepted<S: Suite>(offered: &[S], answer: &SaPayload) -> Option<Selection<S>> {
     let [proposal] = answer.proposals.as_slice() else {
         return None;
     };
     let index = usize::from(proposal.number).checked_sub(1)?;
     let suite = *offered.get(index)?;
-    let transforms = choose(&suite.transforms(), S::PROTOCOL, proposal)?;
-    // An answer that still leaves a choice is none.
-    (transforms.len() == proposal.transforms.len()).then(|| Selection {
+    let transforms = suite.transforms();
+    let same = proposal.protocol == S::PROTOCOL
+        && proposal.transforms.len() == transforms.len()
+        && transforms
+            .iter()
+            .all(|transform| proposal.transforms.contains(transform));
+    same.then(|| Selection {
         suite,
         index,
         proposal: proposal.clone(),
@@ -250,12 +313,24 @@ impl fmt::Display for EspSuite {
     }
 }
 
-/// Reads what `Display` writes; the parts may come in any order.
+/// As in `swanctl --list-sas`: `AES_GCM_16-256/ECP_256`.
+impl fmt::Display for ChildSuite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.esp)?;
+        self.ke.iter().try_for_each(|ke| write!(f, "/{ke}"))
+    }
+}
+
+/// Reads what `Display` writes, the parts in any order, or a proposal in swanctl's words
+/// ([`IkeSuite::from_keywords`]) that leaves no choice.
 impl FromStr for IkeSuite {
     type Err = SuiteError;
 
     fn from_str(text: &str) -> Result<Self, SuiteError> {
-        let (mut encr, mut integ, mut prf, mut ke) = (None, None, None, None);
+        if proposal::is_keywords(text) {
+            return proposal::only(Self::from_keywords(text)?);
+        }
+        let (mut encr, mut integ, mut prf, mut ke) = (None, None, None, Exchanges::default());
         for part in text.split('/') {
             if let Ok(found) = part.parse::<Encr>() {
                 set(&mut encr, found)?;
@@ -264,7 +339,7 @@ impl FromStr for IkeSuite {
             } else if let Ok(found) = part.parse::<Prf>() {
                 set(&mut prf, found)?;
             } else {
-                set(&mut ke, part.parse::<KeMethod>()?)?;
+                ke.take(part)?;
             }
         }
         let encr = encr.ok_or(SuiteError::Combination("no encryption algorithm"))?;
@@ -274,33 +349,101 @@ impl FromStr for IkeSuite {
             encr,
             integ,
             prf,
-            ke,
+            ke: ke.finish()?,
         })
     }
 }
 
-/// Reads what `Display` writes; the parts may come in any order.
+/// Reads what `Display` writes, the parts in any order, or a proposal in swanctl's words
+/// ([`ChildSuite::from_keywords`]) that leaves no choice and names no key exchange.
 impl FromStr for EspSuite {
     type Err = SuiteError;
 
     fn from_str(text: &str) -> Result<Self, SuiteError> {
-        let (mut encr, mut integ, mut esn) = (None, None, None);
+        match text.parse()? {
+            ChildSuite { esp, ke: None } => Ok(esp),
+            ChildSuite { ke: Some(ke), .. } => Err(SuiteError::Keyword {
+                keyword: ke.to_string(),
+                why: "no key exchange has a place here",
+            }),
+        }
+    }
+}
+
+/// Reads what `Display` writes, the parts in any order, or a proposal in swanctl's words
+/// ([`ChildSuite::from_keywords`]) that leaves no choice.
+impl FromStr for ChildSuite {
+    type Err = SuiteError;
+
+    fn from_str(text: &str) -> Result<Self, SuiteError> {
+        if proposal::is_keywords(text) {
+            return proposal::only(Self::from_keywords(text)?);
+        }
+        let (mut encr, mut integ, mut esn, mut ke) = (None, None, None, Exchanges::default());
         for part in text.split('/') {
             if let Ok(found) = part.parse::<Encr>() {
                 set(&mut encr, found)?;
             } else if part == "ESN" {
                 set(&mut esn, true)?;
+            } else if let Ok(found) = part.parse::<Integ>() {
+                set(&mut integ, found)?;
             } else {
-                set(&mut integ, part.parse::<Integ>()?)?;
+                ke.take(part)?;
             }
         }
         let encr = encr.ok_or(SuiteError::Combination("no encryption algorithm"))?;
         check(encr, integ)?;
         Ok(Self {
-            encr,
-            integ,
-            esn: esn.unwrap_or(false),
+            esp: EspSuite {
+                encr,
+                integ,
+                esn: esn.unwrap_or(false),
+            },
+            ke: ke.finish()?,
         })
+    }
+}
+
+/// Key exchanges found so far, before it is known that there is a first one.
+#[derive(Default)]
+struct Exchanges {
+    first: Option<KeMethod>,
+    additional: Vec<(usize, KeMethod)>,
+}
+
+impl Exchanges {
+    /// `ECP_256` or `KE1_ML_KEM_768`.
+    fn take(&mut self, part: &str) -> Result<(), SuiteError> {
+        let unknown = || SuiteError::Unknown(part.to_owned());
+        match part
+            .strip_prefix("KE")
+            .and_then(|rest| rest.split_once('_'))
+        {
+            Some((number, method)) => {
+                let number = number.parse().map_err(|_| unknown())?;
+                let method = method.parse().map_err(|_| unknown())?;
+                self.additional.push((number, method));
+                Ok(())
+            }
+            None => set(&mut self.first, part.parse()?),
+        }
+    }
+
+    fn finish(self) -> Result<Option<KeyExchange>, SuiteError> {
+        let Some(first) = self.first else {
+            return match self.additional.is_empty() {
+                true => Ok(None),
+                false => Err(SuiteError::Combination(
+                    "an additional key exchange without a first one",
+                )),
+            };
+        };
+        self.additional
+            .into_iter()
+            .try_fold(KeyExchange::single(first), |ke, (number, method)| {
+                ke.with_additional(number, method)
+            })
+            .map(Some)
     }
 }
 
@@ -311,7 +454,7 @@ fn set<T>(slot: &mut Option<T>, value: T) -> Result<(), SuiteError> {
     }
 }
 
-fn check(encr: Encr, integ: Option<Integ>) -> Result<(), SuiteError> {
+pub(super) fn check(encr: Encr, integ: Option<Integ>) -> Result<(), SuiteError> {
     match (encr.is_aead(), integ) {
         (true, Some(_)) => Err(SuiteError::Combination(
             "an AEAD takes no integrity algorithm",

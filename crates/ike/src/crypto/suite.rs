@@ -13,6 +13,14 @@ pub enum SuiteError {
     /// Not the name of an algorithm that fits here.
     #[error("no algorithm is called {0}")]
     Unknown(String),
+    /// A keyword of a proposal that has no place there.
+    #[error("{keyword}: {why}")]
+    Keyword {
+        /// The keyword as written.
+        keyword: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// Two algorithms of one kind, or a kind that is missing.
     #[error("{0}")]
     Combination(&'static str),
@@ -47,15 +55,6 @@ impl AesBits {
             Self::B256 => 32,
         }
     }
-
-    const fn from_bits(bits: u16) -> Option<Self> {
-        match bits {
-            128 => Some(Self::B128),
-            192 => Some(Self::B192),
-            256 => Some(Self::B256),
-            _ => None,
-        }
-    }
 }
 
 /// Encryption algorithm (transform type 1).
@@ -66,12 +65,15 @@ pub enum Encr {
     AesCbc(AesBits),
     /// ENCR_AES_GCM_16, 20 (RFC 5282 in IKE, RFC 4106 in ESP): tag of 16 octets, no [`Integ`].
     AesGcm16(AesBits),
+    /// ENCR_CHACHA20_POLY1305, 28 (RFC 7634): key of 256 bits, tag of 16 octets, no [`Integ`].
+    ChaCha20Poly1305,
 }
 
 impl Encr {
     /// Every algorithm here, strongest first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::AesGcm16(AesBits::B256),
+        Self::ChaCha20Poly1305,
         Self::AesGcm16(AesBits::B192),
         Self::AesGcm16(AesBits::B128),
         Self::AesCbc(AesBits::B256),
@@ -84,25 +86,23 @@ impl Encr {
         match self {
             Self::AesCbc(_) => 12,
             Self::AesGcm16(_) => 20,
-        }
-    }
-
-    const fn bits(self) -> AesBits {
-        match self {
-            Self::AesCbc(bits) | Self::AesGcm16(bits) => bits,
+            Self::ChaCha20Poly1305 => 28,
         }
     }
 
     /// Octets of the key, without the salt.
     pub const fn key_len(self) -> usize {
-        self.bits().octets()
+        match self {
+            Self::AesCbc(bits) | Self::AesGcm16(bits) => bits.octets(),
+            Self::ChaCha20Poly1305 => 32,
+        }
     }
 
     /// Octets of the salt that key material holds after the key.
     pub const fn salt_len(self) -> usize {
         match self {
             Self::AesCbc(_) => 0,
-            Self::AesGcm16(_) => 4,
+            Self::AesGcm16(_) | Self::ChaCha20Poly1305 => 4,
         }
     }
 
@@ -110,7 +110,7 @@ impl Encr {
     pub const fn iv_len(self) -> usize {
         match self {
             Self::AesCbc(_) => 16,
-            Self::AesGcm16(_) => 8,
+            Self::AesGcm16(_) | Self::ChaCha20Poly1305 => 8,
         }
     }
 
@@ -118,42 +118,41 @@ impl Encr {
     pub const fn tag_len(self) -> usize {
         match self {
             Self::AesCbc(_) => 0,
-            Self::AesGcm16(_) => 16,
+            Self::AesGcm16(_) | Self::ChaCha20Poly1305 => 16,
         }
     }
 
     /// Whether encryption and integrity are one algorithm.
     pub const fn is_aead(self) -> bool {
-        matches!(self, Self::AesGcm16(_))
+        !matches!(self, Self::AesCbc(_))
     }
 
-    /// The transform that offers it.
+    /// The transform that offers it. ChaCha20 has one key size and so no Key Length attribute.
     pub const fn transform(self) -> Transform {
-        Transform::with_key_length(TransformType::ENCR, self.id(), self.bits().bits())
+        match self {
+            Self::AesCbc(bits) | Self::AesGcm16(bits) => {
+                Transform::with_key_length(TransformType::ENCR, self.id(), bits.bits())
+            }
+            Self::ChaCha20Poly1305 => Transform::new(TransformType::ENCR, self.id()),
+        }
     }
 
     /// The algorithm a transform names.
     pub fn from_transform(transform: &Transform) -> Option<Self> {
-        if transform.kind != TransformType::ENCR || !transform.other.is_empty() {
-            return None;
-        }
-        let bits = AesBits::from_bits(transform.key_length?)?;
-        match transform.id {
-            12 => Some(Self::AesCbc(bits)),
-            20 => Some(Self::AesGcm16(bits)),
-            _ => None,
-        }
+        Self::ALL
+            .into_iter()
+            .find(|encr| encr.transform() == *transform)
     }
 }
 
 /// As in `swanctl --list-sas`: `AES_GCM_16-256`.
 impl fmt::Display for Encr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self {
-            Self::AesCbc(_) => "AES_CBC",
-            Self::AesGcm16(_) => "AES_GCM_16",
-        };
-        write!(f, "{name}-{}", self.bits().bits())
+        match self {
+            Self::AesCbc(bits) => write!(f, "AES_CBC-{}", bits.bits()),
+            Self::AesGcm16(bits) => write!(f, "AES_GCM_16-{}", bits.bits()),
+            Self::ChaCha20Poly1305 => f.write_str("CHACHA20_POLY1305"),
+        }
     }
 }
 

@@ -128,12 +128,11 @@ fn schedules_with_a_shared_secret() {
             assert_eq!(keys.responder.salt, case.octets("salt_r")[..]);
         }
         let again = secret(case, "again");
-        same(
-            case,
-            "rekeyed",
-            &skeyseed_rekey(suite.prf, &keys.sk_d, &again, &ni, &nr),
-        );
-        for (name, shared) in [("child", None), ("child_pfs", Some(&again))] {
+        let again = [again];
+        let rekeyed = skeyseed_rekey(suite.prf, &keys.sk_d, &again, &ni, &nr).unwrap();
+        same(case, "rekeyed", &rekeyed);
+        assert!(skeyseed_rekey(suite.prf, &keys.sk_d, &[], &ni, &nr).is_none());
+        for (name, shared) in [("child", &[][..]), ("child_pfs", &again)] {
             let child = child_keys(suite.prf, &esp(&suite), &keys.sk_d, shared, &ni, &nr).unwrap();
             let all = [child.first, child.second].map(|keys| {
                 let salt = &keys.salt[..suite.encr.salt_len()];
@@ -144,7 +143,7 @@ fn schedules_with_a_shared_secret() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 6);
+    assert_eq!(seen, 8);
 }
 
 fn check_sk(case: &Case, keys: &IkeKeys) {
@@ -197,7 +196,7 @@ fn schedules_with_qkd_keys() {
         );
         seen += 1;
     }
-    assert_eq!(seen, 6);
+    assert_eq!(seen, 8);
 }
 
 #[test]

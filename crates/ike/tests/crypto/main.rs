@@ -13,5 +13,7 @@ mod cookie;
 mod ke;
 mod keys;
 mod messages;
+mod mixed;
 mod negotiation;
+mod proposals;
 mod script;

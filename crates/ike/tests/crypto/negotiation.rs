@@ -1,7 +1,7 @@
 //! Offers, choices and answers; names of suites.
 
 use ike::{
-    crypto::{Encr, EspSuite, IkeSuite, Integ, KeMethod, Prf, SuiteError},
+    crypto::{AesBits, Encr, EspSuite, IkeSuite, Integ, KeMethod, Prf, SuiteError},
     wire::{
         Attribute, Payload, Proposal, Protocol, SaPayload, Transform, TransformType,
         encode_payloads,
@@ -41,7 +41,7 @@ fn names() {
     }
     assert_eq!(
         suite("ECP_256/PRF_HMAC_SHA1/AES_GCM_16-192").ke,
-        Some(KeMethod::Ecp256)
+        Some(KeMethod::Ecp256.into())
     );
     for bad in [
         "",
@@ -116,7 +116,7 @@ fn our_preference_decides() {
 #[test]
 fn several_transforms_of_a_type_are_a_choice() {
     let more = vec![
-        Encr::ALL[2].transform(),
+        Encr::AesGcm16(AesBits::B128).transform(),
         Prf::HmacSha2_512.transform(),
         Prf::HmacSha1.transform(),
     ];

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes schedules.txt, messages.txt, auth.txt and nat.txt: a second implementation of what
+"""Writes schedules.txt, mixed.txt, messages.txt, auth.txt and nat.txt: a second implementation of what
 crates/ike does, from the RFCs, on hashlib, hmac and pyca/cryptography."""
 
 import hashlib
@@ -9,7 +9,7 @@ import pathlib
 import struct
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 HERE = pathlib.Path(__file__).parent
 PRFS = {
@@ -79,6 +79,8 @@ SUITES = [
     ("AES_CBC-256", 32, 0, "HMAC_SHA2_256_128", "PRF_HMAC_SHA2_256"),
     ("AES_CBC-192", 24, 0, "HMAC_SHA2_384_192", "PRF_HMAC_SHA2_384"),
     ("AES_CBC-128", 16, 0, "HMAC_SHA2_512_256", "PRF_HMAC_SHA2_512"),
+    ("CHACHA20_POLY1305", 32, 4, None, "PRF_HMAC_SHA2_256"),
+    ("AES_GCM_16-192", 24, 4, None, "PRF_HMAC_SHA2_384"),
 ]
 
 
@@ -132,6 +134,54 @@ def schedules():
     dh.write()
 
 
+def mixed():
+    out = File("mixed.txt", "Several key exchanges (RFC 9370), PPKs (RFC 8784, RFC 9867), IntAuth (RFC 9242)")
+    for number, (encr, key, salt, integ, function) in enumerate(SUITES):
+        ni, nr = sample(f"mni{number}", 32), sample(f"mnr{number}", 36)
+        spi_i, spi_r = sample(f"mspii{number}", 8), sample(f"mspir{number}", 8)
+        secrets = [sample(f"msk{number}.{index}", length) for index, length in enumerate((32, 32, 256))]
+        ppk = sample(f"ppk{number}", 48)
+        ik, pk = integ_key_len(integ), hashlib.new(PRFS[function]).digest_size
+        seed = ni + nr + spi_i + spi_r
+        lengths = (pk, ik, ik, key + salt, key + salt, pk, pk)
+
+        def all_keys(skeyseed):
+            return cut(prf_plus(function, skeyseed, seed, sum(lengths)), *lengths)
+
+        rounds, skeyseed = [], prf(function, ni + nr, secrets[0])
+        rounds.append(all_keys(skeyseed))
+        for secret in secrets[1:]:
+            skeyseed = prf(function, rounds[-1][0], secret + ni + nr)
+            rounds.append(all_keys(skeyseed))
+        sk_d, _, _, _, _, sk_pi, sk_pr = rounds[-1]
+        follow_up = secrets[0] + ni + nr + secrets[1] + secrets[2]
+        seeded = prf_plus(function, ppk, sk_d, pk)
+        with_ppk = all_keys(seeded)
+        # Two IKE_INTERMEDIATE exchanges, each way, under the keys of the first two rounds.
+        parts, messages = {"i": b"", "r": b""}, {}
+        for index in range(2):
+            for side, place, flags in (("i", 5, 8), ("r", 6, 32)):
+                inner = struct.pack("!BBHHH", 0, 0, 8 + 20 + index, 36 + index, 0) + sample(f"ke{side}{index}", 20 + index)
+                header = spi_i + spi_r + bytes([46, 0x20, 43, flags])
+                header += struct.pack("!II", 1 + index, 32 + len(inner)) + struct.pack("!BBH", 34, 0, 4 + len(inner))
+                parts[side] = prf(function, rounds[index][place], parts[side] + header + inner)
+                messages[f"chain_{side}{index}"] = inner
+        out.case(
+            suite_text=f"{encr}{'/' + integ if integ else ''}/{function}",
+            ni=ni, nr=nr, spi_i=spi_i, spi_r=spi_r, secret0=secrets[0], secret1=secrets[1], secret2=secrets[2],
+            sk_d=sk_d, sk_pi=sk_pi, sk_pr=sk_pr, sk_ei=rounds[-1][3],
+            rekeyed=prf(function, sk_d, follow_up),
+            child=prf_plus(function, sk_d, follow_up, 2 * (key + salt + ik)),
+            ppk=ppk, confirmation=prf(function, ppk, seed)[:8],
+            auth_d=prf_plus(function, ppk, sk_d, pk), auth_pi=prf_plus(function, ppk, sk_pi, pk),
+            auth_pr=prf_plus(function, ppk, sk_pr, pk),
+            seeded=seeded, ppk_d=with_ppk[0], ppk_ei=with_ppk[3], ppk_pi=with_ppk[5], ppk_pr=with_ppk[6],
+            **messages,
+            int_auth=parts["i"] + parts["r"] + struct.pack("!I", 3),
+        )
+    out.write()
+
+
 def messages():
     out = File("messages.txt", "Protected messages (RFC 7296, section 3.14; RFC 5282; RFC 7383)")
     # Two payloads: Notify INITIAL_CONTACT, then a Delete of the IKE SA.
@@ -159,7 +209,8 @@ def messages():
                 message = header + iv + cipher.update(plain) + cipher.finalize()
                 message += hmac.new(integ_key, message, INTEGS[integ][0]).digest()[:icv]
             else:
-                message = header + iv + AESGCM(encr_key).encrypt(salt_octets + iv, plain, header)
+                aead = ChaCha20Poly1305 if encr == "CHACHA20_POLY1305" else AESGCM
+                message = header + iv + aead(encr_key).encrypt(salt_octets + iv, plain, header)
             out.case(
                 encr_text=encr, integ_text=integ or "", fragment_text="1/3" if fragment else "",
                 encr_key=encr_key, salt=salt_octets if not integ else bytes(4), integ_key=integ_key,
@@ -195,6 +246,7 @@ def nat():
 
 
 schedules()
+mixed()
 messages()
 auth()
 nat()
