@@ -379,7 +379,10 @@ pub fn counters(report: &Counters) -> String {
             ),
         );
     }
-    line(&mut out, &format!("relay, of no session, dropped: {}", dropped(&report.drops)));
+    line(
+        &mut out,
+        &format!("relay, of no session, dropped: {}", dropped(&report.drops)),
+    );
     out
 }
 

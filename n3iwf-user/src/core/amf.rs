@@ -340,3 +340,93 @@ impl N3iwf {
         self.reap(number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nwu::Plmn;
+
+    use super::*;
+    use crate::{core::CoreConfig, ngap::Node};
+
+    fn plmn(mnc: &str) -> Plmn {
+        Plmn::from_digits("208", mnc).unwrap()
+    }
+
+    fn guami(set: u16, pointer: u8) -> Guami {
+        Guami {
+            plmn: plmn("93"),
+            region: 1,
+            set,
+            pointer,
+        }
+    }
+
+    /// Three AMFs in service: set 1 (small), set 2, and one of another PLMN.
+    fn core() -> N3iwf {
+        let config = CoreConfig {
+            node: Node {
+                plmn: plmn("93"),
+                id: 1,
+                name: String::new(),
+                areas: Vec::new(),
+            },
+            amfs: vec!["a".to_owned(), "b".to_owned(), "c".to_owned()],
+            inner_address: "10.0.0.1".parse().unwrap(),
+            inner_range: "10.0.0.0/24".parse().unwrap(),
+            nas_port: 1,
+            gtp_address: "203.0.113.1".parse().unwrap(),
+            slots: 1,
+            replay_window: 64,
+            timing: CoreTiming::default(),
+        };
+        let mut core = N3iwf::new(config);
+        let infos = [
+            (vec![guami(1, 0)], plmn("93"), 10),
+            (vec![guami(2, 0)], plmn("93"), 200),
+            (Vec::new(), plmn("01"), 255),
+        ];
+        for (amf, (guamis, plmn, capacity)) in core.amfs.iter_mut().zip(infos) {
+            amf.state = State::Ready;
+            amf.info = AmfInfo {
+                name: String::new(),
+                guamis,
+                plmns: vec![plmn],
+                capacity,
+            };
+        }
+        core
+    }
+
+    fn wanted(guami: Option<Guami>, selected_plmn: Option<Plmn>) -> AnParameters {
+        AnParameters {
+            guami,
+            selected_plmn,
+            ..AnParameters::default()
+        }
+    }
+
+    #[test]
+    fn a_ue_goes_to_its_guami_then_its_set_then_its_plmn_then_the_roomiest() {
+        let core = core();
+        let select = |guami, plmn| core.select_amf(&wanted(guami, plmn));
+        assert_eq!(select(Some(guami(1, 0)), Some(plmn("93"))), Some(0));
+        assert_eq!(select(Some(guami(1, 5)), Some(plmn("93"))), Some(0));
+        assert_eq!(select(Some(guami(7, 0)), Some(plmn("93"))), Some(1));
+        assert_eq!(select(None, Some(plmn("01"))), Some(2));
+        assert_eq!(select(None, None), Some(2), "no wish: most capacity");
+    }
+
+    #[test]
+    fn an_amf_out_of_service_gets_nobody() {
+        let mut core = core();
+        let later = Instant::from_origin(Duration::from_secs(9));
+        core.amfs[0].state = State::Waiting(later);
+        let mine = wanted(Some(guami(1, 0)), Some(plmn("93")));
+        assert_eq!(core.select_amf(&mine), Some(1));
+        for amf in &mut core.amfs {
+            amf.state = State::Down(later);
+        }
+        assert_eq!(core.select_amf(&mine), None);
+        assert!(!core.any_amf_ready());
+    }
+}

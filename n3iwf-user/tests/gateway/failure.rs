@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ike::{CloseReason, QkdFailure};
+use ike::{CloseReason, Path, QkdFailure, wire::NotifyType};
 use n3iwf_user::ngap::Cause;
 use oxirush_ngap::{NgapPduKind, ie, ngap::*};
 
@@ -186,21 +186,24 @@ fn without_an_amf_no_key_is_spent() {
 fn an_amf_lost_between_keys_and_eap_means_congestion() {
     let mut world = World::new();
     let ue = world.add_ue();
-    // The AMF goes while the KMS is asked: IKE_SA_INIT is answered, IKE_AUTH refused.
+    // IKE_SA_INIT arrives and gets its keys; then the AMF goes.
+    let init = world.ues[ue].endpoint.poll_transmit().unwrap();
+    let path = Path {
+        local: init.path.remote,
+        remote: init.path.local,
+    };
+    world.gateway.handle_datagram(world.now, path, &init.data);
+    while let Some(action) = world.gateway.poll_action() {
+        world.act(action);
+    }
+    assert_eq!(world.fetched, 7);
     world.amf_listens = false;
-    world.gateway.amf_lost(world.now, 0, "test");
-    world.setup_answers.clear();
-    world.run();
-    let refused = world.ues[ue].closed.clone();
-    world.pass(Duration::from_secs(120));
-    let refused = refused.or_else(|| world.ues[ue].closed.clone());
-    assert!(
-        matches!(
-            refused,
-            Some(CloseReason::PeerQkdUnavailable(3) | CloseReason::Refused(_))
-        ),
-        "{refused:?}"
+    world.lose_amf();
+    assert_eq!(
+        world.ues[ue].closed,
+        Some(CloseReason::Refused(NotifyType::CONGESTION))
     );
+    world.pass(Duration::from_secs(60));
     world.assert_nothing_left();
 }
 

@@ -426,7 +426,7 @@ impl World {
         }
     }
 
-    fn act(&mut self, action: Action) {
+    pub(crate) fn act(&mut self, action: Action) {
         let now = self.now;
         match action {
             Action::ConnectAmf { amf } => {
