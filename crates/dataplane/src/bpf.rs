@@ -6,18 +6,16 @@
 //! since no SA does.
 
 use std::{
-    error::Error as _,
-    fs, io,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
     programs::{
-        LinkOrder, SchedClassifier, TcAttachType,
-        tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions, TcError},
+        LinkOrder, TcAttachType,
+        tc::{self, SchedClassifierLinkId},
     },
     util::nr_cpus,
 };
@@ -25,55 +23,22 @@ use ebpf_common::{
     Counter, INBOUND, LAYOUT_VERSION, MAP_CLASSES, MAP_META, MAP_SA_STATS, MAP_SAS, NwuClasses,
     NwuMeta, OUTBOUND, PROGRAM_EGRESS, PROGRAM_INGRESS, SaInfo, SaKey,
 };
-use nix::{
-    mount::{MsFlags, mount},
-    sys::statfs::{BPF_FS_MAGIC, statfs},
-};
 
-use self::pod::Raw;
 use crate::{
     BpfOptions, ClassReading, Error, Seen,
     link::Links,
+    loader::{
+        Attachment, add_clsact, attachment, delete_clsact_if_empty, failed, hang, interface_gone,
+        make_pin_dir, mount_bpffs, not_found, open, pod::Raw, program, read_object, remove_pins,
+    },
     reading::{Classes, add},
 };
 
-/// Where bpffs is mounted by convention.
-const BPFFS: &str = "/sys/fs/bpf";
+/// What is pinned.
+const MAPS: [&str; 4] = [MAP_CLASSES, MAP_SAS, MAP_SA_STATS, MAP_META];
 
 /// `BPF_NOEXIST` (linux/bpf.h): never replace an entry.
 const BPF_NOEXIST: u64 = 1;
-
-/// Structures of `ebpf-common` as aya wants them.
-mod pod {
-    #![allow(unsafe_code)]
-
-    /// A structure of `ebpf-common`.
-    #[derive(Clone, Copy)]
-    #[repr(transparent)]
-    pub(super) struct Raw<T>(pub(super) T);
-
-    // SAFETY: only instantiated with `#[repr(C)]` structures of integers without padding, whose
-    // layout `ebpf-common` tests; every bit pattern of those is a value.
-    unsafe impl<T: Copy + 'static> aya::Pod for Raw<T> {}
-}
-
-/// How the programs hang on the interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attachment {
-    /// tcx links (Linux 6.6 and later).
-    Tcx,
-    /// Filters of the clsact qdisc.
-    Clsact,
-}
-
-impl std::fmt::Display for Attachment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
-        })
-    }
-}
 
 /// The loaded programs and their maps. Dropping it detaches the programs and leaves the pins.
 pub(crate) struct Accounting {
@@ -119,27 +84,14 @@ impl Accounting {
     /// Removes what an earlier run left on the interface and in the pin directory, then loads,
     /// pins and attaches. Returns what was removed, one line each.
     pub(crate) fn attach(options: &BpfOptions) -> Result<(Self, Vec<String>), Error> {
-        let object = fs::read(&options.object).map_err(|e| {
-            Error::io(
-                format!(
-                    "read the eBPF object {} (made by `cargo xtask build`)",
-                    options.object.display()
-                ),
-                e,
-            )
-        })?;
+        let object = read_object(&options.object)?;
         mount_bpffs(&options.pin_dir)?;
         let attachment = attachment();
         let removed = remove_leftovers(options, attachment)?;
-        fs::create_dir_all(&options.pin_dir).map_err(|e| {
-            Error::io(
-                format!("create the pin directory {}", options.pin_dir.display()),
-                e,
-            )
-        })?;
+        make_pin_dir(&options.pin_dir)?;
         let made = Self::load(options, &object, attachment);
         if made.is_err() {
-            let _ = remove_pins(&options.pin_dir, &[]);
+            let _ = remove_pins(&options.pin_dir, &MAPS);
         }
         made.map(|accounting| (accounting, removed))
     }
@@ -152,7 +104,7 @@ impl Accounting {
             .btf(btf.as_ref())
             .map_max_entries(MAP_SAS, entries)
             .map_max_entries(MAP_SA_STATS, entries);
-        for name in [MAP_CLASSES, MAP_SAS, MAP_SA_STATS, MAP_META] {
+        for name in MAPS {
             loader.map_pin_path(name, options.pin_dir.join(name));
         }
         let mut ebpf = loader
@@ -177,15 +129,8 @@ impl Accounting {
         }
         let made_clsact = attachment == Attachment::Clsact && add_clsact(&options.interface)?;
         let interface = &options.interface;
-        let mut hang = |name, side, order| -> Result<SchedClassifierLinkId, Error> {
-            let how = match attachment {
-                Attachment::Tcx => TcAttachOptions::TcxOrder(order),
-                Attachment::Clsact => TcAttachOptions::Netlink(NlOptions::default()),
-            };
-            program(&mut ebpf, name)?
-                .attach_with_options(interface, side, how)
-                .map_err(|e| failed(&format!("attach {name} to {interface} by {attachment}"), &e))
-        };
+        let mut hang =
+            |name, side, order| hang(&mut ebpf, name, interface, side, order, attachment);
         // Inbound before anyone can drop, outbound after everyone could.
         let ingress = hang(PROGRAM_INGRESS, TcAttachType::Ingress, LinkOrder::first())?;
         let egress = hang(PROGRAM_EGRESS, TcAttachType::Egress, LinkOrder::last())?;
@@ -307,90 +252,12 @@ impl Accounting {
         }
         let dir = self.options.pin_dir.clone();
         drop(self);
-        match remove_pins(&dir, &[]) {
+        match remove_pins(&dir, &MAPS) {
             Ok(pins) => removed.extend(pins),
             Err(e) => left.push(e.to_string()),
         }
         (removed, left)
     }
-}
-
-/// What this kernel has.
-pub(crate) fn attachment() -> Attachment {
-    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
-        Ok(_) => Attachment::Tcx,
-        Err(_) => Attachment::Clsact,
-    }
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
-    ebpf.program_mut(name)
-        .ok_or_else(|| Error::bpf(format!("find program {name}"), "the object has none"))?
-        .try_into()
-        .map_err(|e| failed(&format!("use program {name}"), &e))
-}
-
-fn open<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, Error> {
-    let map = ebpf
-        .take_map(name)
-        .ok_or_else(|| Error::bpf(format!("find map {name}"), "the object has none"))?;
-    T::try_from(map).map_err(|e| failed(&format!("use map {name}"), &e))
-}
-
-/// An error with all its causes: aya keeps the kernel's words in the last one.
-fn failed(doing: &str, error: &(dyn std::error::Error + 'static)) -> Error {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let words = inner.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = inner.source();
-    }
-    Error::bpf(doing, text)
-}
-
-fn not_found(error: &MapError) -> bool {
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        if let Some(io) = inner.downcast_ref::<io::Error>() {
-            return io.kind() == io::ErrorKind::NotFound;
-        }
-        cause = inner.source();
-    }
-    false
-}
-
-/// Sees to a BPF file system below `dir`. `ip netns exec` hides the host's, so a missing one is
-/// mounted where convention wants it.
-fn mount_bpffs(dir: &Path) -> Result<(), Error> {
-    let existing = dir
-        .ancestors()
-        .find(|path| path.exists())
-        .unwrap_or(Path::new("/"));
-    let kind = statfs(existing)
-        .map_err(|e| Error::io(format!("look at {}", existing.display()), e.into()))?
-        .filesystem_type();
-    if kind == BPF_FS_MAGIC {
-        return Ok(());
-    }
-    if !dir.starts_with(BPFFS) || !Path::new(BPFFS).exists() {
-        return Err(Error::Config(format!(
-            "pinDir {} is not on a BPF file system: choose a directory below {BPFFS}, or \
-             `mount -t bpf bpf DIR`",
-            dir.display()
-        )));
-    }
-    mount(
-        Some("bpf"),
-        BPFFS,
-        Some("bpf"),
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-        Some("mode=0700"),
-    )
-    .map_err(|e| Error::io(format!("mount bpffs on {BPFFS}"), e.into()))
 }
 
 /// Takes programs of an earlier run off the interface, and the pins that do not outlive it.
@@ -411,8 +278,11 @@ fn remove_leftovers(options: &BpfOptions, attachment: Attachment) -> Result<Vec<
             removed.push(format!("clsact qdisc of {}", options.interface));
         }
     }
-    let keep: &[&str] = if reusable(dir) { &[MAP_CLASSES] } else { &[] };
-    removed.extend(remove_pins(dir, keep)?);
+    let gone: Vec<&str> = MAPS
+        .into_iter()
+        .filter(|name| *name != MAP_CLASSES || !reusable(dir))
+        .collect();
+    removed.extend(remove_pins(dir, &gone)?);
     Ok(removed)
 }
 
@@ -431,56 +301,4 @@ fn reusable(dir: &Path) -> bool {
                 usize::try_from(info.value_size()).ok() == Some(size_of::<NwuClasses>())
                     && info.max_entries() == 2
             })
-}
-
-/// Removes our pins from `dir` except `keep`, and `dir` itself when nothing is left in it.
-fn remove_pins(dir: &Path, keep: &[&str]) -> Result<Vec<String>, Error> {
-    let mut removed = Vec::new();
-    for name in [MAP_CLASSES, MAP_SAS, MAP_SA_STATS, MAP_META] {
-        if keep.contains(&name) {
-            continue;
-        }
-        let pin: PathBuf = dir.join(name);
-        match fs::remove_file(&pin) {
-            Ok(()) => removed.push(format!("pin {}", pin.display())),
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound) => {}
-            Err(e) => return Err(Error::io(format!("remove pin {}", pin.display()), e)),
-        }
-    }
-    // Fails while something of others is in it, and then it stays.
-    let _ = fs::remove_dir(dir);
-    Ok(removed)
-}
-
-/// Adds the clsact qdisc; `false` when there was one.
-fn add_clsact(interface: &str) -> Result<bool, Error> {
-    match tc::qdisc_add_clsact(interface) {
-        Ok(()) => Ok(true),
-        Err(TcError::AlreadyAttached) => Ok(false),
-        Err(e) => {
-            let text = failed(&format!("add the clsact qdisc to {interface}"), &e);
-            if text.to_string().contains("File exists") {
-                return Ok(false);
-            }
-            Err(text)
-        }
-    }
-}
-
-fn delete_clsact_if_empty(interface: &str) -> Result<bool, Error> {
-    let mut links = Links::open()?;
-    let Some(link) = links.find(interface)? else {
-        return Ok(false);
-    };
-    if links.has_filters(link.index)? {
-        return Ok(false);
-    }
-    links.delete_clsact(link.index).map(|()| true)
-}
-
-fn interface_gone(interface: &str) -> bool {
-    matches!(
-        Links::open().and_then(|mut links| links.find(interface)),
-        Ok(None)
-    )
 }

@@ -12,6 +12,7 @@ mod config;
 mod error;
 mod kernel;
 mod link;
+mod loader;
 mod netlink;
 pub mod preflight;
 mod reading;

@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ChildSaSpec, EncrAlg, Error, EspKeys, IntegAlg, Plane,
-    bpf::{Attachment, attachment},
     link::Links,
+    loader::{Attachment, attachment},
     sys::enable_udp_encap,
     xfrm::{Direction, Place, StateId, XfrmDb},
 };

@@ -102,8 +102,6 @@ pub struct RelayMeta {
     pub n3_address: [u8; 4],
     /// UP_IP4_ADDRESS.
     pub up_address: [u8; 4],
-    /// 1 when packets on N3 start with the IP header.
-    pub n3_no_link_header: u32,
     /// GRE protocol type that is sent.
     pub gre_protocol: u32,
     /// Largest PDU that fits N3.
@@ -172,6 +170,46 @@ pub enum Reason {
 /// Number of reasons.
 pub const REASONS: u32 = 14;
 
+impl RelayReasons {
+    /// Name and number of every reason, in the order of [`Reason`].
+    pub const fn named(&self) -> [(&'static str, u64); REASONS as usize] {
+        [
+            ("other", self.other),
+            ("fragment", self.fragment),
+            ("options", self.options),
+            ("malformed", self.malformed),
+            ("gso", self.gso),
+            ("signalling", self.signalling),
+            ("extension", self.extension),
+            ("no_session", self.no_session),
+            ("wrong_sa", self.wrong_sa),
+            ("wrong_address", self.wrong_address),
+            ("qfi_not_allowed", self.qfi_not_allowed),
+            ("too_big", self.too_big),
+            ("too_short", self.too_short),
+            ("failed", self.failed),
+        ]
+    }
+
+    /// Adds the numbers of another CPU.
+    pub fn add(&mut self, more: &Self) {
+        self.other += more.other;
+        self.fragment += more.fragment;
+        self.options += more.options;
+        self.malformed += more.malformed;
+        self.gso += more.gso;
+        self.signalling += more.signalling;
+        self.extension += more.extension;
+        self.no_session += more.no_session;
+        self.wrong_sa += more.wrong_sa;
+        self.wrong_address += more.wrong_address;
+        self.qfi_not_allowed += more.qfi_not_allowed;
+        self.too_big += more.too_big;
+        self.too_short += more.too_short;
+        self.failed += more.failed;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use core::mem::{offset_of, size_of};
@@ -186,7 +224,7 @@ mod tests {
         assert_eq!(size_of::<UplinkSession>(), 40);
         assert_eq!(size_of::<DownlinkSession>(), 32);
         assert_eq!(size_of::<RelayCounters>(), 48);
-        assert_eq!(size_of::<RelayMeta>(), 32);
+        assert_eq!(size_of::<RelayMeta>(), 28);
         assert_eq!(size_of::<RelayReasons>(), REASONS as usize * 8);
         for (reason, offset) in [
             (Reason::Other, offset_of!(RelayReasons, other)),
@@ -198,7 +236,10 @@ mod tests {
             (Reason::Extension, offset_of!(RelayReasons, extension)),
             (Reason::NoSession, offset_of!(RelayReasons, no_session)),
             (Reason::WrongSa, offset_of!(RelayReasons, wrong_sa)),
-            (Reason::WrongAddress, offset_of!(RelayReasons, wrong_address)),
+            (
+                Reason::WrongAddress,
+                offset_of!(RelayReasons, wrong_address),
+            ),
             (
                 Reason::QfiNotAllowed,
                 offset_of!(RelayReasons, qfi_not_allowed),

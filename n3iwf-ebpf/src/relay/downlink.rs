@@ -5,13 +5,10 @@ use ebpf_common::relay::Reason;
 
 use super::{
     DOWNLINKS, META, Verdict, count,
-    header::{GRE, IPPROTO_GRE, IPV4, UDP, check_ipv4, is_ours, write_ipv4},
+    header::{self, GRE, IPPROTO_GRE, IPV4, Place, UDP, write_ipv4},
     mss, redirect_neigh, redirect_xfrm,
 };
-use crate::{
-    ETHERNET_HEADER, buffer,
-    packet::{ETH_P_IP, IPPROTO_UDP},
-};
+use crate::{buffer, packet::IPPROTO_UDP};
 
 /// The mandatory part of a GTP-U header.
 const GTP_U: u32 = 8;
@@ -29,43 +26,25 @@ const PACKET_HOST: u32 = 0;
 
 #[inline(always)]
 pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
-    let other = || Verdict::Pass(Reason::Other);
     let malformed = || Verdict::Pass(Reason::Malformed);
     // SAFETY: the context is valid while the program runs; the verifier checks each access.
-    let (protocol, len, gso_size, kind, vlan) = unsafe {
-        let skb = ctx.skb.skb;
-        (
-            (*skb).protocol,
-            (*skb).len,
-            (*skb).gso_size,
-            (*skb).pkt_type,
-            (*skb).vlan_present,
-        )
-    };
-    if u16::from_be(protocol as u16) != ETH_P_IP || kind != PACKET_HOST || vlan != 0 {
-        return Err(other());
+    let (kind, vlan) = unsafe { ((*ctx.skb.skb).pkt_type, (*ctx.skb.skb).vlan_present) };
+    if kind != PACKET_HOST || vlan != 0 {
+        return Err(Verdict::Pass(Reason::Other));
     }
-    let meta = META.get(0).ok_or_else(other)?;
-    let link = if meta.n3_no_link_header != 0 {
-        0
-    } else {
-        ETHERNET_HEADER
-    };
+    let meta = META.get(0).ok_or(Verdict::Pass(Reason::Other))?;
+    let (header, Place { link, total }) = header::find(ctx, IPPROTO_UDP, meta.n3_address)?;
+    if total < IPV4 + UDP + GTP_U {
+        return Err(malformed());
+    }
     let headers: [u8; (IPV4 + UDP + GTP_U) as usize] =
-        buffer::octets(ctx, link).ok_or_else(other)?;
-    if !is_ours(&headers, IPPROTO_UDP, meta.n3_address) {
-        return Err(other());
-    }
-    let total = check_ipv4(&headers)?;
+        header::headers(ctx, link, &header).ok_or_else(malformed)?;
     if u16::from_be_bytes([headers[22], headers[23]]) != PORT {
-        return Err(other());
-    }
-    if gso_size != 0 {
-        return Err(Verdict::Pass(Reason::Gso));
+        return Err(Verdict::Pass(Reason::Other));
     }
     let udp = u32::from(u16::from_be_bytes([headers[24], headers[25]]));
     let gtp = u32::from(u16::from_be_bytes([headers[30], headers[31]]));
-    if link + total != len || IPV4 + udp != total || UDP + GTP_U + gtp != udp {
+    if IPV4 + udp != total || UDP + GTP_U + gtp != udp {
         return Err(malformed());
     }
     // Version 1, protocol type GTP.

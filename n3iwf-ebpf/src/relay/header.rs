@@ -1,9 +1,10 @@
 //! IPv4 headers, read and written.
 
-use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::{helpers::bpf_get_prandom_u32, programs::TcContext};
 use ebpf_common::relay::Reason;
 
 use super::Verdict;
+use crate::{ETHERNET_HEADER, buffer, packet::ETH_P_IP};
 
 pub(super) const IPV4: u32 = 20;
 pub(super) const UDP: u32 = 8;
@@ -12,20 +13,41 @@ pub(super) const IPPROTO_GRE: u8 = 47;
 
 const TTL: u8 = 64;
 
-/// Whether `header` starts an IPv4 packet of this protocol to us; everything else is not ours.
-#[inline(always)]
-pub(super) fn is_ours(header: &[u8], protocol: u8, address: [u8; 4]) -> bool {
-    header[0] >> 4 == 4
-        && header[9] == protocol
-        && header[16] == address[0]
-        && header[17] == address[1]
-        && header[18] == address[2]
-        && header[19] == address[3]
+/// Where an IPv4 packet lies in the buffer.
+pub(super) struct Place {
+    /// Octets of the link header in front of it: 0 or 14.
+    pub(super) link: u32,
+    /// Octets of the packet, which ends where the buffer ends.
+    pub(super) total: u32,
 }
 
-/// Total length of a packet whose headers can be replaced.
+/// A whole IPv4 packet of `protocol` to `address` without options. An XFRM interface keeps a link
+/// header in front of the decrypted packet if the encrypted one had one, so only the lengths tell.
 #[inline(always)]
-pub(super) fn check_ipv4(header: &[u8]) -> Result<u32, Verdict> {
+pub(super) fn find(
+    ctx: &TcContext,
+    protocol: u8,
+    address: [u8; 4],
+) -> Result<([u8; IPV4 as usize], Place), Verdict> {
+    let other = || Verdict::Pass(Reason::Other);
+    // SAFETY: the context is valid while the program runs; the verifier checks each access.
+    let (ethertype, len, gso_size) = unsafe {
+        let skb = ctx.skb.skb;
+        ((*skb).protocol, (*skb).len, (*skb).gso_size)
+    };
+    if u16::from_be(ethertype as u16) != ETH_P_IP {
+        return Err(other());
+    }
+    let header: [u8; IPV4 as usize] = buffer::network_octets(ctx).ok_or_else(other)?;
+    if header[0] >> 4 != 4 || header[9] != protocol {
+        return Err(other());
+    }
+    if [header[16], header[17], header[18], header[19]] != address {
+        return Err(other());
+    }
+    if gso_size != 0 {
+        return Err(Verdict::Pass(Reason::Gso));
+    }
     if header[0] & 15 != 5 {
         return Err(Verdict::Pass(Reason::Options));
     }
@@ -33,10 +55,30 @@ pub(super) fn check_ipv4(header: &[u8]) -> Result<u32, Verdict> {
     if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
         return Err(Verdict::Pass(Reason::Fragment));
     }
-    if sum(header) != 0xffff {
+    let total = u32::from(u16::from_be_bytes([header[2], header[3]]));
+    let link = len.wrapping_sub(total);
+    if sum(&header) != 0xffff || total < IPV4 || (link != 0 && link != ETHERNET_HEADER) {
         return Err(Verdict::Pass(Reason::Malformed));
     }
-    Ok(u32::from(u16::from_be_bytes([header[2], header[3]])))
+    Ok((header, Place { link, total }))
+}
+
+/// The first octets of the packet at `link`, which must start with `header`.
+#[inline(always)]
+pub(super) fn headers<const N: usize>(
+    ctx: &TcContext,
+    link: u32,
+    header: &[u8; IPV4 as usize],
+) -> Option<[u8; N]> {
+    let octets: [u8; N] = buffer::octets(ctx, link)?;
+    // Octet by octet: a call of `memcmp` is more than the verifier follows.
+    let mut difference = 0;
+    let mut at = 0;
+    while at < IPV4 as usize {
+        difference |= octets[at] ^ header[at];
+        at += 1;
+    }
+    (difference == 0).then_some(octets)
 }
 
 /// The one's complement sum of the first 20 octets (RFC 1071); 0xffff for a sound header.

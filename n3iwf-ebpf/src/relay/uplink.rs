@@ -5,13 +5,10 @@ use ebpf_common::relay::{Reason, SESSION_SAS, UplinkKey, UplinkSession};
 
 use super::{
     META, UPLINKS, Verdict, count,
-    header::{GRE, IPPROTO_GRE, IPV4, UDP, check_ipv4, is_ours, write_ipv4},
+    header::{self, GRE, IPPROTO_GRE, IPV4, Place, UDP, write_ipv4},
     mss, redirect_neigh,
 };
-use crate::{
-    ETHERNET_HEADER, buffer,
-    packet::{ETH_P_IP, IPPROTO_UDP},
-};
+use crate::{buffer, packet::IPPROTO_UDP};
 
 /// GTP-U with the optional fields and a PDU Session Container of four octets.
 const GTP_U: u32 = 16;
@@ -21,42 +18,24 @@ const PORT: [u8; 2] = 2152u16.to_be_bytes();
 
 #[inline(always)]
 pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
-    let other = || Verdict::Pass(Reason::Other);
-    // SAFETY: the context is valid while the program runs; the verifier checks each access.
-    let (protocol, len, gso_size, ifindex) = unsafe {
-        let skb = ctx.skb.skb;
-        ((*skb).protocol, (*skb).len, (*skb).gso_size, (*skb).ifindex)
-    };
-    if u16::from_be(protocol as u16) != ETH_P_IP {
-        return Err(other());
-    }
-    let meta = META.get(0).ok_or_else(other)?;
-    let network: [u8; 20] = buffer::network_octets(ctx).ok_or_else(other)?;
-    if !is_ours(&network, IPPROTO_GRE, meta.up_address) {
-        return Err(other());
-    }
-    if gso_size != 0 {
-        return Err(Verdict::Pass(Reason::Gso));
-    }
-    let total = check_ipv4(&network)?;
-    // XFRM keeps a link header in front of the decrypted packet if the encrypted one had one.
-    let link = len.wrapping_sub(total);
-    if total < OLD || (link != 0 && link != ETHERNET_HEADER) {
+    let meta = META.get(0).ok_or(Verdict::Pass(Reason::Other))?;
+    let (header, Place { link, total }) = header::find(ctx, IPPROTO_GRE, meta.up_address)?;
+    if total < OLD {
         return Err(Verdict::Pass(Reason::Malformed));
     }
     let headers: [u8; OLD as usize] =
-        buffer::octets(ctx, link).ok_or(Verdict::Pass(Reason::Malformed))?;
-    if !starts_with(&headers, &network) {
-        return Err(Verdict::Pass(Reason::Malformed));
-    }
+        header::headers(ctx, link, &header).ok_or(Verdict::Pass(Reason::Malformed))?;
     // A key and nothing else: flags 0x2000. The protocol type is not looked at.
     if headers[20] != 0x20 || headers[21] != 0 {
         return Err(Verdict::Pass(Reason::Extension));
     }
     let qfi = headers[24] & 0x3f;
     let key = UplinkKey {
-        inner: [network[12], network[13], network[14], network[15]],
-        ifindex,
+        inner: [header[12], header[13], header[14], header[15]],
+        ifindex: unsafe {
+            // SAFETY: the context is valid while the program runs.
+            (*ctx.skb.skb).ifindex
+        },
     };
     // SAFETY: user space replaces values as a whole, and the old ones live until all programs that
     // saw them have ended.
@@ -106,18 +85,6 @@ pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
         pdu,
     );
     Ok(action)
-}
-
-/// Compares octet by octet: a call of `memcmp` is more than the verifier follows.
-#[inline(always)]
-fn starts_with(headers: &[u8; OLD as usize], network: &[u8; IPV4 as usize]) -> bool {
-    let mut difference = 0;
-    let mut at = 0;
-    while at < IPV4 as usize {
-        difference |= headers[at] ^ network[at];
-        at += 1;
-    }
-    difference == 0
 }
 
 /// Whether the SA that decrypted the packet is one of the session's. The policies of the kernel

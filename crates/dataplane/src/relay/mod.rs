@@ -1,11 +1,12 @@
-//! User-plane relays in user space: GRE inside the IPsec tunnel on one side, GTP-U (N3IWF) or a TUN
+//! User-plane relays: GRE inside the IPsec tunnel on one side, GTP-U (N3IWF) or a TUN
 //! device (UE) on the other.
 //!
-//! The traits are what a daemon knows; a kernel relay can stand behind [`AccessRelay`] as well.
-//! Each relay runs on threads of its own, in the network namespace of the thread that made it, and
-//! moves packets in batches.
+//! The traits are what a daemon knows. The relays in user space run on threads of their own, in the
+//! network namespace of the thread that made them, and move packets in batches. [`KernelRelay`]
+//! puts tc programs in front of one of them.
 
 mod gre_socket;
+mod kernel;
 mod mmsg;
 mod n3iwf;
 mod packet;
@@ -20,6 +21,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+pub use kernel::{KernelRelay, KernelRelayConfig};
 pub use n3iwf::{GtpRelay, GtpRelayConfig};
 pub use ue::{TunRelay, TunRelayConfig};
 
@@ -64,6 +66,28 @@ pub struct Drops {
     pub send_failed: u64,
 }
 
+/// Which relay an N3IWF has (`relay:` in its file).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RelayKind {
+    /// [`GtpRelay`].
+    #[default]
+    User,
+    /// [`KernelRelay`].
+    Kernel,
+}
+
+/// What moves the packets of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Path {
+    /// Threads of this process.
+    #[default]
+    User,
+    /// tc programs, and this process for what they leave to it.
+    Kernel,
+}
+
 /// Counters of one PDU session; octets are those of PDUs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionReading {
@@ -79,6 +103,9 @@ pub struct SessionReading {
     pub downlink: Traffic,
     /// What was not relayed in either direction.
     pub drops: Drops,
+    /// What moves its packets.
+    #[serde(default)]
+    pub path: Path,
 }
 
 /// What the N3 side tells the daemon.
@@ -95,6 +122,13 @@ pub enum AccessEvent {
 pub trait AccessRelay: Send + Sync {
     /// Starts to relay for a session; a second one with the same TEID replaces the first.
     fn add(&self, session: AccessSession) -> Result<(), Error>;
+
+    /// Names a Child SA of a session by its reqid ([`crate::ChildSaSpec::reqid`]): uplink packets
+    /// of the session come out of no other. A relay whose sockets the kernel's policies protect
+    /// has no use for it; [`KernelRelay`] serves a session from its first Child SA on.
+    fn bind(&self, dl_teid: u32, reqid: u32) {
+        let _ = (dl_teid, reqid);
+    }
 
     /// Ends a session; its last counters.
     fn remove(&self, dl_teid: u32) -> Option<SessionReading>;

@@ -27,10 +27,10 @@ use super::{
 use crate::Error;
 
 /// Octets that GTP-U with a container adds to a PDU on N3: IPv4 20, UDP 8, GTP-U 16.
-const N3_OVERHEAD: usize = 44;
+pub(super) const N3_OVERHEAD: usize = 44;
 
 /// Octets that GRE adds to a PDU inside the tunnel: IPv4 20, GRE 8.
-const GRE_OVERHEAD: usize = 28;
+pub(super) const GRE_OVERHEAD: usize = 28;
 
 /// Events kept for the daemon; older ones are worth more than newer ones of a flood.
 const MAX_EVENTS: usize = 1024;

@@ -12,7 +12,7 @@ use std::{
 use gtpu::{Direction, Header, PduSessionContainer};
 use nwu::GreHeader;
 
-use super::{AccessSession, Drops, SessionReading};
+use super::{AccessSession, Drops, Path, SessionReading};
 use crate::reading::Traffic;
 
 /// Counters that relay threads add to.
@@ -75,6 +75,7 @@ impl Entry {
             uplink: self.counters.traffic(Direction::Uplink),
             downlink: self.counters.traffic(Direction::Downlink),
             drops: self.counters.drops(),
+            path: Path::User,
         }
     }
 }

@@ -13,7 +13,7 @@ use nwu::GreHeader;
 use socket2::Socket;
 
 use super::{
-    SessionReading, UeRelay, UeSession,
+    Path, SessionReading, UeRelay, UeSession,
     gre_socket::{self, Stop},
     mmsg::{BATCH, Outgoing, Receiver, send},
     n3iwf::{lock, spawn, transient},
@@ -139,6 +139,7 @@ impl Shared {
             uplink: self.counters.traffic(Direction::Uplink),
             downlink: self.counters.traffic(Direction::Downlink),
             drops: self.counters.drops(),
+            path: Path::User,
         }
     }
 
