@@ -44,9 +44,10 @@ impl Snapshot {
             };
             let name = place.name();
             snapshot.interfaces.insert(name, netns.interfaces()?);
-            snapshot
-                .addresses
-                .insert(name, lines(&["-brief", "address", "show"])?);
+            snapshot.addresses.insert(
+                name,
+                addresses(&netns.ip(&["-oneline", "address", "show"])?),
+            );
             snapshot
                 .routes
                 .insert(name, lines(&["route", "show", "table", "all"])?);
@@ -95,6 +96,15 @@ impl Snapshot {
         }
         left
     }
+}
+
+/// `nwu inet 192.0.2.1/24` for each line of `ip -oneline address`: without what may change by itself.
+fn addresses(text: &str) -> Vec<String> {
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().skip(1).take(3).collect();
+        words.join(" ")
+    };
+    text.lines().map(line).collect()
 }
 
 /// Waits until nothing is there that was not there before.
