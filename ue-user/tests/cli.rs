@@ -1,5 +1,7 @@
 //! The two programs as an operator meets them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,

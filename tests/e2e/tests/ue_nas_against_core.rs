@@ -1,6 +1,13 @@
 //! The NAS of `ue-user` against the AMF and SMF of the core stand-in, over NGAP as the N3IWF
 //! writes it. Two implementations of TS 24.501 that share the codec and nothing else.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::wrong_self_convention,
+    reason = "a test fails by panicking"
+)]
+
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use core5g::amf::{Action, Amf, AssociationId};
