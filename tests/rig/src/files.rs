@@ -238,6 +238,7 @@ fn n3iwf(world: &World) -> String {
       kmeId: kme-a
       timeout: 5s
       connectTimeout: 3s
+    cookie: {{ when: threshold, threshold: 32 }}
     halfOpenLifetime: 15s
   dataplane:
 {dataplane}  control: {control}

@@ -180,7 +180,6 @@ pub(super) fn wrong_k(report: &mut Report, world: &mut World) -> Option<()> {
     fails(report, world, &["MAC", "network", "authentic"])?;
     stays_clean(report, world)?;
     report.step("the UE gets the right K", || {
-        world.stop(Role::Ue)?;
         world.reconfigure(Role::Ue, |_| right)?;
         Ok(Finding::new("configured and started again"))
     })?;
