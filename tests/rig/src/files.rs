@@ -134,6 +134,11 @@ subscribers:
 fn ue(world: &World) -> String {
     let directory = world.directory().display();
     let profile = world.options().profile.name();
+    // The paper's UE names an AMF before it knows one.
+    let guami = match world.options().profile {
+        Profile::Native => "",
+        Profile::Paper => "amfId: \"cafe00\"\n",
+    };
     format!(
         "nwu:
   localAddress: {ue}
@@ -147,9 +152,10 @@ subscriber:
   opc: \"{OPC}\"
   sqnFile: {directory}/ue-sqn.json
   sqn: \"000000000000\"
+  imeisv: \"3569380356438091\"
 plmn: {{mcc: \"208\", mnc: \"93\"}}
 nssai: [{{sst: 1, sd: \"010203\"}}]
-sessions:
+{guami}sessions:
   - dnn: {DNN}
     sNssai: {{sst: 1, sd: \"010203\"}}
     routes: [198.18.0.0/24]

@@ -99,8 +99,12 @@ fn show(
     let captures = report.step_with("captures are running", || {
         let netns = world.netns(Place::N3iwf)?;
         let logs = world.options().logs.clone();
-        let nwu = Capture::start(netns, "nwu", &setting.results.join("nwu.pcap"), &logs)?;
-        let n2n3 = Capture::start(netns, "n2n3", &setting.results.join("n2n3.pcap"), &logs)?;
+        let start = |interface: &str, neighbour: &str| {
+            let file = setting.results.join(format!("{interface}.pcap"));
+            Capture::start(netns, interface, neighbour, &file, &logs)
+        };
+        let nwu = start("nwu", topology::UE_NWU)?;
+        let n2n3 = start("n2n3", topology::CORE)?;
         Ok((Finding::new("NWu and N2/N3"), [nwu, n2n3]))
     })?;
     let attached = report.step_with("the UE attaches with QKD keys", || {
