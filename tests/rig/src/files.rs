@@ -103,6 +103,12 @@ fn core(world: &World) -> String {
     } else {
         format!("sctp:{}:38412", net::CORE)
     };
+    // With the null algorithm a dissector reads NAS on N2, too; its integrity stays.
+    let ciphering = if world.options().key_log {
+        "[NEA0]"
+    } else {
+        "[NEA2, NEA1, NEA0]"
+    };
     format!(
         "listen: {listen}
 control: {control}
@@ -111,6 +117,7 @@ amf:
   plmn: {{mcc: \"208\", mnc: \"93\"}}
   tracking_areas: [\"000001\"]
   slices: [{{sst: 1, sd: \"010203\"}}]
+  ciphering: {ciphering}
   network_name: rig
 smf:
   dnns:
