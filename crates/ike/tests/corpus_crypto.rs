@@ -8,6 +8,7 @@
 use std::{fs, path::PathBuf};
 
 use ike::crypto::{
+    KeMethod,
     ppk::{PpkId, PpkOffer},
     public_key::SigningKey,
     signature::HashAlgorithm,
@@ -130,6 +131,33 @@ fn ike_signature() {
     seeds.push(("ppk-id", behind(3, &id.to_notify().data)));
     seeds.push(("ppk-offer", behind(4, &offer.to_notify().data)));
     replay("ike_signature", &seeds, exercise::signature);
+}
+
+#[test]
+fn ike_key_exchange() {
+    let names = [
+        "modp2048",
+        "modp3072",
+        "modp4096",
+        "ecp256",
+        "ecp384",
+        "ecp521",
+        "curve25519",
+        "mlkem512",
+        "mlkem768",
+        "mlkem1024",
+    ];
+    let file = vectors::cases(include_str!("vectors/ke.txt"));
+    let seeds: Vec<Seed> = (0u8..)
+        .zip(names.into_iter().zip(KeMethod::ALL))
+        .map(|(place, (name, method))| {
+            let of_method = |case: &&vectors::Case| case.text("method_text") == method.to_string();
+            let case = file.iter().find(of_method).unwrap();
+            (name, [vec![place], case.octets("public_i")].concat())
+        })
+        .collect();
+    assert_eq!(seeds.len(), KeMethod::ALL.len());
+    replay("ike_key_exchange", &seeds, exercise::key_exchange);
 }
 
 #[test]

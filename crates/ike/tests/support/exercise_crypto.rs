@@ -3,7 +3,7 @@
 
 use ike::{
     crypto::{
-        ChildSuite, EspSuite, IkeSuite,
+        ChildSuite, EspSuite, IkeSuite, KeError, KeMethod,
         auth::AuthError,
         certificate::TrustAnchors,
         ppk::{PpkId, PpkOffer},
@@ -12,6 +12,7 @@ use ike::{
     },
     wire::{AuthMethod, Identification, NotifyType},
 };
+use rand_core::{Infallible, TryCryptoRng, TryRng};
 
 const ROOT: &[u8] = include_bytes!("../vectors/pki/root.pem");
 
@@ -101,6 +102,62 @@ pub fn signature(input: &[u8]) {
         _ => {}
     }
 }
+
+/// A public value: first octet is the method's place. As it is, and cut or filled up to the length.
+pub fn key_exchange(input: &[u8]) {
+    let Some((which, value)) = input.split_first() else {
+        return;
+    };
+    let Some(method) = KeMethod::ALL.get(usize::from(*which)) else {
+        return;
+    };
+    let mut fitting = value.to_vec();
+    fitting.resize(method.initiator_len(), 0);
+    for value in [value, &fitting] {
+        match method.respond(value, &mut Counter(0)) {
+            Ok((public, shared)) => {
+                assert_eq!(value.len(), method.initiator_len());
+                assert_eq!(public.len(), method.responder_len());
+                assert_eq!(shared.len(), method.shared_len());
+                assert!(shared.expose().iter().any(|octet| *octet != 0));
+            }
+            Err(KeError::Length { have, need, .. }) => assert_ne!(have, need),
+            Err(error) => assert_eq!(error, KeError::Value(*method)),
+        }
+    }
+    let secret = method.generate(&mut Counter(1));
+    fitting.resize(method.responder_len(), 0);
+    match secret.finish(&fitting) {
+        Ok(shared) => assert_eq!(shared.len(), method.shared_len()),
+        Err(error) => assert_eq!(error, KeError::Value(*method)),
+    }
+}
+
+/// Numbers that are not random, so that an input always does the same.
+struct Counter(u8);
+
+impl TryRng for Counter {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        self.0 = self.0.wrapping_add(1);
+        Ok(self.0.into())
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        self.try_next_u32().map(Into::into)
+    }
+
+    fn try_fill_bytes(&mut self, octets: &mut [u8]) -> Result<(), Infallible> {
+        for octet in octets {
+            self.0 = self.0.wrapping_add(1);
+            *octet = self.0;
+        }
+        Ok(())
+    }
+}
+
+impl TryCryptoRng for Counter {}
 
 /// A certificate chain: each certificate behind its length (2).
 pub fn certificates(input: &[u8]) {
