@@ -1,6 +1,16 @@
 //! The relay's programs, packet by packet (`BPF_PROG_TEST_RUN`): every octet is compared.
 //!
 //! Needs root and the object of `cargo xtask build`; no interface, no ESP.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "support/programs.rs"]
 mod programs;

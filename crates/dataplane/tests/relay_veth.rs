@@ -1,5 +1,15 @@
 //! The kernel relay between namespaces, with a veth where the XFRM interface would be: GRE in
 //! clear, so that no ESP is needed. Needs root and the object of `cargo xtask build`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 #[path = "support/world.rs"]
@@ -7,21 +17,23 @@ mod world;
 
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
-use dataplane::relay::{
-    AccessRelay, KernelRelay, Path, TunRelay, TunRelayConfig, UeRelay, UeSession,
+use dataplane::relay::{AccessRelay, KernelRelay, Path, UeRelay};
+use gtpu::{Message, MessageType};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
 };
-use gtpu::{Direction, Message, MessageType, PduSessionContainer, encode_g_pdu};
 use nwu::GreHeader;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use support::{is_root, object, skip};
 use world::{
-    DL_TEID, HOST, N3IWF, N3IWF_INNER, PDU_ADDRESS, QFI, UE_INNER, UL_TEID, UPF, Upf, World,
-    retransmissions, session,
+    DL_TEID, HOST, N3IWF, N3IWF_INNER, PDU_ADDRESS, QFI, UL_TEID, Upf, World, attach, datagram,
+    downlink, pdu, raw, session, tcp_counters, uplink,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -101,6 +113,7 @@ fn connect(world: &World) -> (TcpStream, TcpStream) {
     };
     let listener = world.core.run(|| {
         let socket = open();
+        socket.set_reuse_address(true).unwrap();
         socket.bind(&SocketAddr::from((HOST, 9000)).into()).unwrap();
         socket.listen(1).unwrap();
         TcpListener::from(socket)
@@ -118,38 +131,20 @@ fn connect(world: &World) -> (TcpStream, TcpStream) {
     (ue, host)
 }
 
-fn attach(world: &World, interface: &str) -> TunRelay {
-    let relay = TunRelay::new(TunRelayConfig {
-        gre_protocol: 0,
-        tunnel_mtu: 1386,
-    });
-    world.ue.run(|| {
-        relay
-            .add(UeSession {
-                pdu_session: 5,
-                device: "uepdu5".into(),
-                address: PDU_ADDRESS,
-                mtu: 1358,
-                routes: vec!["198.18.0.0/24".parse().unwrap()],
-                default_qfi: QFI,
-                inner_local: UE_INNER,
-                up_address: N3IWF_INNER,
-                interface: Some(interface.into()),
-            })
-            .unwrap();
-    });
-    world
-        .ue
-        .ip(&["link", "set", "uepdu5", "txqueuelen", "10000"]);
-    relay
-}
-
 #[test]
 fn tcp_is_identical_both_ways_and_never_leaves_the_kernel() {
     if !ready() {
         return;
     }
+    // On one processor: threads of the ends that move between two overtake their own packets.
+    let mut one = CpuSet::new();
+    one.set(0).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &one).unwrap();
     let world = World::new();
+    for end in [&world.ue, &world.core] {
+        // No tail loss probes: they come early where a process of the ends waits for its turn.
+        end.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_early_retrans", "0").unwrap());
+    }
     let relay = start(&world);
     let ue = attach(&world, "access");
     let _upf = Upf::start(&world.core);
@@ -166,15 +161,16 @@ fn tcp_is_identical_both_ways_and_never_leaves_the_kernel() {
             receive(&to);
         });
         let seconds = begin.elapsed().as_secs_f64();
-        let again = retransmissions(&world.ue) + retransmissions(&world.core);
+        let tcp = tcp_counters(&[&world.ue, &world.core]);
         println!(
-            "{direction}: 64 MiB in {seconds:.1} s, {:.0} Mbit/s, {again} segments sent again",
-            AMOUNT as f64 * 8e-6 / seconds
+            "{direction}: 64 MiB in {seconds:.1} s, {:.0} Mbit/s, {} segments sent again, {} of \
+             them needlessly",
+            AMOUNT as f64 * 8e-6 / seconds,
+            tcp.again,
+            tcp.needless,
         );
-        assert_eq!(
-            again, 0,
-            "{direction}: on a clean link nothing is sent again"
-        );
+        // An emulated processor may be late for a timer; nothing was lost all the same.
+        assert_eq!(tcp.again, tcp.needless, "{direction}: lost on a clean link");
     }
     let reading = relay.readings().remove(0);
     assert_eq!(reading.path, Path::Kernel);
@@ -196,66 +192,6 @@ fn tcp_is_identical_both_ways_and_never_leaves_the_kernel() {
     world.ue.run(|| ue.remove(5)).unwrap();
 }
 
-/// A raw GRE socket at the UE, and the UPF's socket.
-fn ends(world: &World) -> (Socket, UdpSocket) {
-    let gre = world.ue.run(|| {
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(47))).unwrap();
-        socket.bind(&SocketAddrV4::new(UE_INNER, 0).into()).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket
-    });
-    let upf = world
-        .core
-        .run(|| UdpSocket::bind((UPF, gtpu::PORT)).unwrap());
-    upf.set_read_timeout(Some(PATIENCE)).unwrap();
-    (gre, upf)
-}
-
-fn datagram(socket: &UdpSocket) -> Vec<u8> {
-    let mut room = vec![0; 65_536];
-    let len = socket.recv(&mut room).unwrap();
-    room.truncate(len);
-    room
-}
-
-fn raw(mut socket: &Socket) -> Vec<u8> {
-    let mut room = vec![0; 65_536];
-    let len = socket.read(&mut room).unwrap();
-    room.truncate(len);
-    room
-}
-
-/// An IPv4 UDP packet without a UDP checksum.
-fn pdu(from: Ipv4Addr, to: Ipv4Addr, len: usize) -> Vec<u8> {
-    let mut pdu = vec![0x45, 0];
-    pdu.extend((len as u16).to_be_bytes());
-    pdu.extend([0, 1, 0, 0, 64, 17, 0, 0]);
-    pdu.extend(from.octets());
-    pdu.extend(to.octets());
-    pdu.extend([0x1f, 0x40, 0x1f, 0x41]);
-    pdu.extend((len as u16 - 20).to_be_bytes());
-    pdu.extend([0, 0]);
-    pdu.resize(len, 0x5a);
-    pdu
-}
-
-fn uplink(qfi: u8, pdu: &[u8]) -> Vec<u8> {
-    let header = GreHeader {
-        qfi: Some(qfi),
-        rqi: false,
-    };
-    [&header.encode(0)[..], pdu].concat()
-}
-
-fn downlink(teid: u32, qfi: u8, pdu: &[u8]) -> Vec<u8> {
-    let container = PduSessionContainer {
-        direction: Direction::Downlink,
-        qfi,
-        rqi: true,
-    };
-    encode_g_pdu(teid, container, pdu).unwrap()
-}
-
 #[test]
 fn what_the_kernel_leaves_user_space_serves() {
     if !ready() {
@@ -263,7 +199,7 @@ fn what_the_kernel_leaves_user_space_serves() {
     }
     let world = World::new();
     let relay = start(&world);
-    let (gre, upf) = ends(&world);
+    let (gre, upf) = world.ends("access");
     let to_n3iwf = SocketAddrV4::new(N3IWF_INNER, 0).into();
     let at = (N3IWF, gtpu::PORT);
 
@@ -348,7 +284,7 @@ fn a_session_the_kernel_cannot_serve_says_so_and_works() {
         return;
     }
     let world = World::new();
-    let (gre, upf) = ends(&world);
+    let (gre, upf) = world.ends("access");
     let serve = |config, interface: Option<&str>| {
         world.n3iwf.run(|| {
             let relay = KernelRelay::start(config).unwrap();

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each target uses its part")]
 
 use std::{
-    io,
+    io::{self, Read},
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
@@ -14,9 +14,13 @@ use std::{
     time::Duration,
 };
 
-use dataplane::relay::{AccessSession, GtpRelayConfig, KernelRelayConfig};
+use dataplane::relay::{
+    AccessSession, GtpRelayConfig, KernelRelayConfig, TunRelay, TunRelayConfig, UeRelay, UeSession,
+};
 use gtpu::{Direction, Message, MessageType, PduSessionContainer, encode_g_pdu};
 use nix::poll::{PollFd, PollFlags, poll};
+use nwu::GreHeader;
+use socket2::{Domain, Protocol, Socket, Type};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use crate::support::{Space, object};
@@ -30,6 +34,8 @@ pub(crate) const PDU_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 7);
 pub(crate) const UL_TEID: u32 = 0x0a0b_0c0d;
 pub(crate) const DL_TEID: u32 = 0x7000_0001;
 pub(crate) const QFI: u8 = 9;
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Three namespaces: `access` is a veth between UE and N3IWF, `n3` one between N3IWF and core.
 pub(crate) struct World {
@@ -65,6 +71,22 @@ impl World {
         let (ue, n3iwf, core) = (Space::new("u"), Space::new("n"), Space::new("c"));
         join((&n3iwf, N3IWF), (&core, UPF), "n3");
         Self { ue, n3iwf, core }
+    }
+
+    /// A raw GRE socket at the UE, on `interface`, and the UPF's socket.
+    pub(crate) fn ends(&self, interface: &str) -> (Socket, UdpSocket) {
+        let gre = self.ue.run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(47))).unwrap();
+            socket.bind_device(Some(interface.as_bytes())).unwrap();
+            socket.bind(&SocketAddrV4::new(UE_INNER, 0).into()).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        });
+        let upf = self
+            .core
+            .run(|| UdpSocket::bind((UPF, gtpu::PORT)).unwrap());
+        upf.set_read_timeout(Some(PATIENCE)).unwrap();
+        (gre, upf)
     }
 
     /// Pins of the relay under test.
@@ -114,6 +136,8 @@ impl Upf {
     /// Starts in the core, with `HOST` as the address of the data network's only host.
     pub(crate) fn start(core: &Space) -> Self {
         let (device, socket) = core.run(|| {
+            // No router solicitations into the tunnel.
+            std::fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1").unwrap();
             let device = DeviceBuilder::new()
                 .name("dn")
                 .mtu(1400)
@@ -130,11 +154,11 @@ impl Upf {
         let stop = Arc::new(AtomicBool::new(false));
         let up = {
             let (device, socket, stop) = (device.clone(), socket.clone(), stop.clone());
-            std::thread::spawn(move || uplink(&device, &socket, &stop))
+            std::thread::spawn(move || to_network(&device, &socket, &stop))
         };
         let down = {
             let stop = stop.clone();
-            std::thread::spawn(move || downlink(&device, &socket, &stop))
+            std::thread::spawn(move || to_access(&device, &socket, &stop))
         };
         Self {
             stop,
@@ -158,7 +182,7 @@ fn readable(fd: BorrowedFd<'_>) {
     let _ = poll(&mut fds, 50u8);
 }
 
-fn uplink(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool) {
+fn to_network(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool) {
     let mut room = vec![0; 65_536];
     while !stop.load(Relaxed) {
         match socket.recv(&mut room) {
@@ -176,7 +200,7 @@ fn uplink(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool) {
     }
 }
 
-fn downlink(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool) {
+fn to_access(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool) {
     let container = PduSessionContainer {
         direction: Direction::Downlink,
         qfi: QFI,
@@ -200,17 +224,104 @@ fn downlink(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool) {
     }
 }
 
-/// TCP segments sent again in a namespace since it was made.
-pub(crate) fn retransmissions(space: &Space) -> u64 {
-    let text = space.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
-    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+/// TCP's own counters in a namespace since it was made.
+pub(crate) struct TcpCounters {
+    /// Segments sent again.
+    pub(crate) again: u64,
+    /// Of those, the ones the peer had already: sent again by mistake (RFC 2883).
+    pub(crate) needless: u64,
+}
+
+pub(crate) fn tcp_counters(spaces: &[&Space]) -> TcpCounters {
+    let sum = |file: &str, group: &str, name: &str| -> u64 {
+        let of = |space: &&Space| counter(space, file, group, name);
+        spaces.iter().map(of).sum()
+    };
+    TcpCounters {
+        again: sum("snmp", "Tcp:", "RetransSegs"),
+        needless: sum("netstat", "TcpExt:", "TCPDSACKRecv"),
+    }
+}
+
+/// One number of a file below `/proc/net`.
+fn counter(space: &Space, file: &str, group: &str, name: &str) -> u64 {
+    let path = format!("/proc/thread-self/net/{file}");
+    let text = space.run(|| std::fs::read_to_string(path).unwrap());
+    let mut lines = text.lines().filter(|line| line.starts_with(group));
     let names = lines.next().unwrap().split_whitespace();
     let values = lines.next().unwrap().split_whitespace();
-    names
-        .zip(values)
-        .find(|(name, _)| *name == "RetransSegs")
-        .unwrap()
-        .1
-        .parse()
-        .unwrap()
+    let found = names.zip(values).find(|(found, _)| *found == name);
+    found.unwrap().1.parse().unwrap()
+}
+
+/// Attaches a UE by the relay in user space.
+pub(crate) fn attach(world: &World, interface: &str) -> TunRelay {
+    let relay = TunRelay::new(TunRelayConfig {
+        gre_protocol: 0,
+        tunnel_mtu: 1386,
+    });
+    world.ue.run(|| {
+        relay
+            .add(UeSession {
+                pdu_session: 5,
+                device: "uepdu5".into(),
+                address: PDU_ADDRESS,
+                mtu: 1358,
+                routes: vec!["198.18.0.0/24".parse().unwrap()],
+                default_qfi: QFI,
+                inner_local: UE_INNER,
+                up_address: N3IWF_INNER,
+                interface: Some(interface.into()),
+            })
+            .unwrap();
+    });
+    world
+        .ue
+        .ip(&["link", "set", "uepdu5", "txqueuelen", "10000"]);
+    relay
+}
+
+pub(crate) fn datagram(socket: &UdpSocket) -> Vec<u8> {
+    let mut room = vec![0; 65_536];
+    let len = socket.recv(&mut room).unwrap();
+    room.truncate(len);
+    room
+}
+
+pub(crate) fn raw(mut socket: &Socket) -> Vec<u8> {
+    let mut room = vec![0; 65_536];
+    let len = socket.read(&mut room).unwrap();
+    room.truncate(len);
+    room
+}
+
+/// An IPv4 UDP packet without a UDP checksum.
+pub(crate) fn pdu(from: Ipv4Addr, to: Ipv4Addr, len: usize) -> Vec<u8> {
+    let mut pdu = vec![0x45, 0];
+    pdu.extend((len as u16).to_be_bytes());
+    pdu.extend([0, 1, 0, 0, 64, 17, 0, 0]);
+    pdu.extend(from.octets());
+    pdu.extend(to.octets());
+    pdu.extend([0x1f, 0x40, 0x1f, 0x41]);
+    pdu.extend((len as u16 - 20).to_be_bytes());
+    pdu.extend([0, 0]);
+    pdu.resize(len, 0x5a);
+    pdu
+}
+
+pub(crate) fn uplink(qfi: u8, pdu: &[u8]) -> Vec<u8> {
+    let header = GreHeader {
+        qfi: Some(qfi),
+        rqi: false,
+    };
+    [&header.encode(0)[..], pdu].concat()
+}
+
+pub(crate) fn downlink(teid: u32, qfi: u8, pdu: &[u8]) -> Vec<u8> {
+    let container = PduSessionContainer {
+        direction: Direction::Downlink,
+        qfi,
+        rqi: true,
+    };
+    encode_g_pdu(teid, container, pdu).unwrap()
 }
