@@ -16,7 +16,11 @@ use crate::{artifacts, compiler, paths};
 use outcome::{Counts, Reader};
 
 /// Tests that run on the host, and whose outcome may depend on the kernel.
-const ALSO_IN_VM: &[(&str, &str)] = &[("n2", "lib"), ("dataplane", "bpf_native")];
+const ALSO_IN_VM: &[(&str, &str)] = &[
+    ("n2", "lib"),
+    ("dataplane", "bpf_native"),
+    ("dataplane", "relay_programs"),
+];
 /// Integration tests with this ending run on the kernels of the virtual
 /// machine; where the host lacks something they skip there.
 const KERNEL_TEST: &str = "_kernel";
