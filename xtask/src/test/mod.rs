@@ -67,6 +67,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
             "unit, vector, pair and namespace tests on this host",
             &mut on_host,
         );
+        stage(
+            "attach with the recording data plane on this host",
+            &mut scenarios::natively,
+        );
     }
     if args.no_vm {
         println!("\n== virtual machine: left out as asked for");
@@ -83,6 +87,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
         stage("end-to-end scenarios on Linux 6.12", &mut || {
             scenarios::run(kernel::Line::V6_12, &["--all"])
         });
+        stage(
+            "captures of both profiles, dissected",
+            &mut scenarios::captures,
+        );
         stage("attach on Linux 6.1", &mut || {
             scenarios::run(kernel::Line::V6_1, &["attach"])
         });
