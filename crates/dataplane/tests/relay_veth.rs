@@ -18,6 +18,7 @@ mod world;
 use std::{
     io::{Read, Write},
     net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream},
+    sync::atomic::Ordering::Relaxed,
     thread,
     time::{Duration, Instant},
 };
@@ -33,13 +34,16 @@ use socket2::{Domain, Socket, Type};
 use support::{is_root, object, skip};
 use world::{
     DL_TEID, HOST, N3IWF, N3IWF_INNER, PDU_ADDRESS, QFI, UL_TEID, Upf, World, attach, datagram,
-    downlink, pdu, raw, session, tcp_counters, uplink,
+    downlink, pdu, raw, retransmissions, session, uplink,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Less than the smallest socket buffer on the way, so that no packet is lost but by the relay.
 const WINDOW: usize = 96 << 10;
 const AMOUNT: usize = 64 << 20;
+/// Segments that may be sent again though nothing is lost: an emulated processor is late for a timer
+/// now and then.
+const LATE: u64 = 2;
 
 fn ready() -> bool {
     if !is_root() {
@@ -147,7 +151,7 @@ fn tcp_is_identical_both_ways_and_never_leaves_the_kernel() {
     }
     let relay = start(&world);
     let ue = attach(&world, "access");
-    let _upf = Upf::start(&world.core);
+    let upf = Upf::start(&world.core);
     for (direction, upload) in [("upload", true), ("download", false)] {
         let (at_ue, at_host) = connect(&world);
         let (from, to) = if upload {
@@ -161,16 +165,12 @@ fn tcp_is_identical_both_ways_and_never_leaves_the_kernel() {
             receive(&to);
         });
         let seconds = begin.elapsed().as_secs_f64();
-        let tcp = tcp_counters(&[&world.ue, &world.core]);
+        let again = retransmissions(&[&world.ue, &world.core]);
         println!(
-            "{direction}: 64 MiB in {seconds:.1} s, {:.0} Mbit/s, {} segments sent again, {} of \
-             them needlessly",
+            "{direction}: 64 MiB in {seconds:.1} s, {:.0} Mbit/s, {again} segments sent again",
             AMOUNT as f64 * 8e-6 / seconds,
-            tcp.again,
-            tcp.needless,
         );
-        // An emulated processor may be late for a timer; nothing was lost all the same.
-        assert_eq!(tcp.again, tcp.needless, "{direction}: lost on a clean link");
+        assert!(again <= LATE, "{direction}: {again} segments sent again");
     }
     let reading = relay.readings().remove(0);
     assert_eq!(reading.path, Path::Kernel);
@@ -179,6 +179,10 @@ fn tcp_is_identical_both_ways_and_never_leaves_the_kernel() {
         (reading.uplink, reading.downlink),
         (at_ue.uplink, at_ue.downlink)
     );
+    // Every packet that an end sent arrived at the other.
+    let [up, down] = &*upf.packets;
+    assert_eq!(reading.uplink.packets, up.load(Relaxed));
+    assert_eq!(reading.downlink.packets, down.load(Relaxed));
     assert!(reading.uplink.bytes > AMOUNT as u64 && reading.downlink.bytes > AMOUNT as u64);
     // Nothing of it was left to user space; ARP is "other".
     for reasons in relay.reasons().unwrap() {

@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread::JoinHandle,
     time::Duration,
@@ -128,6 +128,8 @@ pub(crate) fn session(interface: &str) -> AccessSession {
 
 /// A UPF of one session: a TUN device is its data network.
 pub(crate) struct Upf {
+    /// G-PDUs of the session that arrived, and that were sent.
+    pub(crate) packets: Arc<[AtomicU64; 2]>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -152,15 +154,18 @@ impl Upf {
         core.ip(&["link", "set", "dn", "up", "txqueuelen", "10000"]);
         core.ip(&["route", "add", "10.60.0.0/16", "dev", "dn"]);
         let stop = Arc::new(AtomicBool::new(false));
+        let packets = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
         let up = {
-            let (device, socket, stop) = (device.clone(), socket.clone(), stop.clone());
-            std::thread::spawn(move || to_network(&device, &socket, &stop))
+            let (device, socket) = (device.clone(), socket.clone());
+            let (stop, packets) = (stop.clone(), packets.clone());
+            std::thread::spawn(move || to_network(&device, &socket, &stop, &packets[0]))
         };
         let down = {
-            let stop = stop.clone();
-            std::thread::spawn(move || to_access(&device, &socket, &stop))
+            let (stop, packets) = (stop.clone(), packets.clone());
+            std::thread::spawn(move || to_access(&device, &socket, &stop, &packets[1]))
         };
         Self {
+            packets,
             stop,
             threads: vec![up, down],
         }
@@ -182,7 +187,7 @@ fn readable(fd: BorrowedFd<'_>) {
     let _ = poll(&mut fds, 50u8);
 }
 
-fn to_network(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool) {
+fn to_network(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool, count: &AtomicU64) {
     let mut room = vec![0; 65_536];
     while !stop.load(Relaxed) {
         match socket.recv(&mut room) {
@@ -191,6 +196,7 @@ fn to_network(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool) {
                     continue;
                 };
                 if message.header.kind == MessageType::GPdu && message.header.teid == UL_TEID {
+                    count.fetch_add(1, Relaxed);
                     let _ = device.send(message.payload);
                 }
             }
@@ -200,7 +206,7 @@ fn to_network(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool) {
     }
 }
 
-fn to_access(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool) {
+fn to_access(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool, count: &AtomicU64) {
     let container = PduSessionContainer {
         direction: Direction::Downlink,
         qfi: QFI,
@@ -210,6 +216,7 @@ fn to_access(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool) {
     while !stop.load(Relaxed) {
         match device.recv(&mut room) {
             Ok(len) => {
+                count.fetch_add(1, Relaxed);
                 let datagram = encode_g_pdu(DL_TEID, container, &room[..len]).unwrap();
                 while let Err(error) = socket.send_to(&datagram, (N3IWF, gtpu::PORT)) {
                     if error.kind() != io::ErrorKind::WouldBlock || stop.load(Relaxed) {
@@ -224,23 +231,10 @@ fn to_access(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool) {
     }
 }
 
-/// TCP's own counters in a namespace since it was made.
-pub(crate) struct TcpCounters {
-    /// Segments sent again.
-    pub(crate) again: u64,
-    /// Of those, the ones the peer had already: sent again by mistake (RFC 2883).
-    pub(crate) needless: u64,
-}
-
-pub(crate) fn tcp_counters(spaces: &[&Space]) -> TcpCounters {
-    let sum = |file: &str, group: &str, name: &str| -> u64 {
-        let of = |space: &&Space| counter(space, file, group, name);
-        spaces.iter().map(of).sum()
-    };
-    TcpCounters {
-        again: sum("snmp", "Tcp:", "RetransSegs"),
-        needless: sum("netstat", "TcpExt:", "TCPDSACKRecv"),
-    }
+/// TCP segments sent again in these namespaces since they were made.
+pub(crate) fn retransmissions(spaces: &[&Space]) -> u64 {
+    let of = |space: &&Space| counter(space, "snmp", "Tcp:", "RetransSegs");
+    spaces.iter().map(of).sum()
 }
 
 /// One number of a file below `/proc/net`.
