@@ -10,6 +10,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::table_ii::Frame;
+
 /// One IKE message of a capture.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IkeFrame {
@@ -29,6 +31,24 @@ pub struct IkeFrame {
     pub encapsulated: bool,
     /// The payload chain; with the right keys it goes on inside SK.
     pub payloads: Vec<PayloadSize>,
+}
+
+impl Frame for IkeFrame {
+    fn length(&self) -> usize {
+        self.length
+    }
+
+    fn exchange(&self) -> u8 {
+        self.exchange
+    }
+
+    fn message_id(&self) -> u32 {
+        self.message_id
+    }
+
+    fn is_response(&self) -> bool {
+        self.response
+    }
 }
 
 /// One payload and its size.
