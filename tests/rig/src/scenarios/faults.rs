@@ -199,10 +199,15 @@ pub(super) fn ue_killed(report: &mut Report, world: &mut World) -> Option<()> {
     )?;
     report.step("the UE is killed", || {
         world.start(Role::Ue)?;
+        // The AMF swallowed the fault's message: the UE has authenticated and waits.
         exec::wait_for("the attach under way", Duration::from_secs(20), || {
-            let status = control::n3iwf(world, "status")?;
-            Ok((number(&status, "/ues")? == 1).then_some(()))
+            let waiting = control::core(world, "faults")?;
+            Ok(waiting.as_array().is_some_and(Vec::is_empty).then_some(()))
         })?;
+        let ues = number(&control::n3iwf(world, "status")?, "/ues")?;
+        if ues != 1 {
+            bail!("{ues} UEs at the N3IWF");
+        }
         world.kill(Role::Ue)?;
         Ok(Finding::new("kill -9 during EAP-5G"))
     })?;
