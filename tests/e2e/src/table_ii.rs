@@ -73,7 +73,8 @@ pub struct Attach<'a, F>(Vec<(Row, &'a F)>);
 impl<'a, F: Frame> Attach<'a, F> {
     /// Picks the fourteen messages of the first attach out of a capture.
     ///
-    /// An error if one is missing, or was sent twice: sizes of a disturbed run say nothing.
+    /// A retransmission is the same message again and counts once. An error if one is missing, or
+    /// came again with another size.
     pub fn find(frames: &'a [F]) -> Result<Self> {
         let mut found = Vec::new();
         for (index, row) in ROWS.into_iter().enumerate() {
@@ -90,7 +91,11 @@ impl<'a, F: Frame> Attach<'a, F> {
             let Some(frame) = matching.next() else {
                 bail!("{} is missing", row.name);
             };
-            ensure!(matching.next().is_none(), "{} was sent again", row.name);
+            ensure!(
+                matching.all(|again| again.length() == frame.length()),
+                "{} was sent again with another size",
+                row.name
+            );
             found.push((row, frame));
         }
         Ok(Self(found))
@@ -219,7 +224,14 @@ mod tests {
         let whole = frames();
         let missing: Vec<IkeFrame> = whole.iter().skip(1).cloned().collect();
         assert!(Attach::find(&missing).is_err());
-        let twice: Vec<IkeFrame> = whole.iter().chain(&whole[3..4]).cloned().collect();
+        let mut twice: Vec<IkeFrame> = whole.iter().chain(&whole[3..4]).cloned().collect();
+        let total = Attach::find(&whole).unwrap().total();
+        assert_eq!(
+            Attach::find(&twice).unwrap().total(),
+            total,
+            "a retransmission"
+        );
+        twice[14].length += 1;
         assert!(Attach::find(&twice).is_err());
     }
 }
