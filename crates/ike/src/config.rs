@@ -13,18 +13,28 @@ use crate::{
     wire::{CfgAttribute, Identification, TrafficSelector},
 };
 
-/// How the keys of an IKE SA come about. More modes (Diffie-Hellman, hybrid) will join.
+/// How the keys of an IKE SA come about. More modes (hybrid) will join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Mode {
     /// QKD keys directly, without any key exchange method.
     Qkd(Profile),
+    /// A key exchange; AUTH with K_N3IWF alone (TS 24.502, TS 33.501): the 3GPP standard.
+    Psk,
+}
+
+impl Mode {
+    /// Whether its keys come from the QKD system.
+    pub const fn is_qkd(self) -> bool {
+        matches!(self, Self::Qkd(_))
+    }
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Qkd(profile) => write!(f, "qkd-{profile}"),
+            Self::Psk => f.write_str("psk"),
         }
     }
 }
@@ -48,6 +58,111 @@ impl fmt::Display for Profile {
     }
 }
 
+/// What becomes of an attach when QKD keys cannot be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum QkdPolicy {
+    /// No attach without QKD keys: other modes are neither offered nor accepted.
+    Require,
+    /// Modes with QKD keys before the others. When they fail, the others are tried in the open:
+    /// [`Event::ModeFallback`](crate::Event::ModeFallback) tells, and the SA shows its mode.
+    #[default]
+    Prefer,
+    /// Modes without QKD keys only.
+    Forbid,
+}
+
+impl QkdPolicy {
+    /// The modes this policy leaves, in the order it wants.
+    pub fn order(self, modes: &[Mode]) -> Vec<Mode> {
+        let (qkd, other): (Vec<Mode>, Vec<Mode>) = modes.iter().partition(|mode| mode.is_qkd());
+        match self {
+            Self::Require => qkd,
+            Self::Prefer => qkd.into_iter().chain(other).collect(),
+            Self::Forbid => other,
+        }
+    }
+}
+
+/// The configuration's words: `require-qkd`, `prefer-qkd`, `no-qkd`.
+impl fmt::Display for QkdPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Require => "require-qkd",
+            Self::Prefer => "prefer-qkd",
+            Self::Forbid => "no-qkd",
+        })
+    }
+}
+
+/// Key modes a responder accepts, and how it authenticates in those without a QKD key.
+#[derive(Debug, Clone, Default)]
+pub struct Acceptance {
+    /// Modes, best first. Empty: mode `qkd` in the profiles of [`ResponderConfig`].
+    pub modes: Vec<Mode>,
+    /// Which of them count.
+    pub policy: QkdPolicy,
+    /// Certificate and key for the first AUTH.
+    pub credential: Option<Credential>,
+    /// When the first AUTH is by certificate.
+    pub certificate: CertificateUse,
+}
+
+impl Acceptance {
+    pub(crate) fn modes(&self, config: &ResponderConfig) -> Vec<Mode> {
+        if self.modes.is_empty() {
+            config.profiles.iter().copied().map(Mode::Qkd).collect()
+        } else {
+            self.policy.order(&self.modes)
+        }
+    }
+}
+
+/// When a responder proves itself by certificate before EAP (TS 24.502 7.3.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CertificateUse {
+    /// When the initiator sent CERTREQ.
+    #[default]
+    WhenAsked,
+    /// In every attach.
+    Always,
+    /// Never: only AUTH with K_N3IWF after EAP.
+    Never,
+}
+
+/// A certificate and its private key.
+#[derive(Clone)]
+pub struct Credential {
+    /// The certificate.
+    pub certificate: Arc<Certificate>,
+    /// Its private key.
+    pub signer: Arc<RsaSigner>,
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential").finish_non_exhaustive()
+    }
+}
+
+/// Key modes an initiator offers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// Modes, best first. Empty: mode `qkd` in the profile of [`InitiatorConfig`].
+    pub modes: Vec<Mode>,
+    /// Which of them count, and whether others may follow when QKD keys cannot be had.
+    pub policy: QkdPolicy,
+}
+
+impl Offer {
+    pub(crate) fn modes(&self, config: &InitiatorConfig) -> Vec<Mode> {
+        if self.modes.is_empty() {
+            vec![Mode::Qkd(config.profile)]
+        } else {
+            self.policy.order(&self.modes)
+        }
+    }
+}
+
 /// Everything an [`Endpoint`](crate::Endpoint) is told at its creation.
 #[derive(Debug, Clone, Default)]
 pub struct EndpointConfig {
@@ -55,6 +170,8 @@ pub struct EndpointConfig {
     pub timing: Timing,
     /// The responder's side; without it IKE_SA_INIT requests are dropped.
     pub responder: Option<ResponderConfig>,
+    /// Key modes the responder accepts.
+    pub acceptance: Acceptance,
     /// Is told the keys of IKE SAs, for a dissector. `None` in service.
     pub key_log: Option<Arc<dyn KeyLog>>,
 }
@@ -121,7 +238,8 @@ pub struct ResponderConfig {
     pub identity: Identification,
     /// What the `paper` profile needs besides; without it that profile is refused.
     pub paper: Option<PaperResponder>,
-    /// Suites accepted for the IKE SA in the `native` profile, best first. (`paper` has exactly one.)
+    /// Suites accepted for the IKE SA, best first: in the `native` profile those without a key exchange method, in
+    /// mode `psk` those with one. (`paper` has exactly one.)
     pub ike_suites: Vec<IkeSuite>,
     /// Suites accepted for Child SAs in the `native` profile, best first. In mode `qkd` a Child SA uses a suite of
     /// the same kind (AEAD or not) as its IKE SA, since the keys of both are fetched before the child's suite is known.
@@ -151,9 +269,9 @@ impl fmt::Debug for PaperResponder {
     }
 }
 
-/// How the UE judges the certificate the N3IWF sends in the `paper` profile.
+/// How the UE judges the certificate the N3IWF sends in mode `psk` and in the `paper` profile.
 ///
-/// Whatever is chosen, the AUTH after EAP-Success proves the QKD keys and the subscription.
+/// Whatever is chosen, the AUTH after EAP-Success proves the subscription, and in `paper` the QKD keys.
 #[derive(Clone, Default)]
 pub enum PeerCertificate {
     /// Neither certificate nor signature is looked at, as stock free5GC UEs do.
@@ -161,6 +279,7 @@ pub enum PeerCertificate {
     Ignore,
     /// The certificate has to be one of these, or be issued directly by one of them for the peer's IDr, and the
     /// signature has to be its. Validity periods are the caller's to check: the engine has no calendar.
+    /// In mode `psk` the certificate is asked for with CERTREQ; an answer without one is refused.
     Trusted(Vec<Arc<Certificate>>),
 }
 
@@ -186,9 +305,10 @@ pub struct InitiatorConfig {
     pub identity: Identification,
     /// When given, the N3IWF's IDr has to be this.
     pub peer_identity: Option<Identification>,
-    /// How to judge the certificate of the `paper` profile.
+    /// How to judge the N3IWF's certificate.
     pub peer_certificate: PeerCertificate,
-    /// Suites offered for the IKE SA in the `native` profile, best first. (`paper` has exactly one.)
+    /// Suites offered for the IKE SA, best first: in the `native` profile those without a key exchange method, in
+    /// mode `psk` those with one. (`paper` has exactly one.)
     pub ike_suites: Vec<IkeSuite>,
     /// Suites offered for the signalling Child SA, and accepted for later ones, in the `native` profile, best first.
     pub esp_suites: Vec<EspSuite>,

@@ -9,13 +9,13 @@ use rand_core::CryptoRng;
 
 use self::dispatch::Limiter;
 use crate::{
-    config::{EndpointConfig, InitiatorConfig},
+    config::{EndpointConfig, InitiatorConfig, Offer},
     crypto::cookie::CookieJar,
     event::{
         ChildAnswer, ChildId, CommandError, EapSuccess, Event, KeyRequestId, NewChild, Path,
         QkdFailure, SaId, Transmit,
     },
-    sa::{Cx, Ghost, Ids, Sa, lose_unclaimed, window::RequestDigest},
+    sa::{Cx, Ghost, Ids, Sa, SpiChange, lose_unclaimed, window::RequestDigest},
     status::SaStatus,
     time::Instant,
     wire::{Notify, NotifyType},
@@ -77,8 +77,20 @@ impl Endpoint {
     ///
     /// `path.local` has to be the address the peer sees when there is no NAT, not an unspecified one.
     pub fn initiate(&mut self, now: Instant, path: Path, config: InitiatorConfig) -> SaId {
+        self.initiate_with(now, path, config, Offer::default())
+    }
+
+    /// The same, with a choice of key modes.
+    pub fn initiate_with(
+        &mut self,
+        now: Instant,
+        path: Path,
+        config: InitiatorConfig,
+        offer: Offer,
+    ) -> SaId {
         self.advance(now);
-        let sa = Sa::initiate(&mut self.cx(), path, config);
+        let modes = offer.modes(&config);
+        let sa = Sa::initiate(&mut self.cx(), path, config, modes);
         self.insert(sa)
     }
 
@@ -255,7 +267,6 @@ impl Endpoint {
 
     fn insert(&mut self, sa: Sa) -> SaId {
         let id = sa.id;
-        self.by_spi.insert(sa.own_spi(), id);
         self.half_open += usize::from(sa.is_half_open());
         self.sas.insert(id, Box::new(sa));
         self.settle(id);
@@ -284,9 +295,15 @@ impl Endpoint {
 
     /// Turns a closed SA into its ghost, and arms the timer of a living one.
     fn settle(&mut self, id: SaId) {
-        let Some(sa) = self.sas.get(&id) else {
+        let Some(sa) = self.sas.get_mut(&id) else {
             return;
         };
+        for change in sa.spi_changes.drain(..) {
+            match change {
+                SpiChange::Taken(spi) => self.by_spi.insert(spi, id),
+                SpiChange::Free(spi) => self.by_spi.remove(&spi),
+            };
+        }
         if !sa.is_closed() {
             return self.arm(
                 id,

@@ -5,6 +5,7 @@ use std::{fmt, net::SocketAddr};
 use keys::{KeyId, SaeId, Secret};
 
 use crate::{
+    config::Mode,
     crypto::{DirectionKeys, EspSuite},
     wire::{CfgAttribute, Identification, Notify, NotifyType, TrafficSelector},
 };
@@ -398,6 +399,18 @@ pub enum Event {
         sa: SaId,
         /// The new path.
         path: Path,
+    },
+    /// Initiator with [`QkdPolicy::Prefer`](crate::QkdPolicy::Prefer): the modes tried so far failed, and a fresh
+    /// IKE_SA_INIT offers the others.
+    ModeFallback {
+        /// The IKE SA.
+        sa: SaId,
+        /// The modes offered before.
+        from: Vec<Mode>,
+        /// The modes offered now.
+        to: Vec<Mode>,
+        /// Why. Not authenticated, when it is the peer's word.
+        reason: CloseReason,
     },
     /// Nothing of the IKE SA is left. The last event of every [`SaId`], but for [`Event::KeyFate`] of keys provided later.
     Closed {

@@ -30,8 +30,8 @@ mod status;
 mod time;
 
 pub use config::{
-    CookiePolicy, EndpointConfig, InitiatorConfig, Mode, PaperResponder, PeerCertificate, Profile,
-    ResponderConfig, Timing,
+    Acceptance, CertificateUse, CookiePolicy, Credential, EndpointConfig, InitiatorConfig, Mode,
+    Offer, PaperResponder, PeerCertificate, Profile, QkdPolicy, ResponderConfig, Timing,
 };
 pub use endpoint::Endpoint;
 pub use event::{

@@ -191,7 +191,7 @@ impl Endpoint {
         if self.half_open >= config.half_open_limit {
             return Ok(None);
         }
-        InitRequest::read(config, payloads).map(Some)
+        InitRequest::read(config, &self.config.acceptance, payloads, &mut *self.rng).map(Some)
     }
 
     fn rotate_cookies(&mut self) {

@@ -1,15 +1,15 @@
 //! AUTH payloads: what is signed with what, at which point (RFC 7296 2.15, 2.16).
 //!
-//! | AUTH | `native` | `paper` |
-//! |---|---|---|
-//! | responder's first | method 2 with `K_auth` | method 1, RSA with SHA-1 |
-//! | after EAP-Success, both | method 2 with `prf(K_auth, K_N3IWF)` | the same |
+//! | AUTH | `native` | `paper` | mode `psk` |
+//! |---|---|---|---|
+//! | responder's first | method 2 with `K_auth` | method 1, RSA with SHA-1 | none, or method 1 when asked |
+//! | after EAP-Success, both | method 2 with `prf(K_auth, K_N3IWF)` | the same | method 2 with `K_N3IWF` |
 
 use keys::Secret;
 
 use super::{Cx, Sa, keys::AuthKeys};
 use crate::{
-    config::{PeerCertificate, Profile},
+    config::{CertificateUse, Mode, PeerCertificate, Profile},
     crypto::{
         auth::{Signed, shared_key, signed_octets, verify_shared_key},
         qkd::final_secret,
@@ -17,6 +17,16 @@ use crate::{
     },
     wire::{AuthMethod, CertEncoding, Payload},
 };
+
+impl AuthKeys {
+    /// The secret of AUTH after EAP-Success.
+    fn final_secret(&self, msk: &Secret) -> Secret {
+        match &self.k_auth {
+            Some(k_auth) => final_secret(self.prf, k_auth, msk),
+            None => msk.duplicate(),
+        }
+    }
+}
 
 impl Sa {
     fn auth_keys(&self) -> Option<&AuthKeys> {
@@ -68,22 +78,33 @@ impl Sa {
         }
     }
 
-    /// The responder's first AUTH, with its certificate if there is one.
-    pub(super) fn own_first_auth(&self, cx: &mut Cx<'_>) -> Option<Vec<Payload>> {
+    /// The responder's first AUTH, with its certificate if there is one. Empty: the mode goes without.
+    pub(super) fn own_first_auth(&self, cx: &mut Cx<'_>, asked: bool) -> Option<Vec<Payload>> {
         let keys = self.auth_keys()?;
         let octets = self.responder_octets()?;
-        if self.profile == Profile::Native {
-            return Some(vec![Payload::Auth {
-                method: AuthMethod::SHARED_KEY,
-                data: shared_key(keys.prf, &keys.k_auth, &octets),
-            }]);
-        }
-        let paper = cx.config.responder.as_ref()?.paper.as_ref()?;
-        let data = paper.signer.sign(&octets, cx.rng).ok()?;
+        let acceptance = &cx.config.acceptance;
+        let (certificate, signer) = match self.mode {
+            Mode::Qkd(Profile::Native) => {
+                return Some(vec![Payload::Auth {
+                    method: AuthMethod::SHARED_KEY,
+                    data: shared_key(keys.prf, keys.k_auth.as_ref()?, &octets),
+                }]);
+            }
+            Mode::Qkd(Profile::Paper) => {
+                let paper = cx.config.responder.as_ref()?.paper.as_ref()?;
+                (&paper.certificate, &paper.signer)
+            }
+            Mode::Psk => match (&acceptance.credential, acceptance.certificate) {
+                (Some(own), CertificateUse::Always) => (&own.certificate, &own.signer),
+                (Some(own), CertificateUse::WhenAsked) if asked => (&own.certificate, &own.signer),
+                _ => return Some(Vec::new()),
+            },
+        };
+        let data = signer.sign(&octets, cx.rng).ok()?;
         Some(vec![
             Payload::Cert {
                 encoding: CertEncoding::X509_SIGNATURE,
-                data: paper.certificate.der().to_vec(),
+                data: certificate.der().to_vec(),
             },
             Payload::Auth {
                 method: AuthMethod::RSA,
@@ -97,11 +118,14 @@ impl Sa {
         let (Some(keys), Some(octets)) = (self.auth_keys(), self.responder_octets()) else {
             return false;
         };
+        let Some(k_auth) = &keys.k_auth else {
+            return false;
+        };
         method == AuthMethod::SHARED_KEY
-            && verify_shared_key(keys.prf, &keys.k_auth, &octets, data).is_ok()
+            && verify_shared_key(keys.prf, k_auth, &octets, data).is_ok()
     }
 
-    /// Whether the responder's first AUTH (`paper`) is by a certificate that is trusted for its identity.
+    /// Whether the responder's first AUTH is by a certificate that is trusted for its identity.
     pub(super) fn verify_certificate(
         &self,
         judge: &PeerCertificate,
@@ -132,7 +156,7 @@ impl Sa {
     pub(super) fn own_final_auth(&self, msk: &Secret) -> Option<Payload> {
         let keys = self.auth_keys()?;
         let octets = self.octets_of(self.initiator)?;
-        let secret = final_secret(keys.prf, &keys.k_auth, msk);
+        let secret = keys.final_secret(msk);
         Some(Payload::Auth {
             method: AuthMethod::SHARED_KEY,
             data: shared_key(keys.prf, &secret, &octets),
@@ -144,7 +168,7 @@ impl Sa {
         let (Some(keys), Some(octets)) = (self.auth_keys(), self.octets_of(!self.initiator)) else {
             return false;
         };
-        let secret = final_secret(keys.prf, &keys.k_auth, msk);
+        let secret = keys.final_secret(msk);
         method == AuthMethod::SHARED_KEY
             && verify_shared_key(keys.prf, &secret, &octets, data).is_ok()
     }

@@ -27,6 +27,8 @@ pub(super) struct AuthR {
     /// Attributes of CFG_REQUEST, from whichever request had it.
     wanted: Vec<CfgAttribute>,
     success: Option<EapSuccess>,
+    /// Whether CERTREQ came.
+    asked: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,6 +65,7 @@ impl Sa {
             answer: Err(NotifyType::NO_PROPOSAL_CHOSEN),
             wanted: Vec::new(),
             success: None,
+            asked: false,
         }));
     }
 
@@ -119,13 +122,15 @@ impl Sa {
         let mut offer = None;
         let mut ts_i = None;
         let mut ts_r = None;
+        let mut asked = false;
         for payload in payloads {
             match payload {
+                Payload::CertReq { .. } => asked = true,
                 Payload::IdI(id) => identity = Some(id),
                 Payload::Sa(sa) => offer = Some(sa),
                 Payload::TsI(list) => ts_i = Some(list),
                 Payload::TsR(list) => ts_r = Some(list),
-                // AUTH here is a request for authentication without EAP, which mode `qkd` does not have.
+                // AUTH here is a request for authentication without EAP, which no mode here has.
                 Payload::Auth { .. } => {
                     return Err(Denial::fatal(
                         NotifyType::AUTHENTICATION_FAILED,
@@ -153,6 +158,7 @@ impl Sa {
             Err(kind) => auth.answer = Err(kind),
         }
         auth.step = Step::First;
+        auth.asked = asked;
         let configuration = auth.wanted.clone();
         self.remote_id = Some(identity.clone());
         cx.events.push_back(Event::EapBegin {
@@ -236,8 +242,9 @@ impl Sa {
         };
         match auth.step {
             Step::First => {
+                let asked = auth.asked;
                 let mut payloads = vec![Payload::IdR(self.local_id.clone()?)];
-                match self.own_first_auth(cx) {
+                match self.own_first_auth(cx, asked) {
                     Some(proof) => payloads.extend(proof),
                     None => {
                         self.finish(cx, CloseReason::Unsendable);

@@ -5,7 +5,7 @@ use keys::{KeyId, QkdKey};
 use super::{Command, Cx, Phase, Sa, keys as key_material};
 use crate::{
     config::Profile,
-    crypto::{EspSuite, qkd as schedule},
+    crypto::{EspSuite, keymat, qkd as schedule},
     event::{ChildFailure, ChildId, ChildSa, Event, KeyRequestId, QkdFailure},
     time::Instant,
     wire::{
@@ -142,24 +142,26 @@ impl Sa {
     }
 
     fn compose(&mut self, id: ChildId) -> Option<ChildSa> {
+        let qkd = self.mode.is_qkd();
         let child = self.children.get_mut(&id)?;
-        let keys = child.keys.take()?;
         let suite = child.suite?;
-        let secrets = keys.into_iter().map(|key| key.secret).collect();
-        let (spi_ue, spi_n3iwf) = match self.initiator {
-            true => (child.spi_in, child.spi_out),
-            false => (child.spi_out, child.spi_in),
+        let (ni, nr) = (&child.nonce_i, &child.nonce_r);
+        let (keys, first_is_ours) = if qkd {
+            let secrets = child.keys.take()?.into_iter().map(|key| key.secret);
+            let (spi_ue, spi_n3iwf) = match self.initiator {
+                true => (child.spi_in, child.spi_out),
+                false => (child.spi_out, child.spi_in),
+            };
+            let keys =
+                schedule::child_keys(&suite, secrets.collect(), ni, nr, spi_ue, spi_n3iwf).ok()?;
+            (keys, self.initiator)
+        } else {
+            let sk_d = self.crypt.as_ref()?.sk_d.as_ref()?;
+            let prf = self.suite?.prf;
+            let keys = keymat::child_keys(prf, &suite, sk_d, &[], ni, nr).ok()?;
+            (keys, child.ours)
         };
-        let keys = schedule::child_keys(
-            &suite,
-            secrets,
-            &child.nonce_i,
-            &child.nonce_r,
-            spi_ue,
-            spi_n3iwf,
-        )
-        .ok()?;
-        let (keys_in, keys_out) = match self.initiator {
+        let (keys_in, keys_out) = match first_is_ours {
             true => (keys.second, keys.first),
             false => (keys.first, keys.second),
         };

@@ -44,7 +44,7 @@ impl Sa {
         child.ts_local = new.ts_local;
         child.ts_remote = new.ts_remote;
         child.own_notifies = new.notifies;
-        if self.is_master() {
+        if self.mode.is_qkd() && self.is_master() {
             match self.user_keys.take() {
                 Some(keys) => child.give_keys(keys),
                 None => child.state = self.allocate(cx),
@@ -182,7 +182,8 @@ impl Sa {
 
     /// Sends the CREATE_CHILD_SA request.
     pub(super) fn send_child_request(&mut self, cx: &mut Cx<'_>, id: ChildId) {
-        let nonce = key_material::child_nonce_len(self.profile).map(|len| cx.random(len));
+        let profile = self.profile();
+        let nonce = key_material::child_nonce_len(profile).map(|len| cx.random(len));
         let suites = &self.esp_suites;
         let Some(child) = self.children.get_mut(&id) else {
             self.current = None;
@@ -199,7 +200,7 @@ impl Sa {
             Payload::TsR(child.ts_remote.clone()),
         ]);
         payloads.extend(child.own_notifies.iter().cloned().map(Payload::Notify));
-        payloads.extend(child.key_notify(self.profile));
+        payloads.extend(child.key_notify(profile));
         self.request(cx, ExchangeType::CreateChildSa, &payloads);
     }
 
@@ -233,10 +234,10 @@ impl Sa {
             Payload::Nonce(nonce) => Some(nonce.clone()),
             _ => None,
         });
-        if key_material::child_nonce_len(self.profile).is_some() && nonce.is_none() {
+        if key_material::child_nonce_len(self.profile()).is_some() && nonce.is_none() {
             return Err(ChildFailure::InvalidAnswer("no Nonce"));
         }
-        let source = match self.is_master() {
+        let source = match self.is_master() || !self.mode.is_qkd() {
             true => None,
             false => Some(self.named_keys(cx, payloads)?),
         };

@@ -44,7 +44,7 @@ impl Sa {
         let (Some(offer), Some(ts_i), Some(ts_r), false) = (offer, ts_i, ts_r, rekey) else {
             return Err(deny(NotifyType::NO_ADDITIONAL_SAS));
         };
-        let own_nonce = match (key_material::child_nonce_len(self.profile), &nonce) {
+        let own_nonce = match (key_material::child_nonce_len(self.profile()), &nonce) {
             (Some(_), None) => return Err(Denial::syntax("CREATE_CHILD_SA without a Nonce")),
             (Some(len), Some(_)) => cx.random(len),
             (None, _) => Vec::new(),
@@ -58,7 +58,7 @@ impl Sa {
             return Err(deny(NotifyType::TS_UNACCEPTABLE));
         }
         let named = find_notify(payloads, NotifyType::QKD_KEY_IDS);
-        if !self.is_master() {
+        if self.mode.is_qkd() && !self.is_master() {
             let usable = match named {
                 Some(notify) => QkdKeyIds::from_data(&notify.data).is_ok(),
                 None => self.user_keys.is_some(),
@@ -120,6 +120,10 @@ impl Sa {
             }
             Ok(answer) => {
                 child.own_notifies = answer.notifies;
+                if !self.mode.is_qkd() {
+                    self.install_child(cx, id);
+                    return self.pump(cx);
+                }
                 let named = child.named.take();
                 let source = match (master, named) {
                     (false, Some(notify)) => self.named_keys(cx, &[notify.into()]),
@@ -161,6 +165,7 @@ impl Sa {
     /// Answers the peer: the Child SA is installed here.
     pub(super) fn grant_child(&mut self, cx: &mut Cx<'_>, id: ChildId) {
         self.answering = None;
+        let profile = self.profile();
         let Some(child) = self.children.get_mut(&id) else {
             return;
         };
@@ -173,7 +178,7 @@ impl Sa {
             Payload::TsR(child.ts_local.clone()),
         ]);
         payloads.extend(child.own_notifies.iter().cloned().map(Payload::Notify));
-        payloads.extend(child.key_notify(self.profile));
+        payloads.extend(child.key_notify(profile));
         self.respond(cx, &payloads);
     }
 }

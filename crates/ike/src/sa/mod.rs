@@ -40,7 +40,7 @@ pub(crate) use self::{
     ledger::lose_unclaimed,
 };
 use crate::{
-    config::{EndpointConfig, Profile},
+    config::{EndpointConfig, Mode, Profile},
     crypto::{EspSuite, IkeSuite},
     event::{ChildFailure, ChildId, CloseReason, Event, KeyRequestId, Path, QkdFailure, SaId},
     time::Instant,
@@ -87,6 +87,13 @@ struct Transcript {
     nonce_r: Vec<u8>,
 }
 
+/// An SPI of ours that messages of this SA carry from now on, or no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SpiChange {
+    Taken(u64),
+    Free(u64),
+}
+
 /// One IKE SA.
 pub(crate) struct Sa {
     pub(crate) id: SaId,
@@ -96,7 +103,10 @@ pub(crate) struct Sa {
     path: Path,
     nat_local: bool,
     nat_remote: bool,
-    profile: Profile,
+    /// Before the answer to IKE_SA_INIT: the best of those offered.
+    mode: Mode,
+    /// For the endpoint, to be taken up after every call.
+    pub(crate) spi_changes: Vec<SpiChange>,
     created: Instant,
     established: Option<Instant>,
     phase: Phase,
@@ -152,7 +162,7 @@ impl Denial {
 }
 
 impl Sa {
-    fn new(cx: &mut Cx<'_>, initiator: bool, path: Path, profile: Profile) -> Self {
+    fn new(cx: &mut Cx<'_>, initiator: bool, path: Path, mode: Mode) -> Self {
         let spi = cx.ike_spi();
         Self {
             id: cx.ids.sa(),
@@ -162,7 +172,8 @@ impl Sa {
             path,
             nat_local: false,
             nat_remote: false,
-            profile,
+            mode,
+            spi_changes: vec![SpiChange::Taken(spi)],
             created: cx.now,
             established: None,
             phase: Phase::Gone,
@@ -213,6 +224,14 @@ impl Sa {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// The wire form: that of mode `qkd`, and the `native` one elsewhere.
+    fn profile(&self) -> Profile {
+        match self.mode {
+            Mode::Qkd(profile) => profile,
+            _ => Profile::Native,
+        }
     }
 
     fn is_established(&self) -> bool {

@@ -57,6 +57,9 @@ impl Sa {
         if let Phase::InitSent(init) = &self.phase
             && let Some(reason) = init.grace_over(cx.now)
         {
+            if self.fall_back(cx, &reason) {
+                return;
+            }
             return self.finish(cx, reason);
         }
         match self.requests.tick(cx.now, timing) {
@@ -71,6 +74,9 @@ impl Sa {
                     Phase::Deleting => CloseReason::Local,
                     _ => CloseReason::PeerDead,
                 };
+                if self.fall_back(cx, &reason) {
+                    return;
+                }
                 return self.finish(cx, reason);
             }
         }

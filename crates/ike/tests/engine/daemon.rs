@@ -70,6 +70,12 @@ impl World {
                 assert!(record.requests.insert(*request), "asked twice");
                 record.keys_needed += 1;
             }
+            Event::ModeFallback {
+                from, to, reason, ..
+            } => {
+                let step = (from.clone(), to.clone(), reason.clone());
+                record.fallbacks.push(step);
+            }
             Event::PathChanged { path, .. } => record.paths.push(*path),
             Event::EapBegin { .. } => record.eap_begins += 1,
             Event::EapFailure { .. } => record.eap_failures += 1,

@@ -15,6 +15,7 @@ mod exchange;
 mod forged;
 mod fuzzed;
 mod kme;
+mod modes;
 mod nat;
 mod record;
 mod rng;

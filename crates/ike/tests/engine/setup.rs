@@ -6,10 +6,10 @@ use std::{
 };
 
 use ike::{
-    CookiePolicy, EndpointConfig, InitiatorConfig, NewChild, PaperResponder, Path, PeerCertificate,
-    Profile, ResponderConfig,
+    Acceptance, CertificateUse, CookiePolicy, Credential, EndpointConfig, InitiatorConfig, Mode,
+    NewChild, Offer, PaperResponder, Path, PeerCertificate, Profile, QkdPolicy, ResponderConfig,
     crypto::{
-        AesBits, Encr, EspSuite, IkeSuite, Integ, Prf,
+        AesBits, Encr, EspSuite, IkeSuite, Integ, KeMethod, KeyExchange, Prf,
         rsa::{Certificate, RsaSigner},
     },
     wire::{CfgAttribute, CfgAttributeType, Identification, Notify, NotifyType, TrafficSelector},
@@ -44,6 +44,57 @@ pub(crate) const CBC_ESP: EspSuite = EspSuite {
     integ: Some(Integ::HmacSha2_256_128),
     esn: false,
 };
+
+pub(crate) const fn exchange(method: KeMethod) -> IkeSuite {
+    IkeSuite {
+        ke: Some(KeyExchange::single(method)),
+        ..GCM_IKE
+    }
+}
+
+/// Suites of both kinds, for a choice of modes.
+pub(crate) fn all_suites() -> Vec<IkeSuite> {
+    vec![
+        GCM_IKE,
+        CBC_IKE,
+        exchange(KeMethod::Curve25519),
+        exchange(KeMethod::Ecp256),
+    ]
+}
+
+/// An N3IWF that accepts these modes.
+pub(crate) fn accepting(modes: &[Mode], policy: QkdPolicy) -> EndpointConfig {
+    let (certificate, signer) = rsa();
+    EndpointConfig {
+        responder: Some(ResponderConfig {
+            ike_suites: all_suites(),
+            ..responder()
+        }),
+        acceptance: Acceptance {
+            modes: modes.to_vec(),
+            policy,
+            credential: Some(Credential {
+                certificate,
+                signer,
+            }),
+            certificate: CertificateUse::WhenAsked,
+        },
+        ..EndpointConfig::default()
+    }
+}
+
+/// A UE with suites for every mode.
+pub(crate) fn choosy() -> InitiatorConfig {
+    InitiatorConfig {
+        ike_suites: all_suites(),
+        ..native()
+    }
+}
+
+pub(crate) fn offering(modes: &[Mode], policy: QkdPolicy) -> Offer {
+    let modes = modes.to_vec();
+    Offer { modes, policy }
+}
 
 pub(crate) fn ue_path() -> Path {
     Path {
