@@ -170,6 +170,8 @@ pub struct EndpointConfig {
     pub timing: Timing,
     /// The responder's side; without it IKE_SA_INIT requests are dropped.
     pub responder: Option<ResponderConfig>,
+    /// When Child SAs and IKE SAs are rekeyed by this side.
+    pub lifetimes: Lifetimes,
     /// Key modes the responder accepts.
     pub acceptance: Acceptance,
     /// Is told the keys of IKE SAs, for a dissector. `None` in service.
@@ -214,6 +216,38 @@ impl Default for Timing {
             local_answer: Duration::from_secs(60),
         }
     }
+}
+
+/// When this side rekeys. Nothing is negotiated: each side has its own (RFC 7296 2.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Of Child SAs; `None`: by command or by the peer only.
+    pub child: Option<Lifetime>,
+    /// Of IKE SAs; `None`: by command or by the peer only.
+    pub ike: Option<Lifetime>,
+    /// Wait before a rekey that failed is tried again, until the hard lifetime.
+    pub retry: Duration,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self {
+            child: None,
+            ike: None,
+            retry: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The life of one SA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Rekeyed at this age,
+    pub soft: Duration,
+    /// or up to this much earlier, by chance, so that the two ends seldom do it at once.
+    pub jitter: Duration,
+    /// Deleted at this age.
+    pub hard: Duration,
 }
 
 /// When a sender of IKE_SA_INIT has to return a COOKIE first (RFC 7296 2.6).

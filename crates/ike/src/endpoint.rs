@@ -77,7 +77,7 @@ impl Endpoint {
     ///
     /// `path.local` has to be the address the peer sees when there is no NAT, not an unspecified one.
     pub fn initiate(&mut self, now: Instant, path: Path, config: InitiatorConfig) -> SaId {
-        self.initiate_with(now, path, config, Offer::default())
+        self.initiate_with(now, path, config, &Offer::default())
     }
 
     /// The same, with a choice of key modes.
@@ -86,7 +86,7 @@ impl Endpoint {
         now: Instant,
         path: Path,
         config: InitiatorConfig,
-        offer: Offer,
+        offer: &Offer,
     ) -> SaId {
         self.advance(now);
         let modes = offer.modes(&config);
@@ -212,6 +212,19 @@ impl Endpoint {
     ) {
         self.advance(now);
         self.with(sa, |sa, cx| sa.answer_child(cx, child, answer));
+    }
+
+    /// Replaces a Child SA by a fresh one for the same traffic; its identifier is given back. For expire events of a
+    /// kernel; [`Lifetimes`](crate::Lifetimes) do the same by time.
+    pub fn rekey_child(
+        &mut self,
+        now: Instant,
+        sa: SaId,
+        child: ChildId,
+    ) -> Result<ChildId, CommandError> {
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.rekey_child(cx, child))
+            .unwrap_or(Err(CommandError::UnknownSa))
     }
 
     /// Deletes a Child SA. [`Event::ChildDown`] comes when the peer has confirmed.

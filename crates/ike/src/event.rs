@@ -181,6 +181,9 @@ pub struct ChildSa {
     pub notifies: Vec<Notify>,
     /// The QKD keys in it.
     pub key_ids: Vec<KeyId>,
+    /// The Child SA it takes over from, in a rekey: the same token, the same traffic. Both carry packets until
+    /// the old one's [`Event::ChildDown`].
+    pub replaces: Option<ChildId>,
 }
 
 impl fmt::Debug for ChildSa {
@@ -272,6 +275,8 @@ pub enum ChildFailure {
     InstallFailed,
     /// The IKE SA is closing, or this side's daemon refused.
     Abandoned,
+    /// In a rekey: the peer rekeyed at the same time, and its SA stays (RFC 7296 2.8.1).
+    Superseded,
 }
 
 /// What an endpoint reports. Drain with [`Endpoint::poll_event`](crate::Endpoint::poll_event) after every call.
@@ -366,6 +371,26 @@ pub enum Event {
         child: ChildId,
         /// The caller's token, 0 for others.
         token: u64,
+        /// Why.
+        reason: ChildFailure,
+    },
+    /// A rekey has got so far that packets are to leave through `to` (RFC 7296 2.8): for whoever began it when both
+    /// ends have it, for the other end when the old one is deleted.
+    ChildSwitched {
+        /// The IKE SA.
+        sa: SaId,
+        /// The old Child SA.
+        from: ChildId,
+        /// The new one.
+        to: ChildId,
+    },
+    /// A rekey failed; `child` goes on, and the rekey is tried again if it was due by lifetime. The data plane holds
+    /// nothing of what was to replace it.
+    ChildRekeyFailed {
+        /// The IKE SA.
+        sa: SaId,
+        /// The Child SA that was to be replaced.
+        child: ChildId,
         /// Why.
         reason: ChildFailure,
     },
@@ -473,6 +498,9 @@ pub enum CommandError {
     /// The IKE SA is not established yet, or is closing.
     #[error("the IKE SA is not established")]
     NotEstablished,
+    /// Not in this mode or profile.
+    #[error("not in this key mode")]
+    NotInThisMode,
     /// There is no such Child SA, or it is in another state.
     #[error("no such Child SA")]
     UnknownChild,

@@ -30,8 +30,9 @@ mod status;
 mod time;
 
 pub use config::{
-    Acceptance, CertificateUse, CookiePolicy, Credential, EndpointConfig, InitiatorConfig, Mode,
-    Offer, PaperResponder, PeerCertificate, Profile, QkdPolicy, ResponderConfig, Timing,
+    Acceptance, CertificateUse, CookiePolicy, Credential, EndpointConfig, InitiatorConfig,
+    Lifetime, Lifetimes, Mode, Offer, PaperResponder, PeerCertificate, Profile, QkdPolicy,
+    ResponderConfig, Timing,
 };
 pub use endpoint::Endpoint;
 pub use event::{

@@ -173,7 +173,7 @@ impl Sa {
     /// Takes over the path of an authenticated message: freely until established (the initiator floats to
     /// port 4500), later only of a peer behind a NAT (RFC 7296 2.23).
     pub(super) fn follow(&mut self, cx: &mut Cx<'_>, path: Path, response: bool) {
-        if self.initiator || response || path == self.path {
+        if self.ue || response || path == self.path {
             return;
         }
         match self.phase {

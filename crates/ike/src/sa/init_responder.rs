@@ -90,7 +90,7 @@ impl InitRequest {
             match payload {
                 Payload::Sa(sa) if proposals.is_none() => proposals = Some(sa),
                 Payload::Ke { method, data } if ke.is_none() => {
-                    ke = Some((*method, data.as_slice()))
+                    ke = Some((*method, data.as_slice()));
                 }
                 _ => {}
             }

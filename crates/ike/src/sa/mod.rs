@@ -14,6 +14,8 @@ mod init_initiator;
 mod init_responder;
 mod keys;
 mod ledger;
+mod lifetime;
+mod rekey;
 mod selectors;
 mod status;
 mod timers;
@@ -97,6 +99,9 @@ pub(crate) enum SpiChange {
 /// One IKE SA.
 pub(crate) struct Sa {
     pub(crate) id: SaId,
+    /// The role in the first IKE SA: the UE. The other end is master of the QKD keys.
+    ue: bool,
+    /// The role in the current IKE SA, which whoever rekeys takes over.
     initiator: bool,
     spi_i: u64,
     spi_r: u64,
@@ -166,6 +171,7 @@ impl Sa {
         let spi = cx.ike_spi();
         Self {
             id: cx.ids.sa(),
+            ue: initiator,
             initiator,
             spi_i: if initiator { spi } else { 0 },
             spi_r: if initiator { 0 } else { spi },

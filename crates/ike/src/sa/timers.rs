@@ -34,6 +34,7 @@ impl Sa {
             self.requests.due(),
             liveness,
             keepalive,
+            self.next_lifetime(),
         ]
         .into_iter()
         .flatten()
@@ -41,7 +42,7 @@ impl Sa {
     }
 
     pub(super) fn sends_keepalives(&self) -> bool {
-        self.initiator && self.nat_local && self.crypt.is_some()
+        self.ue && self.nat_local && self.crypt.is_some()
     }
 
     pub(crate) fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
@@ -80,6 +81,8 @@ impl Sa {
                 return self.finish(cx, reason);
             }
         }
+        self.lifetimes_over(cx);
+        let timing = &cx.config.timing;
         if let Some(interval) = timing.dpd_interval
             && self.is_established()
             && self.last_heard + interval <= cx.now

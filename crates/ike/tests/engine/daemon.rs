@@ -70,6 +70,13 @@ impl World {
                 assert!(record.requests.insert(*request), "asked twice");
                 record.keys_needed += 1;
             }
+            Event::ChildSwitched { from, to, .. } => {
+                assert!(record.installed.contains_key(to), "switched to nothing");
+                record.switched.push((*from, *to));
+            }
+            Event::ChildRekeyFailed { child, reason, .. } => {
+                record.rekeys_failed.push((*child, *reason));
+            }
             Event::ModeFallback {
                 from, to, reason, ..
             } => {

@@ -18,6 +18,7 @@ mod kme;
 mod modes;
 mod nat;
 mod record;
+mod rekey;
 mod rng;
 mod setup;
 mod sizes;

@@ -62,7 +62,7 @@ fn fails(
     modes: &[Mode],
     policy: QkdPolicy,
 ) -> CloseReason {
-    let ue = world.initiate_with(config, setup::offering(modes, policy));
+    let ue = world.initiate_with(config, &setup::offering(modes, policy));
     world.run(seconds(180));
     assert!(world.established(N3iwf).is_empty());
     assert!(world.ue.record.established.is_empty());
@@ -89,7 +89,7 @@ fn psk_attaches_with_every_method_and_spends_no_key() {
             ike_suites: with_suites(&[method]),
             ..setup::native()
         };
-        let (_, n3iwf) = world.attach_with(config, setup::offering(&[Psk], Prefer));
+        let (_, n3iwf) = world.attach_with(config, &setup::offering(&[Psk], Prefer));
         world.command(N3iwf, |endpoint, now| {
             endpoint
                 .create_child(now, n3iwf, setup::user_child(1))
@@ -137,7 +137,7 @@ fn the_responders_order_and_both_policies_decide() {
         let mut world = world(seed, ours, policy);
         match expected {
             Some(expected) => {
-                world.attach_with(setup::choosy(), setup::offering(theirs, wish));
+                world.attach_with(setup::choosy(), &setup::offering(theirs, wish));
                 assert_eq!(mode(&mut world), expected, "case {seed}");
             }
             None => {
@@ -164,7 +164,7 @@ fn another_key_exchange_method_is_asked_for_once_with_and_without_a_cookie() {
         responder.ike_suites = with_suites(&[KeMethod::Ecp256]);
         responder.cookies = cookies;
         let mut world = World::new(seed, setup::ue_endpoint(), n3iwf);
-        world.attach_with(setup::choosy(), setup::offering(&[Psk], Prefer));
+        world.attach_with(setup::choosy(), &setup::offering(&[Psk], Prefer));
         let suite = world.established(Ue)[0].suite.unwrap();
         assert_eq!(suite, setup::exchange(KeMethod::Ecp256));
         let requests: Vec<_> = world
@@ -284,7 +284,7 @@ fn without_keys_the_next_mode_is_tried_in_the_open() {
             CloseReason::Qkd(QkdFailure::Unreachable)
         };
         let begun = world.now;
-        let (ue, _) = world.attach_with(setup::choosy(), setup::offering(&BOTH, Prefer));
+        let (ue, _) = world.attach_with(setup::choosy(), &setup::offering(&BOTH, Prefer));
         assert_eq!(mode(&mut world), Psk);
         assert!(
             world.now.duration_since(begun) >= seconds(5),
@@ -325,7 +325,7 @@ fn who_requires_qkd_gets_no_other_mode() {
 fn a_forged_qkd_unavailable_changes_nothing_when_the_good_answer_arrives() {
     let mut world = world(143, &BOTH, Prefer);
     world.behaviour.slowness = Duration::from_millis(900);
-    let ue = world.initiate_with(setup::choosy(), setup::offering(&BOTH, Prefer));
+    let ue = world.initiate_with(setup::choosy(), &setup::offering(&BOTH, Prefer));
     let header = wire::parse(&world.sent[0].data).unwrap().header;
     let header = wire::Header {
         flags: wire::Flags {
@@ -350,7 +350,7 @@ fn paper_is_offered_alone_and_left_for_psk() {
         master_sae_id: Some("sae-n3iwf".parse().unwrap()),
         ..setup::choosy()
     };
-    world.attach_with(config, setup::offering(&modes, Prefer));
+    world.attach_with(config, &setup::offering(&modes, Prefer));
     assert_eq!(mode(&mut world), Psk);
     let reason = CloseReason::NoProposalChosen;
     assert_eq!(
@@ -436,7 +436,7 @@ fn certificates(seed: u64, usage: CertificateUse, config: InitiatorConfig) -> Wo
     let mut n3iwf: EndpointConfig = setup::accepting(&[Psk], Prefer);
     n3iwf.acceptance.certificate = usage;
     let mut world = World::new(seed, setup::ue_endpoint(), n3iwf);
-    world.initiate_with(config, setup::offering(&[Psk], Prefer));
+    world.initiate_with(config, &setup::offering(&[Psk], Prefer));
     world.run(seconds(20));
     world
 }

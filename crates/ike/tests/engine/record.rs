@@ -70,6 +70,9 @@ pub(crate) struct Record {
     pub(crate) notifies: Vec<Notify>,
     pub(crate) installs: usize,
     pub(crate) requests: HashSet<KeyRequestId>,
+    /// Rekeys: old and new Child SA.
+    pub(crate) switched: Vec<(ChildId, ChildId)>,
+    pub(crate) rekeys_failed: Vec<(ChildId, ike::ChildFailure)>,
     pub(crate) fallbacks: Vec<(Vec<Mode>, Vec<Mode>, CloseReason)>,
 }
 

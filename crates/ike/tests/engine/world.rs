@@ -192,7 +192,7 @@ impl World {
         id
     }
 
-    pub(crate) fn initiate_with(&mut self, config: InitiatorConfig, offer: ike::Offer) -> SaId {
+    pub(crate) fn initiate_with(&mut self, config: InitiatorConfig, offer: &ike::Offer) -> SaId {
         let path = setup::ue_path();
         let id = self
             .ue
@@ -410,14 +410,14 @@ impl World {
 
     /// Runs until both sides are established, or panics.
     pub(crate) fn attach(&mut self, config: InitiatorConfig) -> (SaId, SaId) {
-        self.attach_with(config, ike::Offer::default())
+        self.attach_with(config, &ike::Offer::default())
     }
 
     /// The same with a choice of modes.
     pub(crate) fn attach_with(
         &mut self,
         config: InitiatorConfig,
-        offer: ike::Offer,
+        offer: &ike::Offer,
     ) -> (SaId, SaId) {
         let before = self.n3iwf.record.established.len();
         let ue = self.initiate_with(config, offer);

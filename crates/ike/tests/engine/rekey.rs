@@ -1,0 +1,281 @@
+//! Rekeying: from both sides, at once, over bad networks, without keys.
+
+use std::{collections::HashSet, time::Duration};
+
+use ike::{
+    ChildFailure, ChildId, EndpointConfig, Lifetime, Lifetimes,
+    Mode::{self, Psk, Qkd},
+    Profile::Native,
+    QkdFailure,
+    QkdPolicy::Prefer,
+    SaId, Timing,
+};
+
+use crate::{
+    setup,
+    world::{
+        Faults,
+        Side::{self, N3iwf, Ue},
+        World,
+    },
+};
+
+const MODES: [Mode; 2] = [Qkd(Native), Psk];
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn lifetimes() -> Lifetimes {
+    Lifetimes {
+        child: Some(Lifetime {
+            soft: seconds(30),
+            jitter: seconds(10),
+            hard: seconds(90),
+        }),
+        ike: None,
+        retry: seconds(4),
+    }
+}
+
+fn world(seed: u64, mode: Mode, lifetimes: Lifetimes) -> World {
+    let with = |config: EndpointConfig| EndpointConfig {
+        lifetimes,
+        timing: Timing {
+            retransmit_first: Duration::from_millis(500),
+            ..Timing::default()
+        },
+        ..config
+    };
+    World::new(
+        seed,
+        with(setup::ue_endpoint()),
+        with(setup::accepting(&[mode], Prefer)),
+    )
+}
+
+fn attach(world: &mut World, mode: Mode) -> (SaId, SaId) {
+    let (ue, n3iwf) = world.attach_with(setup::choosy(), &setup::offering(&[mode], Prefer));
+    world.command(N3iwf, |endpoint, now| {
+        endpoint
+            .create_child(now, n3iwf, setup::user_child(5))
+            .unwrap()
+    });
+    world.run(seconds(1));
+    assert_eq!(world.ue.record.installed.len(), 2);
+    (ue, n3iwf)
+}
+
+fn user_child(world: &mut World, side: Side) -> ChildId {
+    let sa = world.established(side).remove(0);
+    sa.children
+        .iter()
+        .find(|child| !child.signalling)
+        .unwrap()
+        .id
+}
+
+fn spis(world: &mut World, side: Side) -> Vec<(u32, u32, bool)> {
+    let sa = world.established(side).remove(0);
+    let mut list: Vec<_> = sa
+        .children
+        .iter()
+        .map(|child| {
+            assert!(child.up);
+            match side {
+                Ue => (child.spi_in, child.spi_out, child.signalling),
+                N3iwf => (child.spi_out, child.spi_in, child.signalling),
+            }
+        })
+        .collect();
+    list.sort_unstable();
+    list
+}
+
+/// Both sides hold the same Child SAs: the signalling one and the user's.
+fn agreed(world: &mut World) -> Vec<(u32, u32, bool)> {
+    let here = spis(world, Ue);
+    assert_eq!(here, spis(world, N3iwf));
+    assert_eq!(here.len(), 2, "neither one more nor one less");
+    assert_eq!(here.iter().filter(|child| child.2).count(), 1);
+    assert_eq!(world.ue.record.installed.len(), 2);
+    assert_eq!(world.n3iwf.record.installed.len(), 2);
+    world.check_keys();
+    here
+}
+
+fn rekey(world: &mut World, side: Side, sa: SaId, child: ChildId) -> ChildId {
+    world.command(side, |endpoint, now| {
+        endpoint.rekey_child(now, sa, child).unwrap()
+    })
+}
+
+#[test]
+fn a_child_sa_is_rekeyed_from_either_side_in_every_mode() {
+    for (seed, mode) in (500..).zip(MODES) {
+        for side in [Ue, N3iwf] {
+            let mut world = world(seed, mode, Lifetimes::default());
+            let (ue, n3iwf) = attach(&mut world, mode);
+            let sa = if side == Ue { ue } else { n3iwf };
+            let before = agreed(&mut world);
+            let old = world.ue.record.installed.clone();
+            let other = if side == Ue { N3iwf } else { Ue };
+            for signalling in [false, true] {
+                let status = world.established(side).remove(0);
+                let child = status
+                    .children
+                    .iter()
+                    .find(|child| child.signalling == signalling);
+                let child = child.unwrap().id;
+                let new = rekey(&mut world, side, sa, child);
+                world.run(seconds(1));
+                assert!(world.node(side).record.switched.contains(&(child, new)));
+                assert!(world.node(side).record.down.contains(&(child, false)));
+            }
+            let after = agreed(&mut world);
+            assert!(before.iter().all(|pair| !after.contains(pair)));
+            let record = &world.node(other).record;
+            assert_eq!(record.switched.len(), 2);
+            assert_eq!(
+                record.down.iter().filter(|(_, by_peer)| *by_peer).count(),
+                2
+            );
+            assert_eq!(
+                record.tokens_up.iter().filter(|token| **token == 5).count(),
+                if other == N3iwf { 2 } else { 0 },
+                "the token stays with the traffic"
+            );
+            let fresh = &world.ue.record.installed;
+            for child in fresh.values() {
+                assert!(old.values().all(|old| old.key_in != child.key_in));
+                let same = old
+                    .values()
+                    .find(|old| old.signalling == child.signalling)
+                    .unwrap();
+                assert_eq!(
+                    (&same.ts_local, &same.ts_remote),
+                    (&child.ts_local, &child.ts_remote)
+                );
+                assert_eq!(child.key_ids.is_empty(), mode == Psk);
+            }
+            assert!(world.ue.record.rekeys_failed.is_empty());
+            assert!(world.n3iwf.record.rekeys_failed.is_empty());
+        }
+    }
+}
+
+#[test]
+fn two_rekeys_at_once_leave_one_sa() {
+    let mut survivors = HashSet::new();
+    for seed in 0..40 {
+        let mode = MODES[seed as usize % 2];
+        let mut world = world(510 + seed, mode, Lifetimes::default());
+        let (ue, n3iwf) = attach(&mut world, mode);
+        let before = agreed(&mut world);
+        let here = user_child(&mut world, Ue);
+        let there = user_child(&mut world, N3iwf);
+        world.faults.jitter = Duration::from_millis(20 * (seed % 5));
+        let ours = rekey(&mut world, Ue, ue, here);
+        rekey(&mut world, N3iwf, n3iwf, there);
+        world.run(seconds(10));
+        let after = agreed(&mut world);
+        assert_eq!(before.iter().filter(|pair| after.contains(pair)).count(), 1);
+        survivors.insert(world.ue.record.installed.contains_key(&ours));
+    }
+    assert_eq!(survivors.len(), 2, "each side wins at times");
+}
+
+#[test]
+fn a_session_deleted_while_it_is_rekeyed_is_gone_on_both_sides() {
+    for (seed, mode) in (560..).zip(MODES) {
+        for wait in 0..8 {
+            let mut world = world(seed, mode, Lifetimes::default());
+            let (_, n3iwf) = attach(&mut world, mode);
+            let child = user_child(&mut world, N3iwf);
+            rekey(&mut world, N3iwf, n3iwf, child);
+            world.run(Duration::from_millis(wait * 7));
+            world.command(N3iwf, |endpoint, now| {
+                let all: Vec<_> = endpoint.sas().flat_map(|sa| sa.children).collect();
+                for child in all.iter().filter(|child| !child.signalling) {
+                    endpoint.delete_child(now, n3iwf, child.id);
+                }
+            });
+            world.run(seconds(10));
+            assert_eq!(world.ue.record.installed.len(), 1, "{mode} after {wait}");
+            assert_eq!(world.n3iwf.record.installed.len(), 1);
+        }
+    }
+}
+
+#[test]
+fn lifetimes_rekey_for_ever_over_bad_networks() {
+    let mut rekeys = 0;
+    for seed in 0..120u64 {
+        let mode = MODES[seed as usize % 2];
+        let mut world = world(600 + seed, mode, lifetimes());
+        world.record_sent = false;
+        attach(&mut world, mode);
+        world.faults = Faults {
+            loss: 150,
+            duplicate: 50,
+            jitter: Duration::from_millis(400),
+            ..Faults::default()
+        };
+        world.behaviour.slowness = Duration::from_millis(300);
+        for _ in 0..30 {
+            world.run(seconds(10));
+            assert!(
+                !world.ue.record.installed.is_empty(),
+                "seed {seed}: traffic stops"
+            );
+        }
+        world.faults = Faults::default();
+        // Long enough for whatever is under way, too short for the next lifetime of most.
+        let calm = (0..60).any(|_| {
+            world.run(seconds(1));
+            let quiet =
+                world.ue.record.installed.len() == 2 && world.n3iwf.record.installed.len() == 2;
+            quiet && spis(&mut world, Ue) == spis(&mut world, N3iwf)
+        });
+        assert!(calm, "seed {seed}");
+        agreed(&mut world);
+        rekeys += world.ue.record.switched.len();
+        assert!(world.ue.record.closed.is_empty() && world.n3iwf.record.closed.is_empty());
+    }
+    assert!(rekeys > 120 * 10, "{rekeys}");
+}
+
+#[test]
+fn a_rekey_without_keys_is_tried_again_until_the_hard_lifetime() {
+    for recovers in [true, false] {
+        let mut world = world(590, Qkd(Native), lifetimes());
+        attach(&mut world, Qkd(Native));
+        world.kme.faults.master = Some(QkdFailure::NoKeys);
+        world.run(seconds(60));
+        let failures = world.n3iwf.record.rekeys_failed.clone();
+        assert!(failures.len() > 4, "{}", failures.len());
+        let reason = ChildFailure::Qkd(QkdFailure::NoKeys);
+        assert!(failures.iter().all(|(_, why)| *why == reason));
+        assert_eq!(world.ue.record.installed.len(), 2, "traffic goes on");
+        if recovers {
+            world.kme.faults.master = None;
+            world.run(seconds(40));
+            assert!(world.n3iwf.record.down.len() >= 2);
+            agreed(&mut world);
+        } else {
+            world.run(seconds(40));
+            assert!(world.ue.record.installed.is_empty());
+            assert!(world.n3iwf.record.installed.is_empty());
+            assert_eq!(world.established(Ue).len(), 1, "the IKE SA stands");
+        }
+    }
+}
+
+#[test]
+fn the_paper_has_no_rekey() {
+    let mut world = World::new(591, setup::ue_endpoint(), setup::paper_endpoint());
+    let (ue, _) = world.attach(setup::paper());
+    let child = world.established(Ue)[0].children[0].id;
+    let refused = world.command(Ue, |endpoint, now| endpoint.rekey_child(now, ue, child));
+    assert_eq!(refused, Err(ike::CommandError::NotInThisMode));
+}
