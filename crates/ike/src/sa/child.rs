@@ -316,8 +316,14 @@ impl Sa {
         });
     }
 
-    /// Deletes a Child SA, or gives up one that is not there yet.
+    /// Deletes a Child SA, or gives up one that is not there yet; with whatever is to replace it.
     pub(crate) fn delete_child(&mut self, cx: &mut Cx<'_>, id: ChildId) {
+        self.delete_successors(cx, id);
+        self.delete_one(cx, id);
+    }
+
+    /// Deletes this Child SA alone.
+    pub(super) fn delete_one(&mut self, cx: &mut Cx<'_>, id: ChildId) {
         let master = self.is_master();
         let Some(child) = self.children.get_mut(&id) else {
             return;
@@ -326,7 +332,6 @@ impl Sa {
             ChildState::Up => {
                 child.state = ChildState::Deleting;
                 self.queue.push_back(Command::DeleteChild(id));
-                self.delete_successors(cx, id);
                 self.pump(cx);
             }
             ChildState::Queued | ChildState::AwaitKeys(_) if child.ours && master => {

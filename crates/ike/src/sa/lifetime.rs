@@ -77,7 +77,7 @@ impl Sa {
             .collect();
         for (id, ends) in due {
             if ends {
-                self.delete_child(cx, id);
+                self.delete_one(cx, id);
                 continue;
             }
             if let Some(child) = self.children.get_mut(&id) {

@@ -112,9 +112,13 @@ impl Sa {
         let old = self
             .children
             .values()
-            .find(|child| child.spi_out == spi && child.state.is_installed());
+            .find(|child| child.spi_out == spi && child.spi_out != 0);
         let Some((id, state)) = old.map(|old| (old.id, old.state.clone())) else {
-            return Err(not_found);
+            // The response that made it may still be on its way to us.
+            return Err(match self.current {
+                Some(Command::CreateChild(_)) => deny(NotifyType::TEMPORARY_FAILURE),
+                _ => not_found,
+            });
         };
         if state != ChildState::Up {
             return Err(deny(NotifyType::TEMPORARY_FAILURE));

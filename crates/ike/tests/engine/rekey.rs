@@ -233,11 +233,20 @@ fn lifetimes_rekey_for_ever_over_bad_networks() {
         // Long enough for whatever is under way, too short for the next lifetime of most.
         let calm = (0..60).any(|_| {
             world.run(seconds(1));
-            let quiet =
-                world.ue.record.installed.len() == 2 && world.n3iwf.record.installed.len() == 2;
-            quiet && spis(&mut world, Ue) == spis(&mut world, N3iwf)
+            [Ue, N3iwf].iter().all(|side| {
+                let children = world.established(*side).remove(0).children;
+                children.len() == 2 && children.iter().all(|child| child.up)
+            }) && spis(&mut world, Ue) == spis(&mut world, N3iwf)
         });
-        assert!(calm, "seed {seed}");
+        assert!(
+            calm,
+            "seed {seed}: UE {:?}\nN3IWF {:?}",
+            world.established(Ue).first().map(|sa| sa.children.clone()),
+            world
+                .established(N3iwf)
+                .first()
+                .map(|sa| sa.children.clone())
+        );
         agreed(&mut world);
         rekeys += world.ue.record.switched.len();
         assert!(world.ue.record.closed.is_empty() && world.n3iwf.record.closed.is_empty());
