@@ -227,6 +227,13 @@ impl Endpoint {
             .unwrap_or(Err(CommandError::UnknownSa))
     }
 
+    /// Replaces the keys and SPIs of an IKE SA; its identifier stays, and so do its Child SAs.
+    pub fn rekey_ike(&mut self, now: Instant, sa: SaId) -> Result<(), CommandError> {
+        self.advance(now);
+        self.with(sa, Sa::rekey_ike)
+            .unwrap_or(Err(CommandError::UnknownSa))
+    }
+
     /// Deletes a Child SA. [`Event::ChildDown`] comes when the peer has confirmed.
     pub fn delete_child(&mut self, now: Instant, sa: SaId, child: ChildId) {
         self.advance(now);

@@ -384,6 +384,22 @@ pub enum Event {
         /// The new one.
         to: ChildId,
     },
+    /// The IKE SA has new keys and new SPIs; its Child SAs and its identifier stay.
+    IkeRekeyed {
+        /// The IKE SA.
+        sa: SaId,
+        /// The new initiator's SPI: whoever began the rekey is initiator now.
+        spi_i: u64,
+        /// The new responder's SPI.
+        spi_r: u64,
+    },
+    /// A rekey of the IKE SA failed; it goes on, and the rekey is tried again if it was due by lifetime.
+    IkeRekeyFailed {
+        /// The IKE SA.
+        sa: SaId,
+        /// Why.
+        reason: ChildFailure,
+    },
     /// A rekey failed; `child` goes on, and the rekey is tried again if it was due by lifetime. The data plane holds
     /// nothing of what was to replace it.
     ChildRekeyFailed {

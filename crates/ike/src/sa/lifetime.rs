@@ -56,6 +56,7 @@ impl Sa {
                 children
                     .filter(|child| child.state == ChildState::Up)
                     .filter_map(|child| child.life.next())
+                    .chain(self.life.next())
                     .min()
             })
             .flatten()
@@ -68,6 +69,15 @@ impl Sa {
         }
         let now = cx.now;
         let over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if over(self.life.hard) {
+            return self.close(cx);
+        }
+        if over(self.life.soft) {
+            self.life.soft = None;
+            if self.rekey_ike(cx).is_err() && !self.ike_is_rekeyed() {
+                self.life.retry(cx);
+            }
+        }
         let due: Vec<(ChildId, bool)> = self
             .children
             .values()

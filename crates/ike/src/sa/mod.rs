@@ -16,6 +16,8 @@ mod keys;
 mod ledger;
 mod lifetime;
 mod rekey;
+mod rekey_ike;
+mod retired;
 mod selectors;
 mod status;
 mod timers;
@@ -33,6 +35,9 @@ use self::{
     init_responder::InitR,
     keys::Crypt,
     ledger::Ledger,
+    lifetime::Life,
+    rekey_ike::{Heir, OwnRekey, PeerRekey},
+    retired::Retired,
     window::{Requests, Responses},
 };
 pub(crate) use self::{
@@ -73,6 +78,7 @@ enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Command {
     CreateChild(ChildId),
+    RekeyIke,
     DeleteChild(ChildId),
     /// Deletes what the peer made and this side did not take.
     DeleteSpi(u32),
@@ -139,6 +145,15 @@ pub(crate) struct Sa {
     answering: Option<ChildId>,
     /// What the peer deleted of which we have not heard yet, while our CREATE_CHILD_SA is outstanding.
     early_deletes: Vec<u32>,
+    /// Our own rekey of the IKE SA, from its beginning until both ends have the new one.
+    own_rekey: Option<Box<OwnRekey>>,
+    /// The peer's rekey of the IKE SA, while our answer to it waits for keys.
+    peer_rekey: Option<Box<PeerRekey>>,
+    /// The IKE SA the peer's rekey has made, until the peer is seen to use it.
+    heir: Option<Box<Heir>>,
+    /// IKE SAs that were replaced.
+    retired: Vec<Retired>,
+    life: Life,
     /// Half-open lifetime of a responder, patience of an initiator with its own daemon.
     deadline: Option<Instant>,
     last_heard: Instant,
@@ -202,6 +217,11 @@ impl Sa {
             current: None,
             answering: None,
             early_deletes: Vec::new(),
+            own_rekey: None,
+            peer_rekey: None,
+            heir: None,
+            retired: Vec::new(),
+            life: Life::default(),
             deadline: None,
             last_heard: cx.now,
             last_sent: cx.now,
@@ -259,6 +279,7 @@ impl Sa {
         match &self.phase {
             Phase::Collecting(init) if init.waits_for(request) => self.collected(cx, keys),
             Phase::Allocating(init) if init.waits_for(request) => self.allocated(cx, keys),
+            _ if self.rekey_waits_for(request) => self.rekey_keys(cx, keys),
             _ => match self.child_waiting_for(request) {
                 Some(child) => self.child_keys(cx, child, keys),
                 None => lose_unclaimed(self.id, keys.unwrap_or_default(), cx.events),
@@ -280,6 +301,7 @@ impl Sa {
         self.phase = Phase::Established;
         self.established = Some(cx.now);
         self.deadline = None;
+        self.life = Life::begin(cx, cx.config.lifetimes.ike);
         self.msk = None;
         self.transcript = Transcript::default();
         if let Some(crypt) = &mut self.crypt {
@@ -293,8 +315,9 @@ impl Sa {
     pub(crate) fn close(&mut self, cx: &mut Cx<'_>) {
         match self.phase {
             Phase::Established => {
-                self.phase = Phase::Deleting;
                 self.queue.clear();
+                self.settle_rekeys(cx);
+                self.phase = Phase::Deleting;
                 self.queue.push_back(Command::DeleteIke);
                 self.pump(cx);
             }
@@ -337,6 +360,7 @@ impl Sa {
         for id in self.children.keys().copied().collect::<Vec<_>>() {
             self.drop_child(cx, id, by_peer);
         }
+        self.free_rekeys();
         self.ledger.lose_all(self.id, cx.events);
         self.phase = Phase::Gone;
         self.crypt = None;

@@ -1,6 +1,6 @@
 //! Timers of one IKE SA: lifetimes, retransmission, liveness, NAT keepalives.
 
-use super::{Command, Cx, Phase, Sa, window::Tick};
+use super::{Command, Cx, Phase, Sa, retired::Retired, window::Tick};
 use crate::{
     config::EndpointConfig,
     event::{CloseReason, Transmit},
@@ -20,7 +20,9 @@ impl Sa {
             _ => None,
         };
         let liveness = match timing.dpd_interval {
-            Some(interval) if self.is_established() && self.requests.is_free() => {
+            Some(interval)
+                if self.is_established() && self.requests.is_free() && !self.is_between() =>
+            {
                 Some(self.last_heard + interval)
             }
             _ => None,
@@ -35,6 +37,7 @@ impl Sa {
             liveness,
             keepalive,
             self.next_lifetime(),
+            self.retired.iter().map(Retired::next_timeout).min(),
         ]
         .into_iter()
         .flatten()
@@ -81,6 +84,7 @@ impl Sa {
                 return self.finish(cx, reason);
             }
         }
+        self.retired_timeout(cx);
         self.lifetimes_over(cx);
         let timing = &cx.config.timing;
         if let Some(interval) = timing.dpd_interval
@@ -106,7 +110,8 @@ impl Sa {
 
     /// Asks for a sign of life unless some request is already waiting for one.
     pub(crate) fn probe(&mut self, cx: &mut Cx<'_>) {
-        if self.is_established() && self.requests.is_free() && self.queue.is_empty() {
+        let idle = self.queue.is_empty() || self.heir.is_some();
+        if self.is_established() && self.requests.is_free() && idle && !self.is_between() {
             self.queue.push_back(Command::Probe);
             self.pump(cx);
         }

@@ -74,6 +74,8 @@ impl World {
                 assert!(record.installed.contains_key(to), "switched to nothing");
                 record.switched.push((*from, *to));
             }
+            Event::IkeRekeyed { .. } => record.ike_rekeys += 1,
+            Event::IkeRekeyFailed { reason, .. } => record.ike_rekeys_failed.push(*reason),
             Event::ChildRekeyFailed { child, reason, .. } => {
                 record.rekeys_failed.push((*child, *reason));
             }

@@ -73,6 +73,8 @@ pub(crate) struct Record {
     /// Rekeys: old and new Child SA.
     pub(crate) switched: Vec<(ChildId, ChildId)>,
     pub(crate) rekeys_failed: Vec<(ChildId, ike::ChildFailure)>,
+    pub(crate) ike_rekeys: usize,
+    pub(crate) ike_rekeys_failed: Vec<ike::ChildFailure>,
     pub(crate) fallbacks: Vec<(Vec<Mode>, Vec<Mode>, CloseReason)>,
 }
 

@@ -28,12 +28,16 @@ fn seconds(n: u64) -> Duration {
 
 fn lifetimes() -> Lifetimes {
     Lifetimes {
+        ike: Some(Lifetime {
+            soft: seconds(45),
+            jitter: seconds(20),
+            hard: seconds(150),
+        }),
         child: Some(Lifetime {
             soft: seconds(30),
             jitter: seconds(10),
             hard: seconds(90),
         }),
-        ike: None,
         retry: seconds(4),
     }
 }
@@ -168,7 +172,7 @@ fn a_child_sa_is_rekeyed_from_either_side_in_every_mode() {
 fn two_rekeys_at_once_leave_one_sa() {
     let mut survivors = HashSet::new();
     for seed in 0..40 {
-        let mode = MODES[seed as usize % 2];
+        let mode = MODES[usize::from(seed % 2 == 0)];
         let mut world = world(510 + seed, mode, Lifetimes::default());
         let (ue, n3iwf) = attach(&mut world, mode);
         let before = agreed(&mut world);
@@ -209,9 +213,9 @@ fn a_session_deleted_while_it_is_rekeyed_is_gone_on_both_sides() {
 
 #[test]
 fn lifetimes_rekey_for_ever_over_bad_networks() {
-    let mut rekeys = 0;
+    let (mut rekeys, mut ike_rekeys) = (0, 0);
     for seed in 0..120u64 {
-        let mode = MODES[seed as usize % 2];
+        let mode = MODES[usize::from(seed % 2 == 0)];
         let mut world = world(600 + seed, mode, lifetimes());
         world.record_sent = false;
         attach(&mut world, mode);
@@ -249,9 +253,11 @@ fn lifetimes_rekey_for_ever_over_bad_networks() {
         );
         agreed(&mut world);
         rekeys += world.ue.record.switched.len();
+        ike_rekeys += world.ue.record.ike_rekeys;
         assert!(world.ue.record.closed.is_empty() && world.n3iwf.record.closed.is_empty());
     }
     assert!(rekeys > 120 * 10, "{rekeys}");
+    assert!(ike_rekeys > 120 * 4, "{ike_rekeys}");
 }
 
 #[test]
@@ -287,4 +293,143 @@ fn the_paper_has_no_rekey() {
     let child = world.established(Ue)[0].children[0].id;
     let refused = world.command(Ue, |endpoint, now| endpoint.rekey_child(now, ue, child));
     assert_eq!(refused, Err(ike::CommandError::NotInThisMode));
+}
+
+fn ike_spis(world: &mut World) -> (u64, u64) {
+    let here = world.established(Ue).remove(0);
+    let there = world.established(N3iwf).remove(0);
+    assert_eq!((here.spi_i, here.spi_r), (there.spi_i, there.spi_r));
+    assert_eq!(here.suite, there.suite);
+    assert_eq!(here.key_ids, there.key_ids);
+    (here.spi_i, here.spi_r)
+}
+
+fn rekey_ike(world: &mut World, side: Side, sa: SaId) {
+    world.command(side, |endpoint, now| endpoint.rekey_ike(now, sa).unwrap());
+}
+
+#[test]
+fn an_ike_sa_is_rekeyed_from_either_side_in_every_mode() {
+    for (seed, mode) in (700..).zip(MODES) {
+        let mut world = world(seed, mode, Lifetimes::default());
+        let (ue, n3iwf) = attach(&mut world, mode);
+        let mut seen = HashSet::from([ike_spis(&mut world)]);
+        // Twice in turn, so that roles change and change back.
+        for (side, sa) in [(N3iwf, n3iwf), (Ue, ue), (Ue, ue), (N3iwf, n3iwf)] {
+            let children = agreed(&mut world);
+            let keys = world.established(Ue)[0].key_ids.clone();
+            rekey_ike(&mut world, side, sa);
+            world.run(seconds(2));
+            assert!(seen.insert(ike_spis(&mut world)), "new SPIs");
+            let status = world.established(side).remove(0);
+            assert_eq!(status.id, sa, "the identifier stays");
+            assert!(status.initiator, "whoever rekeys is initiator");
+            assert_eq!(agreed(&mut world), children, "Child SAs are inherited");
+            assert!(status.key_ids.iter().all(|id| !keys.contains(id)));
+            assert_eq!(status.key_ids.len(), if mode == Psk { 0 } else { 3 });
+            // The new one carries every exchange, from both sides.
+            for (side, sa) in [(Ue, ue), (N3iwf, n3iwf)] {
+                let child = user_child(&mut world, side);
+                rekey(&mut world, side, sa, child);
+                world.run(seconds(1));
+            }
+            let after = agreed(&mut world);
+            assert_eq!(
+                after.iter().filter(|pair| children.contains(pair)).count(),
+                1
+            );
+        }
+        assert_eq!(world.ue.record.ike_rekeys, 4);
+        assert_eq!(world.n3iwf.record.ike_rekeys, 4);
+        world.command(Ue, |endpoint, now| endpoint.close(now, ue));
+        world.run(seconds(120));
+        assert!(world.sas(Ue).is_empty() && world.sas(N3iwf).is_empty());
+        assert_eq!(world.ue.endpoint.poll_timeout(), None);
+        assert_eq!(world.n3iwf.endpoint.poll_timeout(), None);
+    }
+}
+
+#[test]
+fn two_ike_rekeys_at_once_end_in_one_ike_sa() {
+    for seed in 0..60 {
+        let mode = MODES[usize::from(seed % 2 == 0)];
+        let mut world = world(710 + seed, mode, Lifetimes::default());
+        let (ue, n3iwf) = attach(&mut world, mode);
+        let children = agreed(&mut world);
+        let before = ike_spis(&mut world);
+        world.faults.jitter = Duration::from_millis(20 * (seed % 5));
+        if seed % 3 == 0 {
+            world.faults.loss = 200;
+        }
+        rekey_ike(&mut world, Ue, ue);
+        rekey_ike(&mut world, N3iwf, n3iwf);
+        world.run(seconds(20));
+        world.faults = Faults::default();
+        world.run(seconds(60));
+        assert_ne!(ike_spis(&mut world), before, "seed {seed}");
+        assert_eq!(agreed(&mut world), children);
+        assert_eq!(world.established(Ue)[0].id, ue);
+        assert_eq!(world.established(N3iwf)[0].id, n3iwf);
+        // Whatever is left has to work.
+        let child = user_child(&mut world, N3iwf);
+        rekey(&mut world, N3iwf, n3iwf, child);
+        world.run(seconds(2));
+        agreed(&mut world);
+    }
+}
+
+#[test]
+fn an_ike_rekey_without_keys_leaves_the_old_ike_sa() {
+    for (seed, begins, master) in [
+        (780, N3iwf, true),
+        (781, Ue, true),
+        (782, N3iwf, false),
+        (783, Ue, false),
+    ] {
+        let mut world = world(seed, Qkd(Native), Lifetimes::default());
+        let (ue, n3iwf) = attach(&mut world, Qkd(Native));
+        let before = ike_spis(&mut world);
+        let children = agreed(&mut world);
+        let failure = Some(QkdFailure::Unreachable);
+        match master {
+            true => world.kme.faults.master = failure,
+            false => world.kme.faults.slave = failure,
+        }
+        let sa = if begins == Ue { ue } else { n3iwf };
+        rekey_ike(&mut world, begins, sa);
+        world.run(seconds(5));
+        assert_eq!(ike_spis(&mut world), before, "seed {seed}");
+        assert_eq!(world.node(begins).record.ike_rekeys_failed.len(), 1);
+        assert_eq!(agreed(&mut world), children);
+        world.kme.faults.master = None;
+        world.kme.faults.slave = None;
+        rekey_ike(&mut world, begins, sa);
+        world.run(seconds(5));
+        assert_ne!(ike_spis(&mut world), before, "and then it works");
+        agreed(&mut world);
+    }
+}
+
+#[test]
+fn an_ike_sa_is_closed_at_any_point_of_its_rekey() {
+    for seed in 0..48 {
+        let mode = MODES[usize::from(seed % 2 == 0)];
+        let mut world = world(800 + seed, mode, Lifetimes::default());
+        let (ue, n3iwf) = attach(&mut world, mode);
+        let (begins, closes) = [(Ue, Ue), (Ue, N3iwf), (N3iwf, Ue), (N3iwf, N3iwf)]
+            [usize::try_from(seed / 2 % 4).unwrap()];
+        world.behaviour.slowness = Duration::from_millis(5);
+        rekey_ike(&mut world, begins, if begins == Ue { ue } else { n3iwf });
+        world.run(Duration::from_millis(seed / 8 * 9));
+        let sa = if closes == Ue { ue } else { n3iwf };
+        world.command(closes, |endpoint, now| endpoint.close(now, sa));
+        world.run(seconds(400));
+        for side in [Ue, N3iwf] {
+            assert!(world.sas(side).is_empty(), "seed {seed} {side:?}");
+            let record = &world.node(side).record;
+            assert!(record.installed.is_empty());
+            assert_eq!(record.fates.len(), record.provided);
+            assert_eq!(world.node(side).endpoint.poll_timeout(), None);
+        }
+    }
 }
