@@ -17,6 +17,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("kme", "kme"),
     ("core5g", "core5g"),
     ("rig", "rig"),
+    ("dissect", "e2e"),
 ];
 
 /// Builds the programs, release profile.

@@ -1,16 +1,21 @@
-//! `cargo xtask bench`: many attaches in a row, and where their time went.
+//! `cargo xtask bench`: many attaches in a row, and where their time went;
+//! `cargo xtask bench relay`: what relaying costs.
 
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use crate::vm::{self, Job, Payload, kernel};
 use crate::{artifacts, compiler, host, paths};
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchArgs {
+    /// Something else than attaches
+    #[command(subcommand)]
+    what: Option<What>,
     /// How many attaches
     #[arg(long, default_value_t = 20)]
     attaches: usize,
@@ -22,9 +27,33 @@ pub(crate) struct BenchArgs {
     kernel: kernel::Line,
 }
 
+#[derive(Subcommand, Debug)]
+enum What {
+    /// The relay's programs packet by packet, and kernel against user space (needs root)
+    Relay,
+}
+
+/// Runs natively: GRE is in clear there, so any kernel with eBPF will do.
+fn relay() -> Result<ExitCode> {
+    compiler::build_object()?;
+    let status = Command::new("cargo")
+        .current_dir(paths::root())
+        .args(["bench", "--quiet", "-p", "dataplane", "--bench", "relay"])
+        .status()
+        .context("cannot start cargo")?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
 /// Measures on this host when its kernel has everything. Elsewhere in the
 /// virtual machine, whose times compare with each other and nothing else.
 pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
+    if let Some(What::Relay) = args.what {
+        return relay();
+    }
     artifacts::build_programs()?;
     let object = compiler::build_object()?;
     let words = |object: &str, bin: &str| -> Vec<String> {

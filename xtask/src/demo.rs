@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: the whole thing in one command.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -21,11 +21,20 @@ enum Where {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Profile {
+pub(crate) enum Profile {
     /// Binary key IDs, AES-256-GCM, no certificate
     Native,
     /// The messages of the paper, octet for octet
     Paper,
+}
+
+impl Profile {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Paper => "paper",
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -67,6 +76,24 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     }
 }
 
+/// The demonstration as a test, in the virtual machine and from what is built: with captures, and
+/// with what tshark says of them. Whether everything held.
+pub(crate) fn as_test(profile: Profile, capture: PathBuf) -> Result<bool> {
+    let args = DemoArgs {
+        profile,
+        kernel: kernel::Line::V6_12,
+        place: Where::Vm,
+        pcap: Some(capture),
+        keep: false,
+        json: false,
+        no_build: true,
+    };
+    if paths::which("tshark").is_none() {
+        bail!("tshark is missing: `cargo xtask setup` installs it");
+    }
+    Ok(in_vm(&args)? == ExitCode::SUCCESS)
+}
+
 /// Whether it is to be the virtual machine; says why.
 fn choose(args: &DemoArgs) -> Result<bool> {
     if args.place == Where::Vm {
@@ -96,10 +123,7 @@ fn choose(args: &DemoArgs) -> Result<bool> {
 }
 
 fn rig_arguments(args: &DemoArgs, results: &str, object: &str, bin: &str) -> Vec<String> {
-    let profile = match args.profile {
-        Profile::Native => "native",
-        Profile::Paper => "paper",
-    };
+    let profile = args.profile.name();
     let mut words: Vec<String> = [
         "demo",
         "--profile",
@@ -178,7 +202,7 @@ fn results_directory() -> Result<PathBuf> {
 }
 
 /// Puts the captures where they were asked for.
-fn finish(args: &DemoArgs, results: &std::path::Path, ok: bool) -> Result<ExitCode> {
+fn finish(args: &DemoArgs, results: &Path, ok: bool) -> Result<ExitCode> {
     if let Some(place) = &args.pcap {
         let table = place.with_extension("keys");
         let core = place.with_extension("n2n3.pcap");
@@ -197,6 +221,9 @@ fn finish(args: &DemoArgs, results: &std::path::Path, ok: bool) -> Result<ExitCo
             copy_tree(&source, &table)?;
             eprintln!("key tables: {}", table.display());
         }
+        if ok {
+            return dissect(args.profile, place, &core, &table);
+        }
     }
     if !ok {
         eprintln!("logs of the daemons: {}", results.display());
@@ -208,7 +235,31 @@ fn finish(args: &DemoArgs, results: &std::path::Path, ok: bool) -> Result<ExitCo
     })
 }
 
-fn copy_tree(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+/// An independent dissector on the captures: an error of its is an error of the demonstration.
+fn dissect(profile: Profile, nwu: &Path, core: &Path, keys: &Path) -> Result<ExitCode> {
+    if paths::which("tshark").is_none() {
+        eprintln!("captures not dissected: tshark is missing, `cargo xtask setup` installs it");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = Command::new(artifacts::directory().join("dissect"))
+        .args(["--profile", profile.name()])
+        .arg("--nwu")
+        .arg(nwu)
+        .arg("--n2n3")
+        .arg(core)
+        .arg("--keys")
+        .arg(keys)
+        .arg("--octets")
+        .status()
+        .context("cannot start dissect")?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;

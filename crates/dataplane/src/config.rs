@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Role, spec::MAX_REQID};
+use crate::{Error, Role, relay::RelayKind, spec::MAX_REQID};
 
 /// What the data plane needs to know; built by a daemon from its own configuration file.
 #[derive(Clone, Debug)]
@@ -53,6 +53,10 @@ pub struct Options {
     pub slots: u32,
     /// First reqid of the 2^20 that belong to this daemon.
     pub reqid_base: u32,
+    /// What moves user packets at an N3IWF: `user` (default) or `kernel`, which needs the eBPF
+    /// object and serves what has an XFRM interface. Packets in the kernel relay pass neither
+    /// netfilter nor IPsec policies of N3.
+    pub relay: RelayKind,
     /// eBPF accounting on NWu; absent: none.
     pub bpf: Option<BpfOptions>,
 }
@@ -65,6 +69,7 @@ impl Default for Options {
             mtu: DEFAULT_MTU,
             slots: 16,
             reqid_base: 0x4e00_0000,
+            relay: RelayKind::User,
             bpf: None,
         }
     }
@@ -101,11 +106,11 @@ pub struct BpfOptions {
     pub max_child_sas: u32,
 }
 
-fn default_object() -> PathBuf {
+pub(crate) fn default_object() -> PathBuf {
     "/usr/lib/n3iwf/n3iwf.bpf.o".into()
 }
 
-fn default_pin_dir() -> PathBuf {
+pub(crate) fn default_pin_dir() -> PathBuf {
     "/sys/fs/bpf/n3iwf".into()
 }
 

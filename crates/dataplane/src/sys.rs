@@ -46,6 +46,19 @@ pub fn enable_udp_encap(socket: &impl AsFd) -> Result<(), Error> {
     Err(Error::io("set UDP_ENCAP on the NAT-T socket", error))
 }
 
+/// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h).
+const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+
+/// Returns when every eBPF program that runs now has ended: the kernel waits for an RCU grace
+/// period, some milliseconds. A kernel that lacks the call is no error.
+pub(crate) fn wait_for_programs() {
+    // SAFETY: the call has no pointers.
+    let ret = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if ret != 0 {
+        tracing::debug!(error = %io::Error::last_os_error(), "membarrier");
+    }
+}
+
 /// `struct ethtool_value`.
 #[repr(C)]
 struct EthtoolValue {

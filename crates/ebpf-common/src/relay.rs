@@ -2,6 +2,9 @@
 //!
 //! Addresses and TEIDs are octets in network byte order, everything else is in host byte order.
 //! Octets are counted as those of PDUs: neither GRE, GTP-U nor anything around them counts.
+//!
+//! `bpftool map dump pinned /sys/fs/bpf/n3iwf/relay_drops` prints the reasons by name, and
+//! `relay_ul`, `relay_dl` and `relay_stats` in its place the sessions and their counters.
 
 use crate::Counter;
 

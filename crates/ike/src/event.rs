@@ -246,7 +246,14 @@ impl fmt::Display for CloseReason {
             Self::LocalTimeout => f.write_str("no answer from this host's daemon in time"),
             Self::Qkd(failure) => write!(f, "{failure}"),
             Self::PeerQkdUnavailable(reason) => {
-                write!(f, "the peer has no QKD keys (reason {reason})")
+                let what = match reason {
+                    1 => "its KMS has no keys now",
+                    2 => "it reaches no KMS",
+                    3 => "it takes no attach now: a quota, or no AMF",
+                    4 => "its KMS does not know our SAE ID",
+                    _ => "no reason known",
+                };
+                write!(f, "QKD_UNAVAILABLE from the peer: {what} ({reason})")
             }
             Self::Refused(kind) => write!(f, "refused by the peer: {kind}"),
             Self::AuthenticationFailed => f.write_str("the peer's authentication failed"),

@@ -56,8 +56,8 @@ pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
         return Err(Verdict::Pass(Reason::Signalling));
     }
     let teid = [headers[32], headers[33], headers[34], headers[35]];
-    // SAFETY: user space replaces values as a whole, and the old ones live until all programs that
-    // saw them have ended.
+    // SAFETY: user space replaces values as a whole, and does not reuse a place before all programs
+    // that saw its old value have ended.
     let session = unsafe { DOWNLINKS.get(&teid) }.ok_or(Verdict::Pass(Reason::NoSession))?;
     if [headers[12], headers[13], headers[14], headers[15]] != session.upf {
         return Err(Verdict::Pass(Reason::WrongAddress));

@@ -37,8 +37,8 @@ pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
             (*ctx.skb.skb).ifindex
         },
     };
-    // SAFETY: user space replaces values as a whole, and the old ones live until all programs that
-    // saw them have ended.
+    // SAFETY: user space replaces values as a whole, and does not reuse a place before all programs
+    // that saw its old value have ended.
     let session = unsafe { UPLINKS.get(&key) }.ok_or(Verdict::Pass(Reason::NoSession))?;
     if !from_its_sa(ctx, session) {
         return Err(Verdict::Drop(Reason::WrongSa));

@@ -274,15 +274,22 @@ pub enum WireProfile {
 }
 
 /// When to ask for a COOKIE.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Cookie {
     /// `never`, `threshold` or `always`.
-    #[serde(default)]
     pub when: CookieWhen,
     /// For `threshold`: from this many half-open IKE SAs on.
-    #[serde(default = "default_cookie_threshold")]
     pub threshold: usize,
+}
+
+impl Default for Cookie {
+    fn default() -> Self {
+        Self {
+            when: CookieWhen::default(),
+            threshold: 32,
+        }
+    }
 }
 
 /// When to ask for a COOKIE.
@@ -395,10 +402,6 @@ const fn default_half_open_limit() -> usize {
 
 const fn default_half_open_lifetime() -> Duration {
     Duration::from_secs(30)
-}
-
-const fn default_cookie_threshold() -> usize {
-    32
 }
 
 const fn default_retransmit() -> Duration {

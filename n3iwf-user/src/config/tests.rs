@@ -57,6 +57,8 @@ configuration:
     assert_eq!(file.core().unwrap().amfs, ["unix:/run/amf.sock"]);
     assert_eq!(file.configuration.nas_tcp_port, 20_000);
     assert_eq!(file.configuration.qkd.policy, Policy::RequireQkd);
+    let cookies = file.endpoint().unwrap().responder.unwrap().cookies;
+    assert_eq!(cookies, CookiePolicy::Above(32));
     let timing = file.endpoint().unwrap().timing;
     assert_eq!(timing.dpd_interval, Some(Duration::from_secs(60)));
 }

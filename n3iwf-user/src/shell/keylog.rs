@@ -151,13 +151,12 @@ fn esp_row(
     let encryption = match spec.encr {
         EncrAlg::AesGcm16 => {
             encr.push_str(&hex(&keys.salt));
-            "AES-GCM [RFC4106]"
+            "AES-GCM with 16 octet ICV [RFC4106]"
         }
         EncrAlg::AesCbc => "AES-CBC [RFC3602]",
     };
     let integrity = match spec.integ {
-        // The 16 octets of the ICV are the AEAD's own.
-        None if spec.encr == EncrAlg::AesGcm16 => "ANY 128 bit authentication [no checking]",
+        // The ICV is the AEAD's own.
         None => "NULL",
         Some(IntegAlg::HmacSha1_96) => "HMAC-SHA-1-96 [RFC2404]",
         Some(IntegAlg::HmacSha2_256_128) => "HMAC-SHA-256-128 [RFC4868]",
@@ -244,8 +243,8 @@ mod tests {
         assert_eq!(
             rows[0],
             format!(
-                "\"IPv4\",\"192.0.2.10\",\"192.0.2.1\",\"0x01020304\",\"AES-GCM [RFC4106]\",\"0x{}aaaaaaaa\",\
-                 \"ANY 128 bit authentication [no checking]\",\"\"",
+                "\"IPv4\",\"192.0.2.10\",\"192.0.2.1\",\"0x01020304\",\"AES-GCM with 16 octet ICV [RFC4106]\",\"0x{}aaaaaaaa\",\
+                 \"NULL\",\"\"",
                 "11".repeat(32)
             )
         );

@@ -1,6 +1,7 @@
 //! tshark as an oracle: decrypts IKE with the daemon's debug key log and names what it sees.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -8,6 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::table_ii::Frame;
 
 /// One IKE message of a capture.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +31,24 @@ pub struct IkeFrame {
     pub encapsulated: bool,
     /// The payload chain; with the right keys it goes on inside SK.
     pub payloads: Vec<PayloadSize>,
+}
+
+impl Frame for IkeFrame {
+    fn length(&self) -> usize {
+        self.length
+    }
+
+    fn exchange(&self) -> u8 {
+        self.exchange
+    }
+
+    fn message_id(&self) -> u32 {
+        self.message_id
+    }
+
+    fn is_response(&self) -> bool {
+        self.response
+    }
 }
 
 /// One payload and its size.
@@ -156,14 +177,24 @@ impl Capture {
         text.lines().map(read_ike).collect()
     }
 
-    /// What tshark calls malformed, a protocol error or undecoded, as `frame: message`.
+    /// What tshark calls malformed or an error: each message once, with the first frame and the
+    /// number of frames that have it.
     pub fn complaints(&self) -> Result<Vec<String>> {
-        // Severity error is 0x00800000 (PI_ERROR), warning 0x00600000.
-        let filter = "_ws.malformed || _ws.expert.severity == 0x00800000";
+        // Severity error is 0x00800000 (PI_ERROR). GRE on NWu has protocol type 0 (TS 24.502,
+        // 9.3.3), which tshark takes for a protocol of another maker: what it says of such PDUs
+        // says nothing.
+        let filter = "(_ws.malformed || _ws.expert.severity == 0x00800000) && !(gre.proto == 0)";
         let text = self.fields(filter, &["frame.number", "_ws.expert.message"])?;
-        Ok(text
-            .lines()
-            .map(|line| line.replacen('\t', ": ", 1))
+        let mut found = BTreeMap::<&str, (&str, usize)>::new();
+        for line in text.lines() {
+            let (frame, message) = line.split_once('\t').unwrap_or((line, "malformed"));
+            found.entry(message).or_insert((frame, 0)).1 += 1;
+        }
+        Ok(found
+            .into_iter()
+            .map(|(message, (frame, count))| {
+                format!("{message} (frame {frame}, {count} frames in all)")
+            })
             .collect())
     }
 

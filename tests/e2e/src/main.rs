@@ -107,7 +107,6 @@ fn core(capture: &Capture) -> Result<String> {
     );
     let mut counts = Vec::new();
     for (name, filter) in [
-        ("NG Setup", "ngap.procedureCode == 21"),
         ("Initial UE Message", "ngap.procedureCode == 15"),
         ("Initial Context Setup", "ngap.procedureCode == 14"),
         ("PDU Session Resource Setup", "ngap.procedureCode == 29"),

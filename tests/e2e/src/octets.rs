@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Result, ensure};
 
 use crate::{
-    dissect::PayloadSize,
+    dissect::{IkeFrame, PayloadSize},
     table_ii::{Attach, Row},
 };
 
@@ -39,7 +39,7 @@ impl Message {
 
 /// Takes the messages of an attach apart. Every octet of every frame is accounted for, or it is an
 /// error: a message that was not decrypted has octets that nothing explains.
-pub fn explain(attach: &Attach<'_>) -> Result<Vec<Message>> {
+pub fn explain(attach: &Attach<'_, IkeFrame>) -> Result<Vec<Message>> {
     let mut messages = Vec::new();
     for (row, frame) in attach.rows() {
         let marker = if frame.encapsulated {
@@ -126,7 +126,7 @@ impl fmt::Display for Markdown<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{dissect::IkeFrame, table_ii::ROWS};
+    use crate::table_ii::ROWS;
 
     #[test]
     fn octets_that_nothing_explains_are_an_error() {

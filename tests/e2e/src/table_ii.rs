@@ -4,8 +4,6 @@ use std::fmt;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::dissect::IkeFrame;
-
 /// A message of an attach, in the order of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Row {
@@ -56,15 +54,27 @@ pub const UNEXPLAINED: usize = 2;
 /// What profile `native` may take altogether: 55 % of the paper's QKD column.
 pub const NATIVE_BUDGET: usize = 2750;
 
+/// What the table needs to know of a captured IKE message.
+pub trait Frame {
+    /// Octets of the Ethernet frame.
+    fn length(&self) -> usize;
+    /// Exchange type (RFC 7296 section 3.1).
+    fn exchange(&self) -> u8;
+    /// Message ID.
+    fn message_id(&self) -> u32;
+    /// The R flag.
+    fn is_response(&self) -> bool;
+}
+
 /// The frames of one attach beside the table's rows.
 #[derive(Clone, Debug)]
-pub struct Attach<'a>(Vec<(Row, &'a IkeFrame)>);
+pub struct Attach<'a, F>(Vec<(Row, &'a F)>);
 
-impl<'a> Attach<'a> {
+impl<'a, F: Frame> Attach<'a, F> {
     /// Picks the fourteen messages of the first attach out of a capture.
     ///
     /// An error if one is missing, or was sent twice: sizes of a disturbed run say nothing.
-    pub fn find(frames: &'a [IkeFrame]) -> Result<Self> {
+    pub fn find(frames: &'a [F]) -> Result<Self> {
         let mut found = Vec::new();
         for (index, row) in ROWS.into_iter().enumerate() {
             let response = index % 2 == 1;
@@ -74,7 +84,8 @@ impl<'a> Attach<'a> {
                 _ => (36, 0),
             };
             let mut matching = frames.iter().filter(|frame| {
-                (frame.exchange, frame.message_id, frame.response) == (exchange, id, response)
+                (frame.exchange(), frame.message_id(), frame.is_response())
+                    == (exchange, id, response)
             });
             let Some(frame) = matching.next() else {
                 bail!("{} is missing", row.name);
@@ -86,29 +97,33 @@ impl<'a> Attach<'a> {
     }
 
     #[cfg(test)]
-    pub(crate) fn of(rows: Vec<(Row, &'a IkeFrame)>) -> Self {
+    pub(crate) fn of(rows: Vec<(Row, &'a F)>) -> Self {
         Self(rows)
     }
 
     /// Rows with their frames.
-    pub fn rows(&self) -> &[(Row, &'a IkeFrame)] {
+    pub fn rows(&self) -> &[(Row, &'a F)] {
         &self.0
     }
 
     /// All octets.
     pub fn total(&self) -> usize {
-        self.0.iter().map(|(_, frame)| frame.length).sum()
+        self.0.iter().map(|(_, frame)| frame.length()).sum()
     }
 
     /// Profile `paper`: every frame as in the QKD column, IKE_SA_INIT within the unexplained octets.
     pub fn check_paper(&self) -> Result<()> {
         for (row, frame) in &self.0 {
-            let slack = if frame.exchange == 34 { UNEXPLAINED } else { 0 };
+            let slack = if frame.exchange() == 34 {
+                UNEXPLAINED
+            } else {
+                0
+            };
             ensure!(
-                frame.length.abs_diff(row.qkd) <= slack,
+                frame.length().abs_diff(row.qkd) <= slack,
                 "{}: {} octets, the paper has {}",
                 row.name,
-                frame.length,
+                frame.length(),
                 row.qkd
             );
         }
@@ -119,16 +134,16 @@ impl<'a> Attach<'a> {
     pub fn check_native(&self) -> Result<()> {
         for (row, frame) in &self.0 {
             // A nonce stands where the paper has none, so CREATE_CHILD_SA is compared with PSK.
-            let bound = if frame.exchange == 36 {
+            let bound = if frame.exchange() == 36 {
                 row.psk
             } else {
                 row.qkd
             };
             ensure!(
-                frame.length <= bound,
+                frame.length() <= bound,
                 "{}: {} octets, more than the paper's {bound}",
                 row.name,
-                frame.length
+                frame.length()
             );
         }
         let total = self.total();
@@ -140,11 +155,11 @@ impl<'a> Attach<'a> {
     }
 }
 
-impl fmt::Display for Attach<'_> {
+impl<F: Frame> fmt::Display for Attach<'_, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<26} {:>8} {:>12}", "message", "octets", "paper (QKD)")?;
         for (row, frame) in &self.0 {
-            writeln!(f, "{:<26} {:>8} {:>12}", row.name, frame.length, row.qkd)?;
+            writeln!(f, "{:<26} {:>8} {:>12}", row.name, frame.length(), row.qkd)?;
         }
         let total = self.total();
         let per_mille = total * 1000 / QKD_TOTAL;
@@ -156,6 +171,7 @@ impl fmt::Display for Attach<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dissect::IkeFrame;
 
     fn frames() -> Vec<IkeFrame> {
         let ids = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0, 0];

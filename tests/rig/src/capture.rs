@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::exec;
 use crate::netns::Netns;
 use crate::process::{Process, Spec};
+
+/// Octets of a pcap file without packets.
+const FILE_HEADER: u64 = 24;
 
 /// A running capture of one interface.
 #[derive(Debug)]
@@ -17,11 +21,19 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Starts tcpdump on an interface and waits until it listens.
+    /// Starts tcpdump on an interface and waits until it captures: until a ping to `neighbour`,
+    /// an address on that link, is in the file. That it says "listening" is not enough, what comes
+    /// in the moment after may be missing.
     ///
     /// # Errors
     /// When tcpdump is missing or does not start.
-    pub fn start(netns: &Netns, interface: &str, file: &Path, logs: &Path) -> Result<Self> {
+    pub fn start(
+        netns: &Netns,
+        interface: &str,
+        neighbour: &str,
+        file: &Path,
+        logs: &Path,
+    ) -> Result<Self> {
         let mut process = Process::start(
             netns,
             Spec {
@@ -53,6 +65,12 @@ impl Capture {
         let log = process.log();
         process.wait_ready(Duration::from_secs(20), || {
             std::fs::read_to_string(&log).is_ok_and(|text| text.contains("listening on"))
+        })?;
+        exec::wait_for("tcpdump capturing", Duration::from_secs(20), || {
+            // Whether anybody answers does not matter.
+            drop(netns.output("ping", &["-n", "-c", "1", "-W", "1", neighbour]));
+            let length = std::fs::metadata(file).map_or(0, |meta| meta.len());
+            Ok((length > FILE_HEADER).then_some(()))
         })?;
         Ok(Self {
             process,

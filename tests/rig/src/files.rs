@@ -103,6 +103,12 @@ fn core(world: &World) -> String {
     } else {
         format!("sctp:{}:38412", net::CORE)
     };
+    // With the null algorithm a dissector reads NAS on N2, too; its integrity stays.
+    let ciphering = if world.options().key_log {
+        "[NEA0]"
+    } else {
+        "[NEA2, NEA1, NEA0]"
+    };
     format!(
         "listen: {listen}
 control: {control}
@@ -111,6 +117,7 @@ amf:
   plmn: {{mcc: \"208\", mnc: \"93\"}}
   tracking_areas: [\"000001\"]
   slices: [{{sst: 1, sd: \"010203\"}}]
+  ciphering: {ciphering}
   network_name: rig
 smf:
   dnns:
@@ -134,6 +141,11 @@ subscribers:
 fn ue(world: &World) -> String {
     let directory = world.directory().display();
     let profile = world.options().profile.name();
+    // The paper's UE names an AMF before it knows one.
+    let guami = match world.options().profile {
+        Profile::Native => "",
+        Profile::Paper => "amfId: \"cafe00\"\n",
+    };
     format!(
         "nwu:
   localAddress: {ue}
@@ -147,9 +159,10 @@ subscriber:
   opc: \"{OPC}\"
   sqnFile: {directory}/ue-sqn.json
   sqn: \"000000000000\"
+  imeisv: \"3569380356438091\"
 plmn: {{mcc: \"208\", mnc: \"93\"}}
 nssai: [{{sst: 1, sd: \"010203\"}}]
-sessions:
+{guami}sessions:
   - dnn: {DNN}
     sNssai: {{sst: 1, sd: \"010203\"}}
     routes: [198.18.0.0/24]

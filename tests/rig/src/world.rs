@@ -88,7 +88,8 @@ pub struct Options {
     pub prefix: String,
     /// Where logs go.
     pub logs: PathBuf,
-    /// Whether the N3IWF writes tables for Wireshark.
+    /// Whether a dissector is to read everything: the N3IWF writes tables for Wireshark, and the
+    /// core prefers the null ciphering algorithm for NAS.
     pub key_log: bool,
     /// Without ESP and SCTP, for kernels that have neither: the data plane is a recording double,
     /// NGAP runs over a Unix socket, and what IPsec would protect is in clear.

@@ -89,7 +89,7 @@ fn bulk_transfer_and_capture_over_a_link() {
         topology.place(Place::N3iwf).unwrap(),
     );
     let file = dir.path().join("nwu.pcap");
-    let capture = Capture::start(n3iwf, "nwu", &file, dir.path()).unwrap();
+    let capture = Capture::start(n3iwf, "nwu", topology::UE_NWU, &file, dir.path()).unwrap();
     let source: IpAddr = topology::UE_NWU.parse().unwrap();
     let target: IpAddr = topology::N3IWF_NWU.parse().unwrap();
     for direction in [Direction::Up, Direction::Down] {

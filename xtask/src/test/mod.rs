@@ -16,7 +16,11 @@ use crate::{artifacts, compiler, paths};
 use outcome::{Counts, Reader};
 
 /// Tests that run on the host, and whose outcome may depend on the kernel.
-const ALSO_IN_VM: &[(&str, &str)] = &[("n2", "lib"), ("dataplane", "bpf_native")];
+const ALSO_IN_VM: &[(&str, &str)] = &[
+    ("n2", "lib"),
+    ("dataplane", "bpf_native"),
+    ("dataplane", "relay_programs"),
+];
 /// Integration tests with this ending run on the kernels of the virtual
 /// machine; where the host lacks something they skip there.
 const KERNEL_TEST: &str = "_kernel";
@@ -63,6 +67,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
             "unit, vector, pair and namespace tests on this host",
             &mut on_host,
         );
+        stage(
+            "attach with the recording data plane on this host",
+            &mut scenarios::natively,
+        );
     }
     if args.no_vm {
         println!("\n== virtual machine: left out as asked for");
@@ -79,6 +87,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
         stage("end-to-end scenarios on Linux 6.12", &mut || {
             scenarios::run(kernel::Line::V6_12, &["--all"])
         });
+        stage(
+            "captures of both profiles, dissected",
+            &mut scenarios::captures,
+        );
         stage("attach on Linux 6.1", &mut || {
             scenarios::run(kernel::Line::V6_1, &["attach"])
         });

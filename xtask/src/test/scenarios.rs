@@ -1,13 +1,16 @@
 //! The rig's scenarios in the virtual machine: each counts as one test.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::outcome::Counts;
+use crate::demo::{self, Profile};
 use crate::vm::{self, Echo, Job, Payload, kernel};
-use crate::{artifacts, paths};
+use crate::{artifacts, paths, setup};
 
 /// What the rig reports of one scenario.
 #[derive(Deserialize)]
@@ -21,6 +24,52 @@ struct Step {
     name: String,
     ok: bool,
     detail: String,
+}
+
+/// The demonstration in both profiles with captures, each opened by an independent dissector.
+pub(crate) fn captures() -> Result<Counts> {
+    let directory = paths::target().join("captures");
+    std::fs::create_dir_all(&directory)?;
+    let mut counts = Counts::default();
+    for profile in [Profile::Native, Profile::Paper] {
+        let name = profile.name();
+        let held = demo::as_test(profile, directory.join(format!("{name}.pcap")))
+            .with_context(|| format!("profile {name}"))?;
+        if held {
+            counts.passed += 1;
+        } else {
+            println!("FAILED: the demonstration in profile {name}");
+            counts.failed += 1;
+        }
+    }
+    Ok(counts)
+}
+
+/// A whole attach of the real programs on this host, with a data plane that records instead of
+/// encrypting, so that it needs neither ESP nor SCTP.
+pub(crate) fn natively() -> Result<Counts> {
+    if !setup::is_root()? {
+        return Ok(Counts {
+            skipped: 1,
+            reasons: vec!["attach with the recording data plane: namespaces need root".to_owned()],
+            ..Counts::default()
+        });
+    }
+    let results = paths::target().join("scenarios").join("host");
+    if results.exists() {
+        std::fs::remove_dir_all(&results)?;
+    }
+    let bin = artifacts::directory();
+    let status = Command::new(bin.join("rig"))
+        .args(["scenario", "attach", "--recording", "--results"])
+        .arg(&results)
+        .arg("--bpf-object")
+        .arg(paths::bpf_object())
+        .arg("--bin-dir")
+        .arg(&bin)
+        .status()
+        .context("cannot start the rig")?;
+    count(&results, status.success())
 }
 
 /// Runs `rig scenario ARGUMENTS` and counts what it reports.
@@ -49,6 +98,11 @@ pub(crate) fn run(line: kernel::Line, arguments: &[&str]) -> Result<Counts> {
     job.timeout = Duration::from_secs(1500);
     job.echo = Echo::Show;
     let outcome = vm::run(&job)?;
+    count(&results, outcome.code == 0)
+}
+
+/// Reads what the rig left in `results`.
+fn count(results: &Path, succeeded: bool) -> Result<Counts> {
     let text =
         std::fs::read_to_string(results.join("report.json")).context("the rig left no report")?;
     let reports: Vec<Report> = serde_json::from_str(&text).context("the rig's report")?;
@@ -67,12 +121,8 @@ pub(crate) fn run(line: kernel::Line, arguments: &[&str]) -> Result<Counts> {
             }
         }
     }
-    if outcome.code != 0 && counts.failed == 0 {
-        bail!(
-            "the rig ended with exit code {}; logs are in {}",
-            outcome.code,
-            results.display()
-        );
+    if !succeeded && counts.failed == 0 {
+        bail!("the rig failed; logs are in {}", results.display());
     }
     if counts.failed > 0 {
         println!("logs are in {}", results.display());

@@ -20,6 +20,7 @@ const INIT: &str = include_str!("init.sh");
 /// Programs that must be there; `busybox` fills in for everything else.
 const TOOLS: &[&str] = &[
     "busybox", "dash", "bash", "ip", "ss", "tc", "bridge", "kmod", "bpftool", "tcpdump", "ping",
+    "openssl",
 ];
 
 /// Programs that are taken along when the host has them.

@@ -17,7 +17,7 @@ mod tests;
 mod tun;
 mod ue;
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ pub use kernel::{KernelRelay, KernelRelayConfig};
 pub use n3iwf::{GtpRelay, GtpRelayConfig};
 pub use ue::{TunRelay, TunRelayConfig};
 
-use crate::{Error, reading::Traffic};
+use crate::{Error, Options, reading::Traffic};
 
 /// One PDU session at the N3IWF: where its GRE and its GTP-U go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub struct Drops {
     pub send_failed: u64,
 }
 
-/// Which relay an N3IWF has (`relay:` in its file).
+/// Which relay an N3IWF has ([`crate::Options::relay`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RelayKind {
@@ -141,6 +141,14 @@ pub trait AccessRelay: Send + Sync {
 
     /// The next event, if any.
     fn poll_event(&self) -> Option<AccessEvent>;
+}
+
+/// The N3IWF's relay that `options.relay` names.
+pub fn open(config: GtpRelayConfig, options: &Options) -> Result<Arc<dyn AccessRelay>, Error> {
+    Ok(match options.relay {
+        RelayKind::User => Arc::new(GtpRelay::start(config)?),
+        RelayKind::Kernel => Arc::new(KernelRelay::start(KernelRelayConfig::new(config, options))?),
+    })
 }
 
 /// One PDU session at the UE.

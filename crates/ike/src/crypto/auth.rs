@@ -17,6 +17,9 @@ pub enum AuthError {
     /// The private key cannot sign this.
     #[error("the private key cannot sign")]
     Sign,
+    /// A method or algorithm that is unknown, not allowed, or not for this key; or none in common.
+    #[error("no usable signature algorithm")]
+    Algorithm,
 }
 
 /// Pads the secret of method 2: 17 octets of ASCII without a final zero.

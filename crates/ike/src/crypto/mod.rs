@@ -3,7 +3,9 @@
 //! | module | subject | source |
 //! |---|---|---|
 //! | [`auth`] | signed octets, shared-key AUTH | RFC 7296, sections 2.15 and 2.16 |
-//! | [`rsa`] | RSA Digital Signature, certificates | RFC 7296, section 3.8 |
+//! | [`public_key`], [`signature`] | signatures in AUTH | RFC 7427, RFC 8420, RFC 4754 |
+//! | [`certificate`] | certificate chains, names, requests | RFC 7296, sections 3.6 and 3.7; RFC 4945 |
+//! | [`rsa`] | RSA Digital Signature of the `paper` profile | RFC 7296, section 3.8 |
 //! | [`keymat`] | key schedules with key exchanges | RFC 7296, sections 2.14, 2.17, 2.18; RFC 9370 |
 //! | [`ke`] | key exchange: MODP, ECP, Curve25519, ML-KEM | RFC 3526, 5903, 8031; FIPS 203 |
 //! | [`ppk`] | post-quantum preshared keys | RFC 8784, RFC 9867 |
@@ -14,6 +16,7 @@
 //! Secrets are [`keys::Secret`]; whatever the peer can influence is compared in constant time.
 
 pub mod auth;
+pub mod certificate;
 pub mod cookie;
 mod exchange;
 pub mod intermediate;
@@ -25,9 +28,11 @@ pub mod ppk;
 mod prf;
 mod proposal;
 mod protector;
+pub mod public_key;
 pub mod qkd;
 pub mod rsa;
 mod select;
+pub mod signature;
 mod suite;
 
 pub use exchange::KeyExchange;

@@ -46,7 +46,7 @@ enum Word {
 }
 
 /// Every keyword of `swanctl.conf` for what is built in here.
-const WORDS: [(&str, Word); 33] = [
+const WORDS: [(&str, Word); 36] = [
     ("aes128", Word::Encr(Encr::AesCbc(AesBits::B128))),
     ("aes192", Word::Encr(Encr::AesCbc(AesBits::B192))),
     ("aes256", Word::Encr(Encr::AesCbc(AesBits::B256))),
@@ -80,6 +80,9 @@ const WORDS: [(&str, Word); 33] = [
     ("aes256gcm128", Word::Encr(Encr::AesGcm16(AesBits::B256))),
     ("curve25519", Word::Ke(KeMethod::Curve25519)),
     ("sha2_256", Word::Integ(Integ::HmacSha2_256_128)),
+    ("aes", Word::Encr(Encr::AesCbc(AesBits::B128))),
+    ("sha", Word::Integ(Integ::HmacSha1_96)),
+    ("sha2_384", Word::Integ(Integ::HmacSha2_384_192)),
     ("sha2_512", Word::Integ(Integ::HmacSha2_512_256)),
 ];
 

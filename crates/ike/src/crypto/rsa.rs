@@ -11,35 +11,55 @@ use rsa::{
 use sha1::{Digest, Sha1};
 use sha2::{Sha256, Sha384, Sha512};
 use thiserror::Error;
-use x509_parser::{
-    certificate::X509Certificate,
-    extensions::GeneralName,
-    oid_registry::{
-        OID_PKCS1_RSAENCRYPTION, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA,
-        OID_PKCS1_SHA512WITHRSA,
-    },
-    prelude::FromDer,
+use x509_parser::oid_registry::{
+    OID_PKCS1_RSAENCRYPTION, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA,
+    OID_PKCS1_SHA512WITHRSA,
 };
 
-use super::auth::AuthError;
-use crate::wire::{IdType, Identification};
+use super::{
+    auth::AuthError,
+    certificate::{names, parse},
+};
+use crate::wire::Identification;
 
 /// Why a key or certificate cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CertificateError {
-    /// Neither PKCS #8 nor PKCS #1, in PEM or DER.
-    #[error("not an RSA private key in PKCS #8 or PKCS #1")]
+    /// Not a private key of a kind that is supported here, in PEM or DER.
+    #[error("not a usable private key in PKCS #8, PKCS #1 or SEC 1")]
     PrivateKey,
     /// Not an X.509 certificate in DER.
     #[error("not an X.509 certificate")]
     Syntax,
-    /// The certificate's key is no RSA key of 2048 to 8192 bits.
-    #[error("not an RSA key of 2048 to 8192 bits")]
+    /// The certificate's key is of no supported kind, or an RSA key of less than 2048 or more than
+    /// 8192 bits.
+    #[error("not a supported public key")]
     PublicKey,
     /// Not signed by this authority with RSA and SHA-2.
     #[error("not signed by this authority")]
     Issuer,
+    /// No certificate at all.
+    #[error("no certificate")]
+    Missing,
+    /// More certificates than a chain may have.
+    #[error("a chain of too many certificates")]
+    TooMany,
+    /// A certificate of the chain has expired or is not valid yet.
+    #[error("a certificate is not valid at this time")]
+    Validity,
+    /// No chain of good signatures leads to an authority that is trusted now.
+    #[error("no chain leads to a trusted authority")]
+    Untrusted,
+    /// A certificate is used for what it does not allow.
+    #[error("a certificate is not for this use")]
+    Usage,
+    /// The end entity does not have the name that is claimed.
+    #[error("the certificate is for another name")]
+    Name,
+    /// The private key is that of another certificate.
+    #[error("the private key does not belong to the certificate")]
+    OtherKey,
 }
 
 /// An RSA private key that signs with method 1.
@@ -133,24 +153,7 @@ impl Certificate {
         let Ok(parsed) = parse(&self.der) else {
             return false;
         };
-        if id.kind == IdType::DER_ASN1_DN {
-            return parsed.subject().as_raw() == id.data;
-        }
-        let Ok(Some(names)) = parsed.subject_alternative_name() else {
-            return false;
-        };
-        names.value.general_names.iter().any(|name| match name {
-            GeneralName::DNSName(name) => {
-                id.kind == IdType::FQDN && name.as_bytes().eq_ignore_ascii_case(&id.data)
-            }
-            GeneralName::RFC822Name(name) => {
-                id.kind == IdType::RFC822_ADDR && name.as_bytes() == id.data
-            }
-            GeneralName::IPAddress(octets) => {
-                matches!(id.kind, IdType::IPV4_ADDR | IdType::IPV6_ADDR) && *octets == id.data
-            }
-            _ => false,
-        })
+        names(&parsed, id)
     }
 
     /// Whether `seconds` since 1970 lie within the validity period.
@@ -194,12 +197,5 @@ impl Certificate {
             .key
             .verify(scheme, &hash, &parsed.signature_value.data)
             .map_err(|_| CertificateError::Issuer)
-    }
-}
-
-fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
-    match X509Certificate::from_der(der) {
-        Ok(([], parsed)) => Ok(parsed),
-        _ => Err(CertificateError::Syntax),
     }
 }

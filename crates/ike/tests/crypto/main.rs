@@ -9,6 +9,7 @@ mod samples;
 mod vectors;
 
 mod auth;
+mod certificates;
 mod cookie;
 mod ke;
 mod keys;
@@ -17,3 +18,4 @@ mod mixed;
 mod negotiation;
 mod proposals;
 mod script;
+mod signatures;

@@ -65,6 +65,15 @@ fn words_and_status() {
         "aes128-noesn-sha1".parse::<EspSuite>(),
         "AES_CBC-128/HMAC_SHA1_96".parse()
     );
+    for (other, usual) in [
+        ("aes-sha-ecp256", "aes128-sha1-ecp256"),
+        ("aes256-sha2_256-ecp256", "aes256-sha256-ecp256"),
+        ("aes256-sha2_384-ecp256", "aes256-sha384-ecp256"),
+        ("aes256-sha2_512-ecp256", "aes256-sha512-ecp256"),
+    ] {
+        assert_eq!(ike(other), ike(usual));
+        assert_eq!(ike(other)[0].to_keywords(), usual);
+    }
     assert_eq!(
         "aes256gcm128-prfsha256-curve25519".parse::<IkeSuite>(),
         "aes256gcm16-prfsha256-x25519".parse()

@@ -4,6 +4,8 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
+use e2e::table_ii::NATIVE_BUDGET;
+
 use super::Setting;
 use crate::bulk::Direction;
 use crate::capture::{Capture, ike_frames};
@@ -99,8 +101,12 @@ fn show(
     let captures = report.step_with("captures are running", || {
         let netns = world.netns(Place::N3iwf)?;
         let logs = world.options().logs.clone();
-        let nwu = Capture::start(netns, "nwu", &setting.results.join("nwu.pcap"), &logs)?;
-        let n2n3 = Capture::start(netns, "n2n3", &setting.results.join("n2n3.pcap"), &logs)?;
+        let start = |interface: &str, neighbour: &str| {
+            let file = setting.results.join(format!("{interface}.pcap"));
+            Capture::start(netns, interface, neighbour, &file, &logs)
+        };
+        let nwu = start("nwu", topology::UE_NWU)?;
+        let n2n3 = start("n2n3", topology::CORE)?;
         Ok((Finding::new("NWu and N2/N3"), [nwu, n2n3]))
     })?;
     let attached = report.step_with("the UE attaches with QKD keys", || {
@@ -177,21 +183,14 @@ fn sites_are_apart(world: &World) -> Result<Finding> {
 }
 
 fn frames(nwu: &std::path::Path, options: DemoOptions) -> Result<Finding> {
-    let frames = ike_frames(nwu)?;
-    match options.profile {
+    let (total, table) = paper::sizes(&ike_frames(nwu)?, options.profile)?;
+    let detail = match options.profile {
         Profile::Native => {
-            let (total, table) = paper::native_size(&frames)?;
-            let detail = format!(
-                "{total} octets of IKE for the attach, at most {}",
-                paper::NATIVE_LIMIT
-            );
-            Ok(Finding::new(detail).with_exhibit(table))
+            format!("{total} octets of IKE for the attach, at most {NATIVE_BUDGET}")
         }
-        Profile::Paper => {
-            let table = paper::compare_with_table(&frames)?;
-            Ok(Finding::new("every frame has the size of Table II").with_exhibit(table))
-        }
-    }
+        Profile::Paper => format!("{total} octets, every frame has the size of Table II"),
+    };
+    Ok(Finding::new(detail).with_exhibit(table))
 }
 
 /// Takes the tables the N3IWF wrote for Wireshark to the results.

@@ -261,6 +261,11 @@ impl Nas {
         matches!(self.procedure, Procedure::Registered)
     }
 
+    /// Whether the UE has asked the network to deregister it, and waits.
+    pub fn is_deregistering(&self) -> bool {
+        matches!(self.procedure, Procedure::Deregistering { .. })
+    }
+
     /// K_N3IWF of the security context in use (32 octets): the MSK of EAP-5G.
     pub fn k_n3iwf(&self) -> Option<Secret> {
         let context = self.context.as_ref()?;

@@ -501,10 +501,13 @@ impl Ue {
                 self.actions.push_back(Action::Remove(id));
             }
         }
+        // The N3IWF's Delete may overtake DEREGISTRATION ACCEPT, which takes another way.
+        let leaving = self.nas.is_deregistering();
         self.nas.connection_lost();
         self.timeline.end(now.since_origin());
         let (failure, again) = match link.ending {
             Some(ending) => (ending.failure, ending.again),
+            None if leaving => (None, false),
             None => (Some(AttachFailure::Ike(reason)), false),
         };
         self.last_failure.clone_from(&failure);

@@ -31,7 +31,7 @@ use super::{
     AccessEvent, AccessRelay, AccessSession, Drops, GtpRelay, GtpRelayConfig, Path, SessionReading,
     n3iwf::{GRE_OVERHEAD, N3_OVERHEAD},
 };
-use crate::{Error, Traffic, link::Links};
+use crate::{Error, Options, Traffic, config, link::Links};
 
 /// Octets of IPv4 and TCP headers without options.
 const TCP_OVERHEAD: u32 = 40;
@@ -54,6 +54,24 @@ pub struct KernelRelayConfig {
     /// Serve sessions on interfaces that are no XFRM interfaces too, which have no SA to ask for.
     /// Only for tests and measurements: there GRE is in clear.
     pub clear_access: bool,
+}
+
+/// Sessions in the kernel unless told otherwise.
+const DEFAULT_SESSIONS: u32 = 16_384;
+
+impl KernelRelayConfig {
+    /// With object, pins and reqids as a daemon's file says.
+    pub fn new(user: GtpRelayConfig, options: &Options) -> Self {
+        let bpf = options.bpf.as_ref();
+        Self {
+            user,
+            object: bpf.map_or_else(config::default_object, |bpf| bpf.object.clone()),
+            pin_dir: bpf.map_or_else(config::default_pin_dir, |bpf| bpf.pin_dir.clone()),
+            max_sessions: DEFAULT_SESSIONS,
+            reqid_base: options.reqid_base,
+            clear_access: false,
+        }
+    }
 }
 
 /// [`AccessRelay`] in the kernel.

@@ -28,6 +28,7 @@ use crate::{
         make_pin_dir, mount_bpffs, open, pod::Raw, program, read_object, remove_pins,
     },
     reading::add,
+    sys::wait_for_programs,
 };
 
 /// What is pinned.
@@ -82,6 +83,8 @@ pub(super) struct Programs {
     _meta: Array<MapData, Raw<RelayMeta>>,
     pin_dir: PathBuf,
     cpus: usize,
+    /// Something was taken out of a map, and a program may still be at it.
+    freed: bool,
 }
 
 impl Programs {
@@ -145,6 +148,7 @@ impl Programs {
             _meta: written,
             pin_dir: config.pin_dir.clone(),
             cpus: nr_cpus().map_err(|(file, e)| Error::io(format!("read {file}"), e))?,
+            freed: false,
         })
     }
 
@@ -223,6 +227,7 @@ impl Programs {
         teid: u32,
         downlink: DownlinkSession,
     ) -> Result<(), Error> {
+        self.settle();
         let zero = PerCpuValues::try_from(vec![Raw(RelayCounters::default()); self.cpus])
             .map_err(|e| Error::io("count the CPUs", e))?;
         self.counters
@@ -237,19 +242,31 @@ impl Programs {
         self.downlinks
             .insert(teid.to_be_bytes(), Raw(downlink), BPF_NOEXIST)
             .map_err(|e| {
+                self.freed = true;
                 let _ = self.uplinks.remove(&Raw(key));
                 failed(&format!("add TEID {teid:#010x} to relay_dl"), &e)
             })
     }
 
+    /// The kernel gives the place of a deleted entry to the next one at once. No program may still
+    /// look at it then: it would take one session's packet for another's.
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.freed) {
+            wait_for_programs();
+        }
+    }
+
     /// Replaces the uplink half of a session.
     pub(super) fn update(&mut self, key: UplinkKey, uplink: UplinkSession) -> Result<(), Error> {
+        self.settle();
+        self.freed = true;
         self.uplinks
             .insert(Raw(key), Raw(uplink), BPF_ANY)
             .map_err(|e| failed("change relay_ul", &e))
     }
 
     pub(super) fn remove(&mut self, key: UplinkKey, teid: u32) {
+        self.freed = true;
         for result in [
             self.uplinks.remove(&Raw(key)),
             self.downlinks.remove(&teid.to_be_bytes()),

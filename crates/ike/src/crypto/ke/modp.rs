@@ -55,9 +55,9 @@ pub(super) fn generate(group: Group, rng: &mut (impl CryptoRng + ?Sized)) -> (Ve
     let mut octets = Zeroizing::new(vec![0; group.exponent_len()]);
     rng.fill_bytes(&mut octets);
     let public = match group {
-        Group::Modp2048 => raise(&P2048, &U2048::from_u8(2), &U320::from_be_slice(&octets)),
-        Group::Modp3072 => raise(&P3072, &U3072::from_u8(2), &U448::from_be_slice(&octets)),
-        Group::Modp4096 => raise(&P4096, &U4096::from_u8(2), &U512::from_be_slice(&octets)),
+        Group::Modp2048 => raise::<_, { U320::LIMBS }>(&P2048, &U2048::from_u8(2), &octets),
+        Group::Modp3072 => raise::<_, { U448::LIMBS }>(&P3072, &U3072::from_u8(2), &octets),
+        Group::Modp4096 => raise::<_, { U512::LIMBS }>(&P4096, &U4096::from_u8(2), &octets),
     };
     (public.expose().to_vec(), Exponent { group, octets })
 }
@@ -70,15 +70,15 @@ pub(super) fn shared(exponent: &Exponent, peer_public: &[u8]) -> Option<Secret> 
     Some(match exponent.group {
         Group::Modp2048 => {
             let peer = checked(&P2048, U2048::from_be_slice(peer_public))?;
-            raise(&P2048, &peer, &U320::from_be_slice(octets))
+            raise::<_, { U320::LIMBS }>(&P2048, &peer, octets)
         }
         Group::Modp3072 => {
             let peer = checked(&P3072, U3072::from_be_slice(peer_public))?;
-            raise(&P3072, &peer, &U448::from_be_slice(octets))
+            raise::<_, { U448::LIMBS }>(&P3072, &peer, octets)
         }
         Group::Modp4096 => {
             let peer = checked(&P4096, U4096::from_be_slice(peer_public))?;
-            raise(&P4096, &peer, &U512::from_be_slice(octets))
+            raise::<_, { U512::LIMBS }>(&P4096, &peer, octets)
         }
     })
 }
@@ -88,13 +88,15 @@ fn checked<const L: usize>(prime: &Odd<Uint<L>>, value: Uint<L>) -> Option<Uint<
     (value > Uint::ONE && value < last).then_some(value)
 }
 
-/// `base ^ exponent mod prime` in constant time, from the most significant octet, zeros included.
+/// `base ^ exponent mod prime` in constant time; the result is as long as the prime.
+///
+/// `exponent` has the octets of `E` words, as [`Group::exponent_len`] has it.
 fn raise<const L: usize, const E: usize>(
     prime: &Odd<Uint<L>>,
     base: &Uint<L>,
-    exponent: &Uint<E>,
+    exponent: &[u8],
 ) -> Secret {
-    let mut exponent = *exponent;
+    let mut exponent = Uint::<E>::from_be_slice(exponent);
     // Variable time in the modulus alone.
     let params = FixedMontyParams::new_vartime(*prime);
     let mut power = FixedMontyForm::new(base, &params).pow(&exponent);

@@ -82,6 +82,19 @@ fn deregistration_leaves_nothing() {
 }
 
 #[test]
+fn a_delete_that_overtakes_the_deregistration_accept_is_no_failure() {
+    let mut world = World::attached();
+    world.faults.core_silent = true;
+    world.command(Command::Deregister);
+    world.settle();
+    world.delete_ike();
+    world.run_for(600 * SECOND);
+    assert_eq!(world.ue.state(), State::Detached);
+    assert_eq!(world.detached, [(None, None)]);
+    world.assert_clean();
+}
+
+#[test]
 fn switch_off_does_not_wait_for_a_network_that_is_silent() {
     let mut world = World::attached();
     world.faults.core_silent = true;

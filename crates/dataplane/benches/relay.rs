@@ -1,0 +1,355 @@
+//! What relaying costs: `cargo bench -p dataplane --bench relay`, as root, on an idle host.
+//!
+//! First each program alone, packet by packet (`BPF_PROG_TEST_RUN`), with one session and with
+//! 10 000. Then the kernel relay against the one in user space between namespaces, GRE in clear.
+//! Tables on standard error, JSON lines on standard output.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_wrap,
+    reason = "a measurement ends by panicking"
+)]
+
+#[path = "../tests/support/programs.rs"]
+mod programs;
+#[path = "../tests/support/mod.rs"]
+mod support;
+#[path = "../tests/support/world.rs"]
+mod world;
+
+use std::{
+    os::fd::AsRawFd,
+    process::Command,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use dataplane::relay::{AccessRelay, GtpRelay, KernelRelay, Path};
+use ebpf_common::relay::{PROGRAM_DOWNLINK, PROGRAM_UPLINK};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use programs::{Programs, REDIRECT, Session};
+use support::{Space, is_root, object};
+use world::{DL_TEID, QFI, World, session};
+
+/// Single runs of which the median is taken.
+const RUNS: usize = 50_000;
+const MANY: u32 = 10_000;
+/// How long packets are sent at each rate.
+const SPAN: Duration = Duration::from_secs(1);
+/// Packets per second offered, and at last as many as the sender can. A relay in user space gets
+/// less done when it is flooded, so the best of all counts.
+const OFFERED: [f64; 6] = [25e3, 50e3, 100e3, 200e3, 400e3, f64::INFINITY];
+/// Packets per system call of the sender.
+const BATCH: usize = 64;
+
+fn main() {
+    if !is_root() || object().is_none() {
+        // `cargo test --benches` comes here too.
+        eprintln!("skipped: needs root and the object of `cargo xtask build`");
+        return;
+    }
+    Space::new("b").run(single_packets);
+    streams();
+}
+
+/// Median and least of single runs, nanoseconds.
+struct Cost {
+    median: u64,
+    least: u64,
+}
+
+/// Runs each packet once: a program changes its packet, so it cannot run on it again. Packets are
+/// made one at a time, or thousands of them would push the maps out of the caches.
+fn cost(programs: &Programs, name: &str, action: u32, packet: impl Fn(usize) -> Vec<u8>) -> Cost {
+    let mut times: Vec<u64> = (0..RUNS)
+        .map(|n| {
+            // A stride that is a prime visits every session.
+            let ran = programs.run(name, &packet(n * 7919), 1);
+            assert_eq!(ran.action, action);
+            ran.duration.as_nanos() as u64
+        })
+        .collect();
+    times.sort_unstable();
+    Cost {
+        median: times[RUNS / 2],
+        least: times[0],
+    }
+}
+
+fn single_packets() {
+    eprintln!("program         octets  sessions  median ns  least ns  (without the harness)");
+    for count in [1, MANY] {
+        let mut programs = Programs::load(MANY);
+        let sessions: Vec<Session> = (0..count)
+            .map(|number| Session { number, reqid: 0 })
+            .collect();
+        for session in &sessions {
+            programs.add(*session);
+        }
+        // What the kernel takes for a run that ends at once: no IP packet.
+        let mut nothing = vec![0; 64];
+        nothing[12] = 0x88;
+        let harness = cost(&programs, PROGRAM_UPLINK, programs::PASS, |_| {
+            nothing.clone()
+        });
+        for (name, octets) in [PROGRAM_UPLINK, PROGRAM_DOWNLINK]
+            .into_iter()
+            .flat_map(|name| [(name, 64), (name, 1400)])
+        {
+            // `octets` is the length of the IP packet that comes in.
+            let cost = cost(&programs, name, REDIRECT, |n| {
+                let session = sessions[n % sessions.len()];
+                programs::frame(&if name == PROGRAM_UPLINK {
+                    programs::gre(session, QFI, &programs::pdu(octets - 28))
+                } else {
+                    programs::downlink(session, QFI, true, &programs::pdu(octets - 44))
+                })
+            });
+            let net = |all: u64, own: u64| all.saturating_sub(own);
+            eprintln!(
+                "{name:<15} {octets:>6} {count:>9} {:>10} {:>9}  ({}, {})",
+                cost.median,
+                cost.least,
+                net(cost.median, harness.median),
+                net(cost.least, harness.least),
+            );
+            println!(
+                "{{\"bench\":\"relay_program\",\"program\":\"{name}\",\"octets\":{octets},\
+                 \"sessions\":{count},\"median_ns\":{},\"least_ns\":{},\"harness_median_ns\":{},\
+                 \"harness_least_ns\":{}}}",
+                cost.median, cost.least, harness.median, harness.least
+            );
+        }
+    }
+}
+
+fn streams() {
+    eprintln!("direction  PDU octets  user packets/s  kernel packets/s  ratio");
+    for up in [true, false] {
+        for octets in [64, 1300] {
+            let user = stream(Path::User, up, octets);
+            let kernel = stream(Path::Kernel, up, octets);
+            let direction = if up { "uplink" } else { "downlink" };
+            let ratio = kernel / user;
+            eprintln!("{direction:<9} {octets:>11} {user:>15.0} {kernel:>17.0} {ratio:>6.1}");
+            println!(
+                "{{\"bench\":\"relay_stream\",\"direction\":\"{direction}\",\
+                 \"pdu_octets\":{octets},\"user_pps\":{user:.0},\"kernel_pps\":{kernel:.0},\
+                 \"ratio\":{ratio:.2}}}"
+            );
+        }
+    }
+}
+
+/// Packets per second that come out of the relay while more go in than it can take.
+fn stream(path: Path, up: bool, octets: usize) -> f64 {
+    let world = World::new();
+    let config = world.relay_config();
+    let relay: Arc<dyn AccessRelay> = world.n3iwf.run(|| -> Arc<dyn AccessRelay> {
+        match path {
+            Path::User => Arc::new(GtpRelay::start(config.user).unwrap()),
+            Path::Kernel => Arc::new(KernelRelay::start(config).unwrap()),
+        }
+    });
+    world.n3iwf.run(|| relay.add(session("access")).unwrap());
+    assert_eq!(relay.readings()[0].path, path);
+    // Sinks that nobody reads: without them every packet would be answered by ICMP.
+    let _sinks = world.ends("access");
+    // Receiving is work of the second processor, sending of the first.
+    let (from, device, to, out) = if up {
+        (&world.ue, "access", &world.core, "n3")
+    } else {
+        (&world.core, "n3", &world.ue, "access")
+    };
+    let steer = format!("echo 2 > /sys/class/net/{device}/queues/rx-0/rps_cpus");
+    let netns = &world.n3iwf.name;
+    let steered = Command::new("ip")
+        .args(["netns", "exec", netns, "sh", "-c", &steer])
+        .status()
+        .unwrap();
+    assert!(steered.success());
+    let packet = if up {
+        let session = Session {
+            number: 0,
+            reqid: 0,
+        };
+        programs::gre(session, QFI, &programs::pdu(octets))
+    } else {
+        let container = gtpu::PduSessionContainer {
+            direction: gtpu::Direction::Downlink,
+            qfi: QFI,
+            rqi: false,
+        };
+        let gtp = gtpu::encode_g_pdu(DL_TEID, container, &programs::pdu(octets)).unwrap();
+        let mut packet = programs::n3(programs::UPF, &gtp);
+        // No UDP checksum.
+        packet[26..28].fill(0);
+        packet
+    };
+    let mut frame = hardware_address(&world.n3iwf, device).to_vec();
+    frame.extend([2, 0, 0, 0, 0, 9, 8, 0]);
+    frame.extend(packet);
+    know_neighbours(&world);
+    let received = from.run(|| {
+        let mut first = CpuSet::new();
+        first.set(0).unwrap();
+        sched_setaffinity(Pid::from_raw(0), &first).unwrap();
+        let sender = flood::Sender::new(device, &frame, BATCH);
+        let best = OFFERED.map(|rate| offer(&sender, rate, || packets_in(to, out)));
+        best.into_iter().fold(0.0, f64::max)
+    });
+    assert!(received > 0.0);
+    let reading = relay.readings().remove(0);
+    assert!(reading.uplink.packets + reading.downlink.packets > 0);
+    received
+}
+
+/// Packets per second that came out while `rate` were sent.
+fn offer(sender: &flood::Sender, rate: f64, count: impl Fn() -> u64) -> f64 {
+    let before = count();
+    let begin = Instant::now();
+    let mut sent = 0;
+    loop {
+        let elapsed = begin.elapsed();
+        if elapsed >= SPAN {
+            break;
+        }
+        if sent as f64 <= rate * elapsed.as_secs_f64() {
+            sent += sender.send();
+        }
+    }
+    let received = count() - before;
+    let seconds = begin.elapsed().as_secs_f64();
+    // What is still queued is not the next rate's.
+    thread::sleep(Duration::from_millis(200));
+    received as f64 / seconds
+}
+
+/// Address resolution would be lost in the flood.
+fn know_neighbours(world: &World) {
+    for (peer, address, device) in [
+        (&world.core, world::UPF, "n3"),
+        (&world.ue, world::UE_INNER, "access"),
+    ] {
+        let octets = hardware_address(peer, device).map(|octet| format!("{octet:02x}"));
+        let (address, hardware) = (address.to_string(), octets.join(":"));
+        world.n3iwf.ip(&[
+            "neigh",
+            "replace",
+            &address,
+            "lladdr",
+            &hardware,
+            "dev",
+            device,
+            "nud",
+            "permanent",
+        ]);
+    }
+}
+
+fn hardware_address(space: &Space, device: &str) -> [u8; 6] {
+    let text = space.ip(&["-o", "link", "show", "dev", device]);
+    let mut words = text.split_whitespace();
+    words.find(|word| *word == "link/ether").unwrap();
+    let mut address = [0; 6];
+    for (octet, hex) in address.iter_mut().zip(words.next().unwrap().split(':')) {
+        *octet = u8::from_str_radix(hex, 16).unwrap();
+    }
+    address
+}
+
+/// Packets that an interface has received.
+fn packets_in(space: &Space, device: &str) -> u64 {
+    let text = space.run(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+    let line = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(&format!("{device}:")))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+mod flood {
+    #![allow(unsafe_code)]
+
+    use super::AsRawFd;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+
+    /// Sends one frame over and over from a packet socket, past the queueing discipline.
+    pub(super) struct Sender {
+        socket: std::os::fd::OwnedFd,
+        frame: Vec<u8>,
+        address: libc::sockaddr_ll,
+        batch: usize,
+    }
+
+    impl Sender {
+        pub(super) fn new(device: &str, frame: &[u8], batch: usize) -> Self {
+            let socket = socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::empty(),
+                SockProtocol::EthAll,
+            )
+            .unwrap();
+            let on: libc::c_int = 1;
+            // SAFETY: the descriptor is open; the value is an int, as its length says.
+            let ret = unsafe {
+                libc::setsockopt(
+                    socket.as_raw_fd(),
+                    libc::SOL_PACKET,
+                    libc::PACKET_QDISC_BYPASS,
+                    (&raw const on).cast(),
+                    size_of_val(&on) as libc::socklen_t,
+                )
+            };
+            assert_eq!(ret, 0);
+            // SAFETY: sockaddr_ll is a plain structure, valid when zeroed.
+            let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+            address.sll_family = libc::AF_PACKET as u16;
+            address.sll_ifindex = nix::net::if_::if_nametoindex(device).unwrap() as i32;
+            address.sll_halen = 6;
+            Self {
+                socket,
+                frame: frame.to_vec(),
+                address,
+                batch,
+            }
+        }
+
+        /// How many frames went out.
+        pub(super) fn send(&self) -> u64 {
+            let mut part = libc::iovec {
+                iov_base: self.frame.as_ptr().cast_mut().cast(),
+                iov_len: self.frame.len(),
+            };
+            // SAFETY: mmsghdr is a plain structure, valid when zeroed.
+            let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            message.msg_hdr.msg_name = (&raw const self.address).cast_mut().cast();
+            message.msg_hdr.msg_namelen = size_of_val(&self.address) as libc::socklen_t;
+            message.msg_hdr.msg_iov = &raw mut part;
+            message.msg_hdr.msg_iovlen = 1;
+            let mut messages = vec![message; self.batch];
+            // SAFETY: every message points to the address and the frame, which live until the call
+            // returns; the kernel writes only the lengths of the messages.
+            let sent = unsafe {
+                libc::sendmmsg(
+                    self.socket.as_raw_fd(),
+                    messages.as_mut_ptr(),
+                    self.batch as u32,
+                    0,
+                )
+            };
+            u64::try_from(sent).unwrap_or(0)
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! An access network, an N3IWF and a core in three namespaces, GRE in clear on the access side.
+#![allow(dead_code, reason = "each target uses its part")]
+
+use std::{
+    io::{self, Read},
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use dataplane::relay::{
+    AccessSession, GtpRelayConfig, KernelRelayConfig, TunRelay, TunRelayConfig, UeRelay, UeSession,
+};
+use gtpu::{Direction, Message, MessageType, PduSessionContainer, encode_g_pdu};
+use nix::poll::{PollFd, PollFlags, poll};
+use nwu::GreHeader;
+use socket2::{Domain, Protocol, Socket, Type};
+use tun_rs::{DeviceBuilder, SyncDevice};
+
+use crate::support::{Space, object};
+
+pub(crate) const N3IWF_INNER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+pub(crate) const UE_INNER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 7);
+pub(crate) const N3IWF: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+pub(crate) const UPF: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 10);
+pub(crate) const PDU_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 60, 0, 7);
+pub(crate) const UL_TEID: u32 = 0x0a0b_0c0d;
+pub(crate) const DL_TEID: u32 = 0x7000_0001;
+pub(crate) const QFI: u8 = 9;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Three namespaces: `access` is a veth between UE and N3IWF, `n3` one between N3IWF and core.
+pub(crate) struct World {
+    pub(crate) ue: Space,
+    pub(crate) n3iwf: Space,
+    pub(crate) core: Space,
+}
+
+fn join(left: (&Space, Ipv4Addr), right: (&Space, Ipv4Addr), name: &str) {
+    let peer = &right.0.name;
+    left.0.ip(&[
+        "link", "add", name, "type", "veth", "peer", "name", name, "netns", peer,
+    ]);
+    for (space, address) in [left, right] {
+        space.run(|| {
+            let file = format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode");
+            std::fs::write(file, "1").unwrap();
+        });
+        space.ip(&["address", "add", &format!("{address}/24"), "dev", name]);
+        space.ip(&["link", "set", name, "up"]);
+    }
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let world = Self::without_access();
+        join((&world.n3iwf, N3IWF_INNER), (&world.ue, UE_INNER), "access");
+        world
+    }
+
+    /// UE and N3IWF are not connected yet.
+    pub(crate) fn without_access() -> Self {
+        let (ue, n3iwf, core) = (Space::new("u"), Space::new("n"), Space::new("c"));
+        join((&n3iwf, N3IWF), (&core, UPF), "n3");
+        Self { ue, n3iwf, core }
+    }
+
+    /// A raw GRE socket at the UE, on `interface`, and the UPF's socket.
+    pub(crate) fn ends(&self, interface: &str) -> (Socket, UdpSocket) {
+        let gre = self.ue.run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(47))).unwrap();
+            socket.bind_device(Some(interface.as_bytes())).unwrap();
+            socket.bind(&SocketAddrV4::new(UE_INNER, 0).into()).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        });
+        let upf = self
+            .core
+            .run(|| UdpSocket::bind((UPF, gtpu::PORT)).unwrap());
+        upf.set_read_timeout(Some(PATIENCE)).unwrap();
+        (gre, upf)
+    }
+
+    /// Pins of the relay under test.
+    pub(crate) fn pins(&self) -> PathBuf {
+        crate::support::pin_dir(&self.n3iwf)
+    }
+
+    pub(crate) fn relay_config(&self) -> KernelRelayConfig {
+        KernelRelayConfig {
+            user: GtpRelayConfig {
+                gtp: SocketAddrV4::new(N3IWF, gtpu::PORT),
+                up_address: N3IWF_INNER,
+                n3_mtu: 1500,
+                tunnel_mtu: 1386,
+                gre_protocol: 0,
+            },
+            object: object().unwrap(),
+            pin_dir: self.pins(),
+            max_sessions: 64,
+            reqid_base: 0,
+            clear_access: true,
+        }
+    }
+}
+
+pub(crate) fn session(interface: &str) -> AccessSession {
+    AccessSession {
+        dl_teid: DL_TEID,
+        ul_teid: UL_TEID,
+        upf: UPF,
+        ue_inner: UE_INNER,
+        pdu_session: 5,
+        qfis: vec![QFI, 10],
+        default_qfi: QFI,
+        slot: 0,
+        interface: Some(interface.into()),
+    }
+}
+
+/// A UPF of one session: a TUN device is its data network.
+pub(crate) struct Upf {
+    /// G-PDUs of the session that arrived, and that were sent.
+    pub(crate) packets: Arc<[AtomicU64; 2]>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Upf {
+    /// Starts in the core, with `HOST` as the address of the data network's only host.
+    pub(crate) fn start(core: &Space) -> Self {
+        let (device, socket) = core.run(|| {
+            // No router solicitations into the tunnel.
+            std::fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1").unwrap();
+            let device = DeviceBuilder::new()
+                .name("dn")
+                .mtu(1400)
+                .build_sync()
+                .unwrap();
+            device.set_nonblocking(true).unwrap();
+            let socket = UdpSocket::bind((UPF, gtpu::PORT)).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            (Arc::new(device), Arc::new(socket))
+        });
+        core.ip(&["address", "add", &format!("{HOST}/24"), "dev", "dn"]);
+        core.ip(&["link", "set", "dn", "up", "txqueuelen", "10000"]);
+        core.ip(&["route", "add", "10.60.0.0/16", "dev", "dn"]);
+        let stop = Arc::new(AtomicBool::new(false));
+        let packets = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+        let up = {
+            let (device, socket) = (device.clone(), socket.clone());
+            let (stop, packets) = (stop.clone(), packets.clone());
+            std::thread::spawn(move || to_network(&device, &socket, &stop, &packets[0]))
+        };
+        let down = {
+            let (stop, packets) = (stop.clone(), packets.clone());
+            std::thread::spawn(move || to_access(&device, &socket, &stop, &packets[1]))
+        };
+        Self {
+            packets,
+            stop,
+            threads: vec![up, down],
+        }
+    }
+}
+
+impl Drop for Upf {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Waits a little for something to read.
+fn readable(fd: BorrowedFd<'_>) {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    let _ = poll(&mut fds, 50u8);
+}
+
+fn to_network(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool, count: &AtomicU64) {
+    let mut room = vec![0; 65_536];
+    while !stop.load(Relaxed) {
+        match socket.recv(&mut room) {
+            Ok(len) => {
+                let Ok(message) = Message::decode(&room[..len]) else {
+                    continue;
+                };
+                if message.header.kind == MessageType::GPdu && message.header.teid == UL_TEID {
+                    count.fetch_add(1, Relaxed);
+                    let _ = device.send(message.payload);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => readable(socket.as_fd()),
+            Err(_) => {}
+        }
+    }
+}
+
+fn to_access(device: &SyncDevice, socket: &UdpSocket, stop: &AtomicBool, count: &AtomicU64) {
+    let container = PduSessionContainer {
+        direction: Direction::Downlink,
+        qfi: QFI,
+        rqi: false,
+    };
+    let mut room = vec![0; 65_536];
+    while !stop.load(Relaxed) {
+        match device.recv(&mut room) {
+            Ok(len) => {
+                count.fetch_add(1, Relaxed);
+                let datagram = encode_g_pdu(DL_TEID, container, &room[..len]).unwrap();
+                while let Err(error) = socket.send_to(&datagram, (N3IWF, gtpu::PORT)) {
+                    if error.kind() != io::ErrorKind::WouldBlock || stop.load(Relaxed) {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => readable(device.as_fd()),
+            Err(_) => {}
+        }
+    }
+}
+
+/// TCP segments sent again in these namespaces since they were made.
+pub(crate) fn retransmissions(spaces: &[&Space]) -> u64 {
+    let of = |space: &&Space| counter(space, "snmp", "Tcp:", "RetransSegs");
+    spaces.iter().map(of).sum()
+}
+
+/// One number of a file below `/proc/net`.
+fn counter(space: &Space, file: &str, group: &str, name: &str) -> u64 {
+    let path = format!("/proc/thread-self/net/{file}");
+    let text = space.run(|| std::fs::read_to_string(path).unwrap());
+    let mut lines = text.lines().filter(|line| line.starts_with(group));
+    let names = lines.next().unwrap().split_whitespace();
+    let values = lines.next().unwrap().split_whitespace();
+    let found = names.zip(values).find(|(found, _)| *found == name);
+    found.unwrap().1.parse().unwrap()
+}
+
+/// Attaches a UE by the relay in user space.
+pub(crate) fn attach(world: &World, interface: &str) -> TunRelay {
+    let relay = TunRelay::new(TunRelayConfig {
+        gre_protocol: 0,
+        tunnel_mtu: 1386,
+    });
+    world.ue.run(|| {
+        relay
+            .add(UeSession {
+                pdu_session: 5,
+                device: "uepdu5".into(),
+                address: PDU_ADDRESS,
+                mtu: 1358,
+                routes: vec!["198.18.0.0/24".parse().unwrap()],
+                default_qfi: QFI,
+                inner_local: UE_INNER,
+                up_address: N3IWF_INNER,
+                interface: Some(interface.into()),
+            })
+            .unwrap();
+    });
+    world
+        .ue
+        .ip(&["link", "set", "uepdu5", "txqueuelen", "10000"]);
+    relay
+}
+
+pub(crate) fn datagram(socket: &UdpSocket) -> Vec<u8> {
+    let mut room = vec![0; 65_536];
+    let len = socket.recv(&mut room).unwrap();
+    room.truncate(len);
+    room
+}
+
+pub(crate) fn raw(mut socket: &Socket) -> Vec<u8> {
+    let mut room = vec![0; 65_536];
+    let len = socket.read(&mut room).unwrap();
+    room.truncate(len);
+    room
+}
+
+/// An IPv4 UDP packet without a UDP checksum.
+pub(crate) fn pdu(from: Ipv4Addr, to: Ipv4Addr, len: usize) -> Vec<u8> {
+    let mut pdu = vec![0x45, 0];
+    pdu.extend((len as u16).to_be_bytes());
+    pdu.extend([0, 1, 0, 0, 64, 17, 0, 0]);
+    pdu.extend(from.octets());
+    pdu.extend(to.octets());
+    pdu.extend([0x1f, 0x40, 0x1f, 0x41]);
+    pdu.extend((len as u16 - 20).to_be_bytes());
+    pdu.extend([0, 0]);
+    pdu.resize(len, 0x5a);
+    pdu
+}
+
+pub(crate) fn uplink(qfi: u8, pdu: &[u8]) -> Vec<u8> {
+    let header = GreHeader {
+        qfi: Some(qfi),
+        rqi: false,
+    };
+    [&header.encode(0)[..], pdu].concat()
+}
+
+pub(crate) fn downlink(teid: u32, qfi: u8, pdu: &[u8]) -> Vec<u8> {
+    let container = PduSessionContainer {
+        direction: Direction::Downlink,
+        qfi,
+        rqi: true,
+    };
+    encode_g_pdu(teid, container, pdu).unwrap()
+}

@@ -1,0 +1,8 @@
+//! A certificate chain of a peer.
+#![no_main]
+
+#[path = "../../crates/ike/tests/support/exercise_crypto.rs"]
+#[allow(dead_code)]
+mod exercise;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| exercise::certificates(input));

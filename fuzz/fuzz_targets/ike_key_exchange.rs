@@ -1,0 +1,8 @@
+//! A public value of a key exchange.
+#![no_main]
+
+#[path = "../../crates/ike/tests/support/exercise_crypto.rs"]
+#[allow(dead_code)]
+mod exercise;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| exercise::key_exchange(input));
