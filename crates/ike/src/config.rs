@@ -7,10 +7,12 @@ use keys::SaeId;
 use crate::{
     crypto::{
         EspSuite, IkeSuite,
+        certificate::{Credential, TrustAnchors, chain_of},
         rsa::{Certificate, RsaSigner},
     },
     key_log::KeyLog,
-    wire::{CfgAttribute, Identification, TrafficSelector},
+    time::Instant,
+    wire::{CfgAttribute, Identification, Payload, TrafficSelector},
 };
 
 /// How the keys of an IKE SA come about. More modes (hybrid) will join.
@@ -21,6 +23,9 @@ pub enum Mode {
     Qkd(Profile),
     /// A key exchange; AUTH with K_N3IWF alone (TS 24.502, TS 33.501): the 3GPP standard.
     Psk,
+    /// A key exchange; both ends prove themselves by certificate in the first IKE_AUTH exchange, and by K_N3IWF after
+    /// EAP.
+    Cert,
 }
 
 impl Mode {
@@ -35,6 +40,7 @@ impl fmt::Display for Mode {
         match self {
             Self::Qkd(profile) => write!(f, "qkd-{profile}"),
             Self::Psk => f.write_str("psk"),
+            Self::Cert => f.write_str("cert"),
         }
     }
 }
@@ -94,17 +100,30 @@ impl fmt::Display for QkdPolicy {
     }
 }
 
-/// Key modes a responder accepts, and how it authenticates in those without a QKD key.
-#[derive(Debug, Clone, Default)]
+/// Key modes a responder accepts, and how both ends authenticate in those without a QKD key.
+#[derive(Clone, Default)]
 pub struct Acceptance {
     /// Modes, best first. Empty: mode `qkd` in the profiles of [`ResponderConfig`].
     pub modes: Vec<Mode>,
     /// Which of them count.
     pub policy: QkdPolicy,
-    /// Certificate and key for the first AUTH.
-    pub credential: Option<Credential>,
-    /// When the first AUTH is by certificate.
+    /// Certificate chain and private key for the first AUTH.
+    pub credential: Option<Arc<Credential>>,
+    /// When the first AUTH is by certificate in mode `psk`; in mode `cert` it always is.
     pub certificate: CertificateUse,
+    /// Authorities of the UEs' certificates, for mode `cert`.
+    pub trust: Option<Trust>,
+}
+
+impl fmt::Debug for Acceptance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptance")
+            .field("modes", &self.modes)
+            .field("policy", &self.policy)
+            .field("certificate", &self.certificate)
+            .field("trust", &self.trust)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Acceptance {
@@ -129,28 +148,72 @@ pub enum CertificateUse {
     Never,
 }
 
-/// A certificate and its private key.
+/// Authorities, and the calendar to judge their certificates by.
 #[derive(Clone)]
-pub struct Credential {
-    /// The certificate.
-    pub certificate: Arc<Certificate>,
-    /// Its private key.
-    pub signer: Arc<RsaSigner>,
+pub struct Trust {
+    /// The authorities.
+    pub anchors: Arc<TrustAnchors>,
+    /// Seconds since 1970 at [`Instant::ZERO`](crate::Instant::ZERO): the engine has no calendar of its own.
+    pub epoch: i64,
 }
 
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credential").finish_non_exhaustive()
+impl Trust {
+    /// Whether AUTH is by a certificate of one of the authorities for this identity.
+    pub(crate) fn accepts(
+        &self,
+        now: Instant,
+        payloads: &[Payload],
+        id: &Identification,
+        octets: &[u8],
+        allow_sha1: bool,
+    ) -> bool {
+        let elapsed = i64::try_from(now.since_origin().as_secs()).unwrap_or(i64::MAX);
+        let now = self.epoch.saturating_add(elapsed);
+        let proof = payloads.iter().find_map(|payload| match payload {
+            Payload::Auth { method, data } => Some((*method, data)),
+            _ => None,
+        });
+        match (proof, self.anchors.verify(&chain_of(payloads), now, id)) {
+            (Some((method, data)), Ok(peer)) => {
+                peer.key.verify(method, data, octets, allow_sha1).is_ok()
+            }
+            _ => false,
+        }
     }
 }
 
-/// Key modes an initiator offers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust")
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Key modes an initiator offers, and what it needs for certificates.
+#[derive(Clone, Default)]
 pub struct Offer {
     /// Modes, best first. Empty: mode `qkd` in the profile of [`InitiatorConfig`].
     pub modes: Vec<Mode>,
     /// Which of them count, and whether others may follow when QKD keys cannot be had.
     pub policy: QkdPolicy,
+    /// Certificate chain and private key, for mode `cert`.
+    pub credential: Option<Arc<Credential>>,
+    /// Authorities of the N3IWF's certificate, in modes `psk` and `cert`. Takes the place of
+    /// [`InitiatorConfig::peer_certificate`]. With it an answer without a good certificate is refused.
+    pub trust: Option<Trust>,
+    /// Whether the N3IWF may sign with method 1 (RSA with SHA-1): for peers that have nothing newer.
+    pub allow_sha1: bool,
+}
+
+impl fmt::Debug for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Offer")
+            .field("modes", &self.modes)
+            .field("policy", &self.policy)
+            .field("trust", &self.trust)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Offer {

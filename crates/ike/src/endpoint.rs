@@ -89,8 +89,7 @@ impl Endpoint {
         offer: &Offer,
     ) -> SaId {
         self.advance(now);
-        let modes = offer.modes(&config);
-        let sa = Sa::initiate(&mut self.cx(), path, config, modes);
+        let sa = Sa::initiate(&mut self.cx(), path, config, offer.clone());
         self.insert(sa)
     }
 

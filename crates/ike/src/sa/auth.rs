@@ -1,17 +1,21 @@
 //! AUTH payloads: what is signed with what, at which point (RFC 7296 2.15, 2.16).
 //!
-//! | AUTH | `native` | `paper` | mode `psk` |
-//! |---|---|---|---|
-//! | responder's first | method 2 with `K_auth` | method 1, RSA with SHA-1 | none, or method 1 when asked |
-//! | after EAP-Success, both | method 2 with `prf(K_auth, K_N3IWF)` | the same | method 2 with `K_N3IWF` |
+//! | AUTH | `native` | `paper` | mode `psk` | mode `cert` |
+//! |---|---|---|---|---|
+//! | initiator's first | none | none | none | by certificate |
+//! | responder's first | method 2 with `K_auth` | method 1, RSA with SHA-1 | none, or by certificate when asked | by certificate |
+//! | after EAP-Success, both | method 2 with `prf(K_auth, K_N3IWF)` | the same | method 2 with `K_N3IWF` | the same |
+//!
+//! By certificate: method 14 (RFC 7427) when the peer announced hash algorithms, else 1 or 9 to 11.
 
 use keys::Secret;
 
 use super::{Cx, Sa, keys::AuthKeys};
 use crate::{
-    config::{CertificateUse, Mode, PeerCertificate, Profile},
+    config::{CertificateUse, Mode, PeerCertificate, Profile, Trust},
     crypto::{
         auth::{Signed, shared_key, signed_octets, verify_shared_key},
+        certificate::Credential,
         qkd::final_secret,
         rsa::Certificate,
     },
@@ -94,11 +98,19 @@ impl Sa {
                 let paper = cx.config.responder.as_ref()?.paper.as_ref()?;
                 (&paper.certificate, &paper.signer)
             }
-            Mode::Psk => match (&acceptance.credential, acceptance.certificate) {
-                (Some(own), CertificateUse::Always) => (&own.certificate, &own.signer),
-                (Some(own), CertificateUse::WhenAsked) if asked => (&own.certificate, &own.signer),
-                _ => return Some(Vec::new()),
-            },
+            Mode::Psk | Mode::Cert => {
+                let wanted = match acceptance.certificate {
+                    _ if self.mode == Mode::Cert => true,
+                    CertificateUse::Always => true,
+                    CertificateUse::WhenAsked => asked,
+                    CertificateUse::Never => false,
+                };
+                return match &acceptance.credential {
+                    Some(own) if wanted => self.signed(cx, own, &octets),
+                    _ if self.mode == Mode::Cert => None,
+                    _ => Some(Vec::new()),
+                };
+            }
         };
         let data = signer.sign(&octets, cx.rng).ok()?;
         Some(vec![
@@ -111,6 +123,53 @@ impl Sa {
                 data,
             },
         ])
+    }
+
+    /// The initiator's first AUTH, in mode `cert`.
+    pub(super) fn initiator_first_auth(
+        &self,
+        cx: &mut Cx<'_>,
+        own: &Credential,
+    ) -> Option<Vec<Payload>> {
+        let octets = self.initiator_octets()?;
+        self.signed(cx, own, &octets)
+    }
+
+    /// CERT payloads and AUTH by certificate.
+    fn signed(&self, cx: &mut Cx<'_>, own: &Credential, octets: &[u8]) -> Option<Vec<Payload>> {
+        let hashes = self.peer_hashes.as_deref();
+        let (method, data) = own.key().sign(hashes, octets, true, cx.rng).ok()?;
+        let mut payloads = own.payloads();
+        payloads.push(Payload::Auth { method, data });
+        Some(payloads)
+    }
+
+    /// Whether the responder's first AUTH is by a certificate the authorities vouch for.
+    pub(super) fn responder_is_certified(
+        &self,
+        cx: &Cx<'_>,
+        trust: &Trust,
+        payloads: &[Payload],
+        allow_sha1: bool,
+    ) -> bool {
+        match (&self.remote_id, self.responder_octets()) {
+            (Some(id), Some(octets)) => trust.accepts(cx.now, payloads, id, &octets, allow_sha1),
+            _ => false,
+        }
+    }
+
+    /// Whether the initiator's first AUTH is by a certificate the authorities vouch for.
+    pub(super) fn initiator_is_certified(&self, cx: &Cx<'_>, payloads: &[Payload]) -> bool {
+        match (
+            &cx.config.acceptance.trust,
+            &self.remote_id,
+            self.initiator_octets(),
+        ) {
+            (Some(trust), Some(id), Some(octets)) => {
+                trust.accepts(cx.now, payloads, id, &octets, false)
+            }
+            _ => false,
+        }
     }
 
     /// Whether the responder's first AUTH (`native`) proves possession of `K_auth`.

@@ -8,7 +8,7 @@ use super::{
     keys as key_material,
 };
 use crate::{
-    config::{InitiatorConfig, Mode, PeerCertificate, Profile},
+    config::{InitiatorConfig, Mode, Offer, PeerCertificate, Profile},
     crypto::EspSuite,
     event::{ChildFailure, ChildId, CloseReason, Event},
     wire::{
@@ -22,6 +22,7 @@ const MAX_EAP_ROUNDS: u32 = 64;
 
 pub(super) struct AuthI {
     config: InitiatorConfig,
+    offer: Offer,
     child: ChildId,
     step: Step,
     rounds: u32,
@@ -80,7 +81,7 @@ impl Failure {
 
 impl Sa {
     /// Keys are there: floats to port 4500 if there is a NAT, and sends the first IKE_AUTH request.
-    pub(super) fn begin_auth(&mut self, cx: &mut Cx<'_>, config: InitiatorConfig) {
+    pub(super) fn begin_auth(&mut self, cx: &mut Cx<'_>, config: InitiatorConfig, offer: Offer) {
         if self.nat_local || self.nat_remote {
             self.path.local.set_port(NAT_PORT);
             self.path.remote.set_port(NAT_PORT);
@@ -103,7 +104,9 @@ impl Sa {
             payloads.extend(request_configuration(&config));
         }
         // TS 24.502 7.3.2.1: asked for exactly when it can be judged.
-        if self.mode == Mode::Psk
+        if let Some(trust) = offer.trust.as_ref().filter(|_| !self.mode.is_qkd()) {
+            payloads.push(trust.anchors.request());
+        } else if self.mode == Mode::Psk
             && let PeerCertificate::Trusted(anchors) = &config.peer_certificate
         {
             payloads.push(Payload::CertReq {
@@ -114,6 +117,13 @@ impl Sa {
                     .collect(),
             });
         }
+        if self.mode == Mode::Cert {
+            let own = offer.credential.as_ref();
+            match own.and_then(|own| self.initiator_first_auth(cx, own)) {
+                Some(proof) => payloads.extend(proof),
+                None => return self.finish(cx, CloseReason::Unsendable),
+            }
+        }
         payloads.extend([
             Payload::Sa(EspSuite::offer(&self.esp_suites, child.spi_in)),
             Payload::TsI(child.ts_local.clone()),
@@ -122,6 +132,7 @@ impl Sa {
         self.children.insert(id, child);
         self.phase = Phase::AuthI(Box::new(AuthI {
             config,
+            offer,
             child: id,
             step: Step::First,
             rounds: 0,
@@ -189,6 +200,13 @@ impl Sa {
             (Some((method, data)), Mode::Qkd(Profile::Native)) => {
                 self.verify_first_auth(method, data)
             }
+            (_, mode) if !mode.is_qkd() && auth.offer.trust.is_some() => {
+                auth.offer.trust.as_ref().is_some_and(|trust| {
+                    self.responder_is_certified(cx, trust, payloads, auth.offer.allow_sha1)
+                })
+            }
+            // Mode `cert` proves both ends, or it is none.
+            (_, Mode::Cert) => false,
             (Some((method, data)), _) => {
                 self.verify_certificate(judge, certificate.map(Vec::as_slice), method, data)
             }

@@ -101,7 +101,7 @@ impl Sa {
         }
         let denial = match opened {
             Ok(payloads) => match header.exchange {
-                ExchangeType::IkeAuth => self.auth_request(cx, path, payloads),
+                ExchangeType::IkeAuth => self.auth_request(cx, path, &payloads),
                 ExchangeType::CreateChildSa => self.create_request(cx, &payloads),
                 _ => self.informational_request(cx, &payloads),
             },

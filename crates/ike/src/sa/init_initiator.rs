@@ -12,8 +12,8 @@ use super::{
     ledger, window,
 };
 use crate::{
-    config::{InitiatorConfig, Mode, Profile},
-    crypto::{IkeSuite, KeMethod, KeSecret},
+    config::{InitiatorConfig, Mode, Offer, Profile},
+    crypto::{IkeSuite, KeMethod, KeSecret, signature::HashAlgorithm},
     event::{CloseReason, Event, KeyRequestId, KeysWanted, Path, QkdFailure},
     time::Instant,
     wire::{
@@ -31,6 +31,7 @@ const MAX_REFUSED: usize = 8;
 
 pub(super) struct InitI {
     pub(super) config: InitiatorConfig,
+    offer: Offer,
     /// Modes that are left to try, best first, and those of this request.
     modes: Vec<Mode>,
     offered: Vec<Mode>,
@@ -91,6 +92,19 @@ impl InitI {
         self.grace.as_ref().map(|(_, reason)| reason.clone())
     }
 
+    /// The mode that goes with a key exchange: the best offered, but `cert` before `psk` only for a peer that asks for
+    /// our certificate.
+    fn exchange_mode(&self, payloads: &[Payload]) -> Mode {
+        let asked = payloads
+            .iter()
+            .any(|payload| matches!(payload, Payload::CertReq { .. }));
+        let mut modes = self.offered.iter().copied().filter(|mode| !mode.is_qkd());
+        match modes.next() {
+            Some(Mode::Cert) if !asked => modes.next().unwrap_or(Mode::Cert),
+            first => first.unwrap_or(Mode::Psk),
+        }
+    }
+
     /// The key exchange method of INVALID_KE_PAYLOAD, if it is another one of those offered (RFC 7296 1.2).
     fn other_method(&self, wish: &Notify) -> Result<KeMethod, CloseReason> {
         let id = <[u8; 2]>::try_from(wish.data.as_slice())
@@ -124,17 +138,24 @@ impl Sa {
         cx: &mut Cx<'_>,
         path: Path,
         config: InitiatorConfig,
-        modes: Vec<Mode>,
+        offer: Offer,
     ) -> Self {
+        let modes = offer.modes(&config);
         let first = modes.first().copied().unwrap_or(Mode::Qkd(config.profile));
         let mut sa = Self::new(cx, true, path, first);
         sa.local_id = Some(config.identity.clone());
-        sa.offer_modes(cx, config, modes);
+        sa.offer_modes(cx, config, offer, modes);
         sa
     }
 
     /// Sends an IKE_SA_INIT that offers as many of these modes as fit into one.
-    fn offer_modes(&mut self, cx: &mut Cx<'_>, config: InitiatorConfig, modes: Vec<Mode>) {
+    fn offer_modes(
+        &mut self,
+        cx: &mut Cx<'_>,
+        config: InitiatorConfig,
+        offer: Offer,
+        modes: Vec<Mode>,
+    ) {
         let paper = Mode::Qkd(Profile::Paper);
         // That profile has no room for a choice.
         let offered: Vec<Mode> = match modes.first() {
@@ -145,10 +166,15 @@ impl Sa {
                 .filter(|mode| *mode != paper)
                 .collect(),
         };
-        let suites: Vec<IkeSuite> = offered
-            .iter()
-            .flat_map(|mode| key_material::ike_suites(*mode, &config.ike_suites))
-            .collect();
+        let mut suites: Vec<IkeSuite> = Vec::new();
+        for mode in &offered {
+            let more = key_material::ike_suites(*mode, &config.ike_suites);
+            suites.extend(
+                more.into_iter()
+                    .filter(|suite| !suites.contains(suite))
+                    .collect::<Vec<_>>(),
+            );
+        }
         let (Some(mode), false) = (offered.first().copied(), suites.is_empty()) else {
             return self.finish(cx, CloseReason::NoProposalChosen);
         };
@@ -157,6 +183,7 @@ impl Sa {
         let ke = suites.iter().find_map(key_method);
         self.phase = Phase::InitSent(Box::new(InitI {
             config,
+            offer,
             modes,
             offered,
             suites,
@@ -192,6 +219,9 @@ impl Sa {
                 sae: init.config.sae_id.clone(),
             };
             payloads.push(supported.to_notify().into());
+        }
+        if init.offer.trust.is_some() || init.offered.contains(&Mode::Cert) {
+            payloads.push(HashAlgorithm::to_notify(&HashAlgorithm::ALL).into());
         }
         let header = self.header(ExchangeType::IkeSaInit, false, 0);
         let Ok(datagram) = wire::encode(&header, &payloads) else {
@@ -250,7 +280,7 @@ impl Sa {
         self.spi_i = cx.ike_spi();
         self.spi_changes.push(SpiChange::Taken(self.spi_i));
         self.requests.restart();
-        self.offer_modes(cx, init.config, left);
+        self.offer_modes(cx, init.config, init.offer, left);
         true
     }
 
@@ -314,6 +344,7 @@ impl Sa {
         self.nat_remote = nat_remote;
         self.transcript.response = datagram.to_vec();
         self.transcript.nonce_r = answer.nonce;
+        self.peer_hashes = key_material::announced_hashes(payloads);
         self.suite = Some(answer.suite);
         let offered_mode = std::mem::replace(&mut self.mode, answer.mode);
         match answer.source {
@@ -326,7 +357,7 @@ impl Sa {
                 };
                 if made.is_ok() {
                     self.requests.answered();
-                    return self.begin_auth(cx, init.config);
+                    return self.begin_auth(cx, init.config, init.offer);
                 }
                 self.forget_answer(offered_mode);
                 init.useless(cx, digest, CloseReason::NoProposalChosen);
@@ -389,7 +420,7 @@ impl Sa {
         match ready {
             Ok(()) => {
                 self.requests.answered();
-                self.begin_auth(cx, init.config);
+                self.begin_auth(cx, init.config, init.offer);
             }
             Err(failure) => {
                 self.forget_answer(candidate.offered_mode);
@@ -445,7 +476,7 @@ fn read_answer(init: &InitI, spi_r: u64, payloads: &[Payload]) -> Result<Answer,
         return Ok(Answer {
             suite,
             nonce,
-            mode: Mode::Psk,
+            mode: init.exchange_mode(payloads),
             source: Source::Exchange(shared),
         });
     }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::{Acceptance, Mode, Profile, ResponderConfig},
-    crypto::{IkeSuite, KeMethod, Selection},
+    crypto::{IkeSuite, KeMethod, Selection, signature::HashAlgorithm},
     event::{CloseReason, Event, KeyRequestId, KeysWanted, Path, QkdFailure},
     wire::{
         self, ExchangeType, Notify, NotifyType, Parsed, Payload, SaPayload, find_notify,
@@ -139,7 +139,7 @@ impl Offered<'_> {
         let offers = match mode {
             Mode::Qkd(Profile::Native) => self.supported.as_ref().is_some_and(|s| s.qkd),
             Mode::Qkd(Profile::Paper) => self.supported.is_none() && config.paper.is_some(),
-            Mode::Psk => self.ke.is_some(),
+            Mode::Psk | Mode::Cert => self.ke.is_some(),
         };
         let suites = key_material::ike_suites(mode, &config.ike_suites);
         offers
@@ -194,6 +194,7 @@ impl Sa {
         sa.esp_suites = key_material::esp_suites(request.mode, &request.suite, &config.esp_suites);
         sa.local_id = Some(config.identity.clone());
         sa.deadline = Some(cx.now + cx.config.timing.half_open_lifetime);
+        sa.peer_hashes = key_material::announced_hashes(payloads);
         match request.source {
             Source::Exchange { public, shared } => {
                 let ke = key_method(&request.suite).map(|method| Payload::Ke {
@@ -201,7 +202,16 @@ impl Sa {
                     data: public,
                 });
                 let made = sa.take_shared_secret(cx, &shared);
-                let payloads = sa.init_answer(request.answer, ke);
+                let mut payloads = sa.init_answer(request.answer, ke);
+                let acceptance = &cx.config.acceptance;
+                if sa.peer_hashes.is_some() {
+                    payloads.push(HashAlgorithm::to_notify(&HashAlgorithm::ALL).into());
+                }
+                if let Some(trust) = &acceptance.trust
+                    && acceptance.modes(config).contains(&Mode::Cert)
+                {
+                    payloads.push(trust.anchors.request());
+                }
                 if made.is_ok() && sa.send_init_response(cx, sa.spi_r, &payloads) {
                     sa.begin_auth_responder();
                 } else {

@@ -8,9 +8,12 @@ use crate::{
     crypto::{
         AesBits, Encr, EspSuite, IkeKeys, IkeSuite, Integ, KeMethod, KeyError, KeyExchange,
         OpenError, Prf, Protector, keymat, nat::detection_hash, qkd as schedule,
+        signature::HashAlgorithm,
     },
     event::{ChildFailure, Path, QkdFailure},
-    wire::{Notify, NotifyType, Parsed, Payload, WireError, notifies, qkd::QkdUnavailable},
+    wire::{
+        Notify, NotifyType, Parsed, Payload, WireError, find_notify, notifies, qkd::QkdUnavailable,
+    },
 };
 
 /// Keys of an IKE SA in use.
@@ -91,6 +94,12 @@ pub(super) fn ike_suites(mode: Mode, configured: &[IkeSuite]) -> Vec<IkeSuite> {
 /// The method of the KE payload that goes with a suite.
 pub(super) fn key_method(suite: &IkeSuite) -> Option<KeMethod> {
     suite.ke.as_ref().map(KeyExchange::first)
+}
+
+/// What SIGNATURE_HASH_ALGORITHMS of a message says.
+pub(super) fn announced_hashes(payloads: &[Payload]) -> Option<Vec<HashAlgorithm>> {
+    let notify = find_notify(payloads, NotifyType::SIGNATURE_HASH_ALGORITHMS)?;
+    HashAlgorithm::from_data(&notify.data).ok()
 }
 
 /// ESP suites to offer or accept under an IKE suite: in mode `qkd` of its kind, since that fixed the number of keys.

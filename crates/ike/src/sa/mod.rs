@@ -48,7 +48,7 @@ pub(crate) use self::{
 };
 use crate::{
     config::{EndpointConfig, Mode, Profile},
-    crypto::{EspSuite, IkeSuite},
+    crypto::{EspSuite, IkeSuite, signature::HashAlgorithm},
     event::{ChildFailure, ChildId, CloseReason, Event, KeyRequestId, Path, QkdFailure, SaId},
     time::Instant,
     wire::{Delete, ExchangeType, Header, Identification, Notify, NotifyType, Payload},
@@ -135,6 +135,8 @@ pub(crate) struct Sa {
     /// Keys of the signalling Child SA, until it takes them.
     signalling_keys: Option<Vec<QkdKey>>,
     msk: Option<Secret>,
+    /// Hash algorithms the peer announced for signatures (RFC 7427).
+    peer_hashes: Option<Vec<HashAlgorithm>>,
     local_id: Option<Identification>,
     remote_id: Option<Identification>,
     peer_sae: Option<SaeId>,
@@ -209,6 +211,7 @@ impl Sa {
             user_keys: None,
             signalling_keys: None,
             msk: None,
+            peer_hashes: None,
             local_id: None,
             remote_id: None,
             peer_sae: None,

@@ -9,6 +9,7 @@ mod converse;
 mod admission;
 mod attach;
 mod authentication;
+mod certificates;
 mod children;
 mod daemon;
 mod exchange;
