@@ -140,9 +140,10 @@ impl N3iwf {
             self.signalling_up(now, number);
             return;
         }
-        let Some(inner) = ue.inner else {
+        let (Some(inner), Some(installed)) = (ue.inner, ue.children.get(&child)) else {
             return;
         };
+        let reqid = installed.reqid;
         let Some((id, session)) = ue
             .sessions
             .iter_mut()
@@ -164,6 +165,7 @@ impl N3iwf {
             ue_inner: inner,
             up_address: inner_address,
             slot: session.slot,
+            reqid,
             qfis: session.qfis.clone(),
             upf: session.upf,
             ul_teid: session.ul_teid,

@@ -170,6 +170,8 @@ pub struct RelaySession {
     pub up_address: IpAddr,
     /// XFRM interface number.
     pub slot: u32,
+    /// Reqid of the session's Child SA: uplink packets come out of no other.
+    pub reqid: u32,
     /// QFIs allowed; the first is the default.
     pub qfis: Vec<u8>,
     /// The UPF's N3 address.

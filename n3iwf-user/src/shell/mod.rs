@@ -19,7 +19,7 @@ use anyhow::Context;
 use daemon::{Shutdown, control::Server, timeline::Stopwatch};
 use dataplane::{
     Dataplane, StartReport,
-    relay::{AccessEvent, AccessRelay, GtpRelay},
+    relay::{self, AccessEvent, AccessRelay},
 };
 use ike::{ChildId, Endpoint, Instant, KeyRequestId, QkdFailure, SaId};
 use keys::QkdKey;
@@ -200,8 +200,7 @@ async fn serve(
     let own = &file.configuration;
     let encapsulate = own.dataplane.kind == dataplane::Kind::Kernel;
     let udp = Udp::bind(own.ike_bind_address, encapsulate).await?;
-    let relay: Arc<dyn AccessRelay> =
-        Arc::new(GtpRelay::start(file.relay()).context("user-plane relay")?);
+    let relay = relay::open(file.relay(), &own.dataplane).context("user-plane relay")?;
     let (inputs, mut input) = mpsc::channel(INPUTS);
     let device = started.interface.clone().filter(|_| encapsulate);
     let nas_address = (own.ip_sec_tunnel_address, own.nas_tcp_port).into();

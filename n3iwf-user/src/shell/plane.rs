@@ -152,6 +152,8 @@ impl<F: Fn(u32) -> Option<String>> Worker<F> {
                 slot: session.slot,
                 interface: (self.interface)(session.slot),
             })
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string())?;
+        self.relay.bind(session.dl_teid, session.reqid);
+        Ok(())
     }
 }

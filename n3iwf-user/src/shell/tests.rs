@@ -272,6 +272,10 @@ impl AccessRelay for Journal {
         Ok(())
     }
 
+    fn bind(&self, dl_teid: u32, reqid: u32) {
+        self.note(format!("bind {dl_teid} to {reqid}"));
+    }
+
     fn remove(&self, dl_teid: u32) -> Option<SessionReading> {
         self.note(format!("end {dl_teid}"));
         None
@@ -307,6 +311,7 @@ async fn the_data_plane_works_in_the_order_it_is_told() {
         ue_inner: "10.0.0.2".parse().unwrap(),
         up_address: "10.0.0.1".parse().unwrap(),
         slot: 2,
+        reqid: 11,
         qfis: vec![9, 1],
         upf: upf.parse().unwrap(),
         ul_teid: 5,
@@ -336,6 +341,10 @@ async fn the_data_plane_works_in_the_order_it_is_told() {
     assert!(error.contains("IPv4"), "{error}");
     assert_eq!(
         *journal.lines.lock().unwrap(),
-        ["add 6 on Some(\"xfrmi-2\"), default QFI 9", "end 6",]
+        [
+            "add 6 on Some(\"xfrmi-2\"), default QFI 9",
+            "bind 6 to 11",
+            "end 6",
+        ]
     );
 }
