@@ -41,6 +41,7 @@ const TOOLS: &[Tool] = &[
     tool("tcpdump", "tcpdump"),
     tool("tshark", "tshark"),
     tool("openssl", "openssl"),
+    tool("nft", "nftables"),
     tool("ping", "iputils-ping"),
     tool("ethtool", "ethtool"),
     tool("setpriv", "util-linux"),

@@ -26,6 +26,8 @@ pub struct XfrmState {
     pub if_id: u32,
     /// `tunnel` or `transport`.
     pub mode: String,
+    /// Source and destination port of ESP in UDP (RFC 3948).
+    pub encap: Option<(u16, u16)>,
     /// Lifetime counters.
     pub bytes: u64,
     /// Lifetime counters.
@@ -76,6 +78,18 @@ fn parse_states(text: &str) -> Result<Vec<XfrmState>> {
                 state.mode = after(rest, "mode").unwrap_or_default().to_owned();
             }
             ["if_id", id, ..] => state.if_id = number(Some(id))?,
+            [
+                "encap",
+                "type",
+                "espinudp",
+                "sport",
+                source,
+                "dport",
+                destination,
+                ..,
+            ] => {
+                state.encap = Some((source.parse()?, destination.parse()?));
+            }
             [bytes, packets] if bytes.ends_with("(bytes),") => {
                 state.bytes = counter(bytes, "(bytes),")?;
                 state.packets = counter(packets, "(packets)")?;
@@ -239,6 +253,7 @@ src 192.0.2.1 dst 192.0.2.10
 \t  replay-window 1 replay 2 failed 3
 src 192.0.2.10 dst 192.0.2.1
 \tproto esp spi 0x00000101(257) reqid 7(0x00000007) mode tunnel
+\tencap type espinudp sport 20017 dport 4500 addr 0.0.0.0
 ";
 
     #[test]
@@ -255,7 +270,9 @@ src 192.0.2.10 dst 192.0.2.1
             (first.source.as_str(), first.mode.as_str()),
             ("192.0.2.1", "tunnel")
         );
-        assert_eq!(states.last().unwrap().spi, 257);
+        let last = states.last().unwrap();
+        assert_eq!((last.spi, last.encap), (257, Some((20017, 4500))));
+        assert_eq!(first.encap, None);
         assert!(parse_states("").unwrap().is_empty());
     }
 

@@ -23,6 +23,8 @@ pub const ATTACH: Duration = Duration::from_secs(60);
 pub struct Attached {
     /// Address of its PDU session.
     pub address: IpAddr,
+    /// The host of the data network that the session leads to.
+    pub host: &'static str,
 }
 
 /// Starts KMEs, core and N3IWF, each ready before the next.
@@ -94,13 +96,22 @@ pub fn wait_attached(world: &mut World, limit: Duration) -> Result<Attached> {
             text(&last, "/lastFailure")
         )
     })?;
-    let address = text(&last, "/sessions/0/address");
-    let plain = address.split('/').next().unwrap_or(address);
     Ok(Attached {
-        address: plain
-            .parse()
-            .with_context(|| format!("address {address:?}"))?,
+        address: address(&last, 0)?,
+        host: topology::DN_HOST,
     })
+}
+
+/// Address of the PDU session at `index` of a UE's status.
+///
+/// # Errors
+/// When it has none.
+pub fn address(status: &Value, index: usize) -> Result<IpAddr> {
+    let address = text(status, &format!("/sessions/{index}/address"));
+    let plain = address.split('/').next().unwrap_or(address);
+    plain
+        .parse()
+        .with_context(|| format!("address {address:?}"))
 }
 
 /// Waits until an attach of the UE has failed and says why.
@@ -206,7 +217,7 @@ pub fn ping(world: &World, attached: &Attached, count: u32) -> Result<Finding> {
             "5",
             "-I",
             &source,
-            topology::DN_HOST,
+            attached.host,
         ],
     )?;
     let summary = text
@@ -234,7 +245,7 @@ pub fn tcp(world: &World, attached: &Attached, way: Direction, octets: u64) -> R
         world.netns(Place::Ue)?,
         attached.address,
         world.netns(Place::Dn)?,
-        topology::DN_HOST.parse()?,
+        attached.host.parse()?,
         way,
         octets,
     )?;

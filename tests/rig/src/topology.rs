@@ -37,6 +37,12 @@ pub const N3IWF_CORE: &str = "203.0.113.1";
 pub const CORE: &str = "203.0.113.2";
 /// The host behind the UPF.
 pub const DN_HOST: &str = "198.18.0.10";
+/// The UE where it is behind the NAT, which then has [`UE_NWU`].
+pub const UE_PRIVATE: &str = "198.51.100.18";
+/// The NAT, seen from the UE.
+const NAT_PRIVATE: &str = "198.51.100.17";
+/// The UE's ports on NWu when it is behind the NAT: none of them is its own.
+pub const NAT_PORTS: std::ops::RangeInclusive<u16> = 20000..=29999;
 
 /// A place in the topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,10 +59,12 @@ pub enum Place {
     Core,
     /// A host of the data network.
     Dn,
+    /// A NAT between UE and NWu, where a scenario puts one.
+    Nat,
 }
 
 impl Place {
-    /// All places.
+    /// All places that are always there.
     pub const ALL: [Self; 6] = [
         Self::Ue,
         Self::N3iwf,
@@ -76,6 +84,7 @@ impl Place {
             Self::KmeB => "kme-b",
             Self::Core => "core",
             Self::Dn => "dn",
+            Self::Nat => "nat",
         }
     }
 }
@@ -198,6 +207,67 @@ impl Topology {
         &self.prefix
     }
 
+    /// Puts a NAT between UE and NWu: the UE is at [`UE_PRIVATE`], and what the N3IWF sees of it is
+    /// [`UE_NWU`] with one of [`NAT_PORTS`]. Nobody can reach the UE first.
+    ///
+    /// # Errors
+    /// When the kernel or `nft` lacks something.
+    pub fn insert_nat(&mut self) -> Result<()> {
+        let nat = Netns::create(format!("{}-{}", self.prefix, Place::Nat.name()))?;
+        self.places.push((Place::Nat, nat));
+        let ue = self.place(Place::Ue)?;
+        ue.ip(&["link", "delete", "nwu"])?;
+        self.connect(&Link {
+            name: "nwu",
+            ends: [
+                (Place::Nat, "192.0.2.10/24"),
+                (Place::N3iwf, "192.0.2.1/24"),
+            ],
+        })?;
+        // The UE's interface keeps its name; at the NAT it has another.
+        let nat = self.place(Place::Nat)?;
+        exec::output(Command::new(exec::IP).args([
+            "link",
+            "add",
+            "nwu",
+            "netns",
+            ue.name(),
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "private",
+            "netns",
+            nat.name(),
+        ]))?;
+        nat.ip_batch(&format!(
+            "address add {NAT_PRIVATE}/29 dev private\nlink set private up\n"
+        ))?;
+        ue.ip_batch(&format!(
+            "address add {UE_PRIVATE}/29 dev nwu\nlink set nwu up\n\
+             route add 192.0.2.0/24 via {NAT_PRIVATE}\n"
+        ))?;
+        let (first, last) = (NAT_PORTS.start(), NAT_PORTS.end());
+        nat.output(
+            "nft",
+            &[&format!(
+                "table ip nat {{
+                   chain postrouting {{
+                     type nat hook postrouting priority srcnat;
+                     oifname nwu meta l4proto udp snat to {UE_NWU}:{first}-{last}
+                   }}
+                   chain forward {{
+                     type filter hook forward priority filter; policy drop;
+                     ct state established,related accept
+                     iifname private oifname nwu accept
+                   }}
+                 }}"
+            )],
+        )?;
+        self.sysctl(Place::Nat, "net.ipv4.conf.all.rp_filter", "0")?;
+        self.sysctl(Place::Nat, "net.ipv4.ip_forward", "1")
+    }
+
     /// Takes a link down or up at one end (both ends see it).
     ///
     /// # Errors
@@ -309,7 +379,7 @@ impl Topology {
 
 /// Removes the topology of this prefix with every process in it.
 pub fn remove(prefix: &str) {
-    for place in Place::ALL {
+    for place in Place::ALL.into_iter().chain([Place::Nat]) {
         Netns::destroy(&format!("{prefix}-{}", place.name()));
     }
     // The next sweep removes what does not go now.

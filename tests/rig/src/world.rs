@@ -144,6 +144,20 @@ impl World {
         &self.topology
     }
 
+    /// Puts a NAT between UE and NWu, see [`Topology::insert_nat`]; before the UE starts.
+    ///
+    /// # Errors
+    /// When the NAT cannot be made.
+    pub fn insert_nat(&mut self) -> Result<()> {
+        self.topology.insert_nat()?;
+        self.reconfigure(Role::Ue, |text| {
+            text.replace(
+                &format!("localAddress: {}", topology::UE_NWU),
+                &format!("localAddress: {}", topology::UE_PRIVATE),
+            )
+        })
+    }
+
     /// The namespace of a place.
     ///
     /// # Errors

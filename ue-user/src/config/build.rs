@@ -177,6 +177,7 @@ impl Config {
             retransmit_max: self.ike.retransmit_max,
             retransmit_tries: self.ike.retransmit_tries,
             dpd_interval: (!dpd.is_zero()).then_some(dpd),
+            keepalive: self.ike.nat_keepalive,
             ..Timing::default()
         }
     }

@@ -280,6 +280,9 @@ pub struct IkeOptions {
     /// Silence after which the N3IWF is asked whether it lives.
     #[serde(with = "qkd::duration")]
     pub dpd_interval: Duration,
+    /// Behind a NAT: silence of the UE after which a keepalive holds its mapping (RFC 3948, 4).
+    #[serde(with = "qkd::duration")]
+    pub nat_keepalive: Duration,
     /// Replay window of Child SAs in packets, 32 to 4096.
     pub replay_window: u32,
     /// PEM certificates that may vouch for the N3IWF in profile `paper`; none: it is not judged.
@@ -393,6 +396,9 @@ impl Config {
         if self.ike.suites.iter().any(|suite| suite.ke.is_some()) {
             return complain("ike.suites", "mode qkd has no key exchange method");
         }
+        if self.ike.nat_keepalive < Duration::from_secs(1) {
+            return complain("ike.natKeepalive", "1s or more");
+        }
         if !(32..=4096).contains(&self.ike.replay_window) {
             return complain("ike.replayWindow", "32 to 4096 packets");
         }
@@ -441,6 +447,7 @@ impl Default for IkeOptions {
             retransmit_max: timing.retransmit_max,
             retransmit_tries: timing.retransmit_tries,
             dpd_interval: timing.dpd_interval.unwrap_or(Duration::ZERO),
+            nat_keepalive: timing.keepalive,
             replay_window: 128,
             trusted_certificates: Vec::new(),
             gre_protocol: 0,

@@ -59,6 +59,7 @@ fn the_commented_defaults_are_the_defaults() {
     assert_eq!(explicit.ike.esp_suites, implicit.ike.esp_suites);
     assert_eq!(explicit.ike.replay_window, implicit.ike.replay_window);
     assert_eq!(explicit.ike.dpd_interval, implicit.ike.dpd_interval);
+    assert_eq!(explicit.ike.nat_keepalive, implicit.ike.nat_keepalive);
     assert_eq!(explicit.ike.retransmit_max, implicit.ike.retransmit_max);
     assert_eq!(explicit.retry.maximum, implicit.retry.maximum);
     assert_eq!(
@@ -116,6 +117,16 @@ fn contradictions_are_refused() {
     assert!(complaint(&family).contains("IP version"));
     let suite = SAMPLE.replace("# ike:", "ike:\n  suites: [ROT13]\n# ike:");
     assert!(complaint(&suite).contains("ROT13"));
+    let storm = SAMPLE.replace("# ike:", "ike: {natKeepalive: 10ms}\n# ike:");
+    assert!(complaint(&storm).contains("natKeepalive"));
+}
+
+#[test]
+fn the_keepalive_interval_reaches_ike() {
+    let text = SAMPLE.replace("# ike:", "ike: {natKeepalive: 7s}\n# ike:");
+    let of = |text: &str| parse(text).unwrap().ue().unwrap().timing.keepalive;
+    assert_eq!(of(&text), Duration::from_secs(7));
+    assert_eq!(of(SAMPLE), ike::Timing::default().keepalive);
 }
 
 #[test]

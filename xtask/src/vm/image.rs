@@ -20,13 +20,11 @@ const INIT: &str = include_str!("init.sh");
 /// Programs that must be there; `busybox` fills in for everything else.
 const TOOLS: &[&str] = &[
     "busybox", "dash", "bash", "ip", "ss", "tc", "bridge", "kmod", "bpftool", "tcpdump", "ping",
-    "openssl",
+    "openssl", "nft",
 ];
 
 /// Programs that are taken along when the host has them.
-const EXTRAS: &[&str] = &[
-    "ethtool", "iperf3", "strace", "nft", "nstat", "setpriv", "sysctl",
-];
+const EXTRAS: &[&str] = &["ethtool", "iperf3", "strace", "nstat", "setpriv", "sysctl"];
 
 /// Modules loaded at boot (those built in are skipped). The kernel asks for
 /// further ones itself through `/sbin/modprobe`.
@@ -60,6 +58,11 @@ const MODULES: &[&str] = &[
     "sch_netem",
     "cls_bpf",
     "act_bpf",
+    // the NAT of a scenario
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_nat",
+    "nft_ct",
     // ciphers as ESP names them
     "gcm",
     "ctr",

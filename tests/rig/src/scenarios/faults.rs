@@ -251,7 +251,7 @@ pub(super) fn n3iwf_killed(report: &mut Report, world: &mut World) -> Option<()>
     nothing_stays(report, world, &before)
 }
 
-fn clean_slate(report: &mut Report, world: &World) -> Option<Snapshot> {
+pub(super) fn clean_slate(report: &mut Report, world: &World) -> Option<Snapshot> {
     report.step_with("a look before", || {
         let snapshot = Snapshot::take(world)?;
         Ok((
@@ -336,7 +336,11 @@ fn accounted(world: &World) -> Result<Finding> {
 }
 
 /// Ends the daemons; then nothing may be there that was not there before.
-fn nothing_stays(report: &mut Report, world: &mut World, before: &Snapshot) -> Option<()> {
+pub(super) fn nothing_stays(
+    report: &mut Report,
+    world: &mut World,
+    before: &Snapshot,
+) -> Option<()> {
     report.step("the daemons end and leave nothing", || {
         for role in Role::ALL.iter().rev() {
             world.stop(*role)?;

@@ -3,6 +3,8 @@
 mod bench;
 mod demo;
 mod faults;
+mod nat;
+mod sessions;
 
 use std::path::PathBuf;
 
@@ -85,6 +87,16 @@ pub const ALL: &[Scenario] = &[
         name: "attach",
         about: "attach, ping, deregister, nothing left",
         run: faults::attach,
+    },
+    Scenario {
+        name: "two-sessions",
+        about: "two PDU sessions at once; the second goes, comes back, and goes with the UE",
+        run: sessions::two_sessions,
+    },
+    Scenario {
+        name: "nat",
+        about: "the UE is behind a NAT: port 4500, ESP in UDP, keepalives",
+        run: nat::nat,
     },
     Scenario {
         name: "kme-down",

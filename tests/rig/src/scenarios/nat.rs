@@ -1,0 +1,149 @@
+//! A UE behind a NAT (RFC 7296 2.23, RFC 3948).
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::faults::{clean_slate, nothing_stays};
+use crate::bulk::Direction;
+use crate::control::{self, number, text};
+use crate::exec;
+use crate::kernel;
+use crate::report::{Finding, Report};
+use crate::steps;
+use crate::topology::{self, Place};
+use crate::world::{Role, World};
+
+/// QKD keys of an attach with one PDU session.
+const KEYS: u64 = 7;
+/// Octets each way.
+const BULK: u64 = 256 << 10;
+/// Keepalives to wait for, and the silence before each.
+const KEEPALIVES: u32 = 3;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Attach and traffic through a NAT that changes addresses and ports.
+pub(super) fn nat(report: &mut Report, world: &mut World) -> Option<()> {
+    report.step("a NAT between UE and NWu", || {
+        world.insert_nat()?;
+        let interval = format!("ike: {{natKeepalive: {}s, ", KEEPALIVE_INTERVAL.as_secs());
+        world.reconfigure(Role::Ue, |text| text.replace("ike: {", &interval))?;
+        Ok(Finding::new(format!(
+            "{} becomes {}, ports change",
+            topology::UE_PRIVATE,
+            topology::UE_NWU
+        )))
+    })?;
+    let before = clean_slate(report, world)?;
+    steps::bring_up(report, world)?;
+    let attached = report.step_with("attach", || {
+        let attached = steps::attach(world)?;
+        let detail = format!("PDU session {}", attached.address);
+        Ok((Finding::new(detail), attached))
+    })?;
+    report.step("IKE on port 4500, the NAT found", || ike_floated(world))?;
+    report.step("security associations", || steps::sas(world, 2))?;
+    report.step("ping", || steps::ping(world, &attached, 3))?;
+    for (name, way) in [
+        ("TCP to the data network", Direction::Up),
+        ("TCP to the UE", Direction::Down),
+    ] {
+        report.step(name, || steps::tcp(world, &attached, way, BULK))?;
+    }
+    report.step("ESP in UDP", || esp_in_udp(world))?;
+    report.step("keepalives", || keepalives(world))?;
+    report.step("eBPF counters = kernel counters", || steps::counters(world))?;
+    report.step("kernel IPsec", || steps::xfrm_states(world, 4))?;
+    report.step("every key is accounted for", || steps::keys(world, KEYS))?;
+    report.step("deregistration", || steps::deregister(world))?;
+    nothing_stays(report, world, &before)
+}
+
+/// The N3IWF sees the NAT's address and port, and knows who is behind it; so does the UE.
+fn ike_floated(world: &World) -> Result<Finding> {
+    let reply = control::n3iwf(world, "sas")?;
+    let local = socket_address(text(&reply, "/sas/0/local"))?;
+    let remote = socket_address(text(&reply, "/sas/0/remote"))?;
+    let behind = |end: &str| reply.pointer(&format!("/sas/0/nat-{end}")) == Some(&true.into());
+    let translated = topology::NAT_PORTS.contains(&remote.port());
+    if local.port() != 4500 || remote.ip().to_string() != topology::UE_NWU || !translated {
+        bail!("{local} to {remote}");
+    }
+    if behind("local") || !behind("remote") {
+        bail!("it is the UE that is behind a NAT: {reply}");
+    }
+    let status = control::ue(world, "status")?;
+    let (ours, theirs) = (
+        text(&status, "/ike/0/local"),
+        text(&status, "/ike/0/remote"),
+    );
+    let private = format!("{}:4500", topology::UE_PRIVATE);
+    if ours != private || theirs != format!("{}:4500", topology::N3IWF_NWU) {
+        bail!("the UE: {ours} to {theirs}");
+    }
+    Ok(Finding::new(format!(
+        "N3IWF: {local} to {remote} (NAT); UE: {ours} to {theirs}"
+    )))
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr> {
+    text.parse().with_context(|| format!("address {text:?}"))
+}
+
+/// Every ESP state of both ends is encapsulated, with the ports of its end.
+fn esp_in_udp(world: &World) -> Result<Finding> {
+    let reply = control::n3iwf(world, "sas")?;
+    let mapped = socket_address(text(&reply, "/sas/0/remote"))?.port();
+    for (place, own, peer) in [(Place::N3iwf, 4500, mapped), (Place::Ue, 4500, 4500)] {
+        let (states, listing) = kernel::xfrm_states(world.netns(place)?)?;
+        if states.is_empty() {
+            bail!("no ESP state at {}", place.name());
+        }
+        for state in &states {
+            let ours = [topology::N3IWF_NWU, topology::UE_PRIVATE];
+            let outbound = ours.get(usize::from(place == Place::Ue)) == Some(&&*state.source);
+            let expected = if outbound { (own, peer) } else { (peer, own) };
+            if state.encap != Some(expected) {
+                bail!(
+                    "SPI {:08x} at {}: {:?} instead of {expected:?}\n{listing}",
+                    state.spi,
+                    place.name(),
+                    state.encap
+                );
+            }
+            if state.packets == 0 {
+                bail!("SPI {:08x} at {} carried nothing", state.spi, place.name());
+            }
+        }
+    }
+    Ok(Finding::new(format!(
+        "all states at both ends, port 4500 to {mapped} at the N3IWF"
+    )))
+}
+
+/// An idle UE keeps its mapping: eBPF at the N3IWF counts what it sends for that.
+fn keepalives(world: &World) -> Result<Finding> {
+    let count = || -> Result<u64> {
+        let reply = control::n3iwf(world, "counters")?;
+        number(&reply, "/classes/ingress/nat_keepalive/packets")
+    };
+    let (before, begun) = (count()?, Instant::now());
+    exec::wait_for("keepalives", KEEPALIVE_INTERVAL * 10, || {
+        Ok((count()? >= before + u64::from(KEEPALIVES)).then_some(()))
+    })?;
+    // The first may come at once, each further one after its interval.
+    let least = KEEPALIVE_INTERVAL * (KEEPALIVES - 1) - KEEPALIVE_INTERVAL / 2;
+    if begun.elapsed() < least {
+        bail!("{KEEPALIVES} keepalives in {:?}", begun.elapsed());
+    }
+    let reply = control::n3iwf(world, "counters")?;
+    let sent = number(&reply, "/classes/egress/nat_keepalive/packets")?;
+    if sent > 0 {
+        bail!("the N3IWF is behind no NAT and sent {sent} keepalives");
+    }
+    Ok(Finding::new(format!(
+        "{KEEPALIVES} in {:.1} s, counted by eBPF",
+        begun.elapsed().as_secs_f32()
+    )))
+}
