@@ -7,24 +7,40 @@ use keys::SaeId;
 use crate::{
     crypto::{
         EspSuite, IkeSuite,
+        certificate::{Credential, TrustAnchors, chain_of},
         rsa::{Certificate, RsaSigner},
     },
     key_log::KeyLog,
-    wire::{CfgAttribute, Identification, TrafficSelector},
+    time::Instant,
+    wire::{CfgAttribute, Identification, Payload, TrafficSelector},
 };
 
-/// How the keys of an IKE SA come about. More modes (Diffie-Hellman, hybrid) will join.
+/// How the keys of an IKE SA come about. More modes (hybrid) will join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Mode {
     /// QKD keys directly, without any key exchange method.
     Qkd(Profile),
+    /// A key exchange; AUTH with K_N3IWF alone (TS 24.502, TS 33.501): the 3GPP standard.
+    Psk,
+    /// A key exchange; both ends prove themselves by certificate in the first IKE_AUTH exchange, and by K_N3IWF after
+    /// EAP.
+    Cert,
+}
+
+impl Mode {
+    /// Whether its keys come from the QKD system.
+    pub const fn is_qkd(self) -> bool {
+        matches!(self, Self::Qkd(_))
+    }
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Qkd(profile) => write!(f, "qkd-{profile}"),
+            Self::Psk => f.write_str("psk"),
+            Self::Cert => f.write_str("cert"),
         }
     }
 }
@@ -48,6 +64,168 @@ impl fmt::Display for Profile {
     }
 }
 
+/// What becomes of an attach when QKD keys cannot be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum QkdPolicy {
+    /// No attach without QKD keys: other modes are neither offered nor accepted.
+    Require,
+    /// Modes with QKD keys before the others. When they fail, the others are tried in the open:
+    /// [`Event::ModeFallback`](crate::Event::ModeFallback) tells, and the SA shows its mode.
+    #[default]
+    Prefer,
+    /// Modes without QKD keys only.
+    Forbid,
+}
+
+impl QkdPolicy {
+    /// The modes this policy leaves, in the order it wants.
+    pub fn order(self, modes: &[Mode]) -> Vec<Mode> {
+        let (qkd, other): (Vec<Mode>, Vec<Mode>) = modes.iter().partition(|mode| mode.is_qkd());
+        match self {
+            Self::Require => qkd,
+            Self::Prefer => qkd.into_iter().chain(other).collect(),
+            Self::Forbid => other,
+        }
+    }
+}
+
+/// The configuration's words: `require-qkd`, `prefer-qkd`, `no-qkd`.
+impl fmt::Display for QkdPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Require => "require-qkd",
+            Self::Prefer => "prefer-qkd",
+            Self::Forbid => "no-qkd",
+        })
+    }
+}
+
+/// Key modes a responder accepts, and how both ends authenticate in those without a QKD key.
+#[derive(Clone, Default)]
+pub struct Acceptance {
+    /// Modes, best first. Empty: mode `qkd` in the profiles of [`ResponderConfig`].
+    pub modes: Vec<Mode>,
+    /// Which of them count.
+    pub policy: QkdPolicy,
+    /// Certificate chain and private key for the first AUTH.
+    pub credential: Option<Arc<Credential>>,
+    /// When the first AUTH is by certificate in mode `psk`; in mode `cert` it always is.
+    pub certificate: CertificateUse,
+    /// Authorities of the UEs' certificates, for mode `cert`.
+    pub trust: Option<Trust>,
+}
+
+impl fmt::Debug for Acceptance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptance")
+            .field("modes", &self.modes)
+            .field("policy", &self.policy)
+            .field("certificate", &self.certificate)
+            .field("trust", &self.trust)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Acceptance {
+    pub(crate) fn modes(&self, config: &ResponderConfig) -> Vec<Mode> {
+        if self.modes.is_empty() {
+            config.profiles.iter().copied().map(Mode::Qkd).collect()
+        } else {
+            self.policy.order(&self.modes)
+        }
+    }
+}
+
+/// When a responder proves itself by certificate before EAP (TS 24.502 7.3.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CertificateUse {
+    /// When the initiator sent CERTREQ.
+    #[default]
+    WhenAsked,
+    /// In every attach.
+    Always,
+    /// Never: only AUTH with K_N3IWF after EAP.
+    Never,
+}
+
+/// Authorities, and the calendar to judge their certificates by.
+#[derive(Clone)]
+pub struct Trust {
+    /// The authorities.
+    pub anchors: Arc<TrustAnchors>,
+    /// Seconds since 1970 at [`Instant::ZERO`](crate::Instant::ZERO): the engine has no calendar of its own.
+    pub epoch: i64,
+}
+
+impl Trust {
+    /// Whether AUTH is by a certificate of one of the authorities for this identity.
+    pub(crate) fn accepts(
+        &self,
+        now: Instant,
+        payloads: &[Payload],
+        id: &Identification,
+        octets: &[u8],
+        allow_sha1: bool,
+    ) -> bool {
+        let elapsed = i64::try_from(now.since_origin().as_secs()).unwrap_or(i64::MAX);
+        let now = self.epoch.saturating_add(elapsed);
+        let proof = payloads.iter().find_map(|payload| match payload {
+            Payload::Auth { method, data } => Some((*method, data)),
+            _ => None,
+        });
+        match (proof, self.anchors.verify(&chain_of(payloads), now, id)) {
+            (Some((method, data)), Ok(peer)) => {
+                peer.key.verify(method, data, octets, allow_sha1).is_ok()
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust")
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Key modes an initiator offers, and what it needs for certificates.
+#[derive(Clone, Default)]
+pub struct Offer {
+    /// Modes, best first. Empty: mode `qkd` in the profile of [`InitiatorConfig`].
+    pub modes: Vec<Mode>,
+    /// Which of them count, and whether others may follow when QKD keys cannot be had.
+    pub policy: QkdPolicy,
+    /// Certificate chain and private key, for mode `cert`.
+    pub credential: Option<Arc<Credential>>,
+    /// Authorities of the N3IWF's certificate, in modes `psk` and `cert`. Takes the place of
+    /// [`InitiatorConfig::peer_certificate`]. With it an answer without a good certificate is refused.
+    pub trust: Option<Trust>,
+    /// Whether the N3IWF may sign with method 1 (RSA with SHA-1): for peers that have nothing newer.
+    pub allow_sha1: bool,
+}
+
+impl fmt::Debug for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Offer")
+            .field("modes", &self.modes)
+            .field("policy", &self.policy)
+            .field("trust", &self.trust)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Offer {
+    pub(crate) fn modes(&self, config: &InitiatorConfig) -> Vec<Mode> {
+        if self.modes.is_empty() {
+            vec![Mode::Qkd(config.profile)]
+        } else {
+            self.policy.order(&self.modes)
+        }
+    }
+}
+
 /// Everything an [`Endpoint`](crate::Endpoint) is told at its creation.
 #[derive(Debug, Clone, Default)]
 pub struct EndpointConfig {
@@ -55,6 +233,10 @@ pub struct EndpointConfig {
     pub timing: Timing,
     /// The responder's side; without it IKE_SA_INIT requests are dropped.
     pub responder: Option<ResponderConfig>,
+    /// When Child SAs and IKE SAs are rekeyed by this side.
+    pub lifetimes: Lifetimes,
+    /// Key modes the responder accepts.
+    pub acceptance: Acceptance,
     /// Is told the keys of IKE SAs, for a dissector. `None` in service.
     pub key_log: Option<Arc<dyn KeyLog>>,
 }
@@ -99,6 +281,38 @@ impl Default for Timing {
     }
 }
 
+/// When this side rekeys. Nothing is negotiated: each side has its own (RFC 7296 2.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Of Child SAs; `None`: by command or by the peer only.
+    pub child: Option<Lifetime>,
+    /// Of IKE SAs; `None`: by command or by the peer only.
+    pub ike: Option<Lifetime>,
+    /// Wait before a rekey that failed is tried again, until the hard lifetime.
+    pub retry: Duration,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self {
+            child: None,
+            ike: None,
+            retry: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The life of one SA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Rekeyed at this age,
+    pub soft: Duration,
+    /// or up to this much earlier, by chance, so that the two ends seldom do it at once.
+    pub jitter: Duration,
+    /// Deleted at this age.
+    pub hard: Duration,
+}
+
 /// When a sender of IKE_SA_INIT has to return a COOKIE first (RFC 7296 2.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CookiePolicy {
@@ -121,7 +335,8 @@ pub struct ResponderConfig {
     pub identity: Identification,
     /// What the `paper` profile needs besides; without it that profile is refused.
     pub paper: Option<PaperResponder>,
-    /// Suites accepted for the IKE SA in the `native` profile, best first. (`paper` has exactly one.)
+    /// Suites accepted for the IKE SA, best first: in the `native` profile those without a key exchange method, in
+    /// mode `psk` those with one. (`paper` has exactly one.)
     pub ike_suites: Vec<IkeSuite>,
     /// Suites accepted for Child SAs in the `native` profile, best first. In mode `qkd` a Child SA uses a suite of
     /// the same kind (AEAD or not) as its IKE SA, since the keys of both are fetched before the child's suite is known.
@@ -151,9 +366,9 @@ impl fmt::Debug for PaperResponder {
     }
 }
 
-/// How the UE judges the certificate the N3IWF sends in the `paper` profile.
+/// How the UE judges the certificate the N3IWF sends in mode `psk` and in the `paper` profile.
 ///
-/// Whatever is chosen, the AUTH after EAP-Success proves the QKD keys and the subscription.
+/// Whatever is chosen, the AUTH after EAP-Success proves the subscription, and in `paper` the QKD keys.
 #[derive(Clone, Default)]
 pub enum PeerCertificate {
     /// Neither certificate nor signature is looked at, as stock free5GC UEs do.
@@ -161,6 +376,7 @@ pub enum PeerCertificate {
     Ignore,
     /// The certificate has to be one of these, or be issued directly by one of them for the peer's IDr, and the
     /// signature has to be its. Validity periods are the caller's to check: the engine has no calendar.
+    /// In mode `psk` the certificate is asked for with CERTREQ; an answer without one is refused.
     Trusted(Vec<Arc<Certificate>>),
 }
 
@@ -186,9 +402,10 @@ pub struct InitiatorConfig {
     pub identity: Identification,
     /// When given, the N3IWF's IDr has to be this.
     pub peer_identity: Option<Identification>,
-    /// How to judge the certificate of the `paper` profile.
+    /// How to judge the N3IWF's certificate.
     pub peer_certificate: PeerCertificate,
-    /// Suites offered for the IKE SA in the `native` profile, best first. (`paper` has exactly one.)
+    /// Suites offered for the IKE SA, best first: in the `native` profile those without a key exchange method, in
+    /// mode `psk` those with one. (`paper` has exactly one.)
     pub ike_suites: Vec<IkeSuite>,
     /// Suites offered for the signalling Child SA, and accepted for later ones, in the `native` profile, best first.
     pub esp_suites: Vec<EspSuite>,

@@ -9,13 +9,13 @@ use rand_core::CryptoRng;
 
 use self::dispatch::Limiter;
 use crate::{
-    config::{EndpointConfig, InitiatorConfig},
+    config::{EndpointConfig, InitiatorConfig, Offer},
     crypto::cookie::CookieJar,
     event::{
         ChildAnswer, ChildId, CommandError, EapSuccess, Event, KeyRequestId, NewChild, Path,
         QkdFailure, SaId, Transmit,
     },
-    sa::{Cx, Ghost, Ids, Sa, lose_unclaimed, window::RequestDigest},
+    sa::{Cx, Ghost, Ids, Sa, SpiChange, lose_unclaimed, window::RequestDigest},
     status::SaStatus,
     time::Instant,
     wire::{Notify, NotifyType},
@@ -77,8 +77,19 @@ impl Endpoint {
     ///
     /// `path.local` has to be the address the peer sees when there is no NAT, not an unspecified one.
     pub fn initiate(&mut self, now: Instant, path: Path, config: InitiatorConfig) -> SaId {
+        self.initiate_with(now, path, config, &Offer::default())
+    }
+
+    /// The same, with a choice of key modes.
+    pub fn initiate_with(
+        &mut self,
+        now: Instant,
+        path: Path,
+        config: InitiatorConfig,
+        offer: &Offer,
+    ) -> SaId {
         self.advance(now);
-        let sa = Sa::initiate(&mut self.cx(), path, config);
+        let sa = Sa::initiate(&mut self.cx(), path, config, offer.clone());
         self.insert(sa)
     }
 
@@ -202,6 +213,26 @@ impl Endpoint {
         self.with(sa, |sa, cx| sa.answer_child(cx, child, answer));
     }
 
+    /// Replaces a Child SA by a fresh one for the same traffic; its identifier is given back. For expire events of a
+    /// kernel; [`Lifetimes`](crate::Lifetimes) do the same by time.
+    pub fn rekey_child(
+        &mut self,
+        now: Instant,
+        sa: SaId,
+        child: ChildId,
+    ) -> Result<ChildId, CommandError> {
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.rekey_child(cx, child))
+            .unwrap_or(Err(CommandError::UnknownSa))
+    }
+
+    /// Replaces the keys and SPIs of an IKE SA; its identifier stays, and so do its Child SAs.
+    pub fn rekey_ike(&mut self, now: Instant, sa: SaId) -> Result<(), CommandError> {
+        self.advance(now);
+        self.with(sa, Sa::rekey_ike)
+            .unwrap_or(Err(CommandError::UnknownSa))
+    }
+
     /// Deletes a Child SA. [`Event::ChildDown`] comes when the peer has confirmed.
     pub fn delete_child(&mut self, now: Instant, sa: SaId, child: ChildId) {
         self.advance(now);
@@ -255,7 +286,6 @@ impl Endpoint {
 
     fn insert(&mut self, sa: Sa) -> SaId {
         let id = sa.id;
-        self.by_spi.insert(sa.own_spi(), id);
         self.half_open += usize::from(sa.is_half_open());
         self.sas.insert(id, Box::new(sa));
         self.settle(id);
@@ -284,9 +314,15 @@ impl Endpoint {
 
     /// Turns a closed SA into its ghost, and arms the timer of a living one.
     fn settle(&mut self, id: SaId) {
-        let Some(sa) = self.sas.get(&id) else {
+        let Some(sa) = self.sas.get_mut(&id) else {
             return;
         };
+        for change in sa.spi_changes.drain(..) {
+            match change {
+                SpiChange::Taken(spi) => self.by_spi.insert(spi, id),
+                SpiChange::Free(spi) => self.by_spi.remove(&spi),
+            };
+        }
         if !sa.is_closed() {
             return self.arm(
                 id,

@@ -5,6 +5,7 @@ use std::{fmt, net::SocketAddr};
 use keys::{KeyId, SaeId, Secret};
 
 use crate::{
+    config::Mode,
     crypto::{DirectionKeys, EspSuite},
     wire::{CfgAttribute, Identification, Notify, NotifyType, TrafficSelector},
 };
@@ -180,6 +181,9 @@ pub struct ChildSa {
     pub notifies: Vec<Notify>,
     /// The QKD keys in it.
     pub key_ids: Vec<KeyId>,
+    /// The Child SA it takes over from, in a rekey: the same token, the same traffic. Both carry packets until
+    /// the old one's [`Event::ChildDown`].
+    pub replaces: Option<ChildId>,
 }
 
 impl fmt::Debug for ChildSa {
@@ -278,6 +282,8 @@ pub enum ChildFailure {
     InstallFailed,
     /// The IKE SA is closing, or this side's daemon refused.
     Abandoned,
+    /// In a rekey: the peer rekeyed at the same time, and its SA stays (RFC 7296 2.8.1).
+    Superseded,
 }
 
 /// What an endpoint reports. Drain with [`Endpoint::poll_event`](crate::Endpoint::poll_event) after every call.
@@ -375,6 +381,42 @@ pub enum Event {
         /// Why.
         reason: ChildFailure,
     },
+    /// A rekey has got so far that packets are to leave through `to` (RFC 7296 2.8): for whoever began it when both
+    /// ends have it, for the other end when the old one is deleted.
+    ChildSwitched {
+        /// The IKE SA.
+        sa: SaId,
+        /// The old Child SA.
+        from: ChildId,
+        /// The new one.
+        to: ChildId,
+    },
+    /// The IKE SA has new keys and new SPIs; its Child SAs and its identifier stay.
+    IkeRekeyed {
+        /// The IKE SA.
+        sa: SaId,
+        /// The new initiator's SPI: whoever began the rekey is initiator now.
+        spi_i: u64,
+        /// The new responder's SPI.
+        spi_r: u64,
+    },
+    /// A rekey of the IKE SA failed; it goes on, and the rekey is tried again if it was due by lifetime.
+    IkeRekeyFailed {
+        /// The IKE SA.
+        sa: SaId,
+        /// Why.
+        reason: ChildFailure,
+    },
+    /// A rekey failed; `child` goes on, and the rekey is tried again if it was due by lifetime. The data plane holds
+    /// nothing of what was to replace it.
+    ChildRekeyFailed {
+        /// The IKE SA.
+        sa: SaId,
+        /// The Child SA that was to be replaced.
+        child: ChildId,
+        /// Why.
+        reason: ChildFailure,
+    },
     /// An installed Child SA is gone; remove it from the data plane.
     /// One for every [`Event::InstallChild`] that was not answered with `Err`, also when the IKE SA ends: it may come
     /// before that answer is given, so a data plane carries out both in the order of the events.
@@ -405,6 +447,18 @@ pub enum Event {
         sa: SaId,
         /// The new path.
         path: Path,
+    },
+    /// Initiator with [`QkdPolicy::Prefer`](crate::QkdPolicy::Prefer): the modes tried so far failed, and a fresh
+    /// IKE_SA_INIT offers the others.
+    ModeFallback {
+        /// The IKE SA.
+        sa: SaId,
+        /// The modes offered before.
+        from: Vec<Mode>,
+        /// The modes offered now.
+        to: Vec<Mode>,
+        /// Why. Not authenticated, when it is the peer's word.
+        reason: CloseReason,
     },
     /// Nothing of the IKE SA is left. The last event of every [`SaId`], but for [`Event::KeyFate`] of keys provided later.
     Closed {
@@ -467,6 +521,9 @@ pub enum CommandError {
     /// The IKE SA is not established yet, or is closing.
     #[error("the IKE SA is not established")]
     NotEstablished,
+    /// Not in this mode or profile.
+    #[error("not in this key mode")]
+    NotInThisMode,
     /// There is no such Child SA, or it is in another state.
     #[error("no such Child SA")]
     UnknownChild,

@@ -14,6 +14,13 @@
 //! | `create_child` | CREATE_CHILD_SA | `ChildRequested`, `answer_child` |
 //! | `InstallChild`, `child_installed`, `ChildUp` | its response | `InstallChild`, `child_installed`, `ChildUp` |
 //!
+//! In modes `psk` and `cert` ([`Mode`]) no keys are asked for: IKE_SA_INIT holds a key exchange. Which mode it is to be
+//! is settled by [`Offer`], [`Acceptance`] and [`QkdPolicy`]; [`SaStatus::mode`] tells the result.
+//!
+//! A rekey ([`Lifetimes`], [`Endpoint::rekey_child`], [`Endpoint::rekey_ike`], or the peer's) of a Child SA is an
+//! `InstallChild` with [`ChildSa::replaces`] set, `ChildUp`, `ChildSwitched`, and `ChildDown` of the old one, on both
+//! sides without a question to the daemon. A rekeyed IKE SA keeps its [`SaId`].
+//!
 //! Whoever answers a request installs first and answers then, so that its peer's first packet finds the states.
 //! After every call: drain [`Endpoint::poll_transmit`] and [`Endpoint::poll_event`], and arm a timer for
 //! [`Endpoint::poll_timeout`].
@@ -30,8 +37,9 @@ mod status;
 mod time;
 
 pub use config::{
-    CookiePolicy, EndpointConfig, InitiatorConfig, Mode, PaperResponder, PeerCertificate, Profile,
-    ResponderConfig, Timing,
+    Acceptance, CertificateUse, CookiePolicy, EndpointConfig, InitiatorConfig, Lifetime, Lifetimes,
+    Mode, Offer, PaperResponder, PeerCertificate, Profile, QkdPolicy, ResponderConfig, Timing,
+    Trust,
 };
 pub use endpoint::Endpoint;
 pub use event::{

@@ -191,7 +191,7 @@ impl Endpoint {
         if self.half_open >= config.half_open_limit {
             return Ok(None);
         }
-        InitRequest::read(config, payloads).map(Some)
+        InitRequest::read(config, &self.config.acceptance, payloads, &mut *self.rng).map(Some)
     }
 
     fn rotate_cookies(&mut self) {
@@ -221,6 +221,7 @@ impl Endpoint {
             return;
         };
         let handled = self.with(id, |sa, cx| match &parsed.body {
+            Body::Encrypted { .. } if !sa.has_spis(header) => sa.handle_beside(cx, path, parsed),
             _ if !sa.has_spis(header) => {}
             Body::Encrypted { .. } => sa.handle(cx, path, parsed),
             // Unprotected, so at most a reason to ask (RFC 7296 2.4, 2.21.4).

@@ -1,22 +1,36 @@
 //! AUTH payloads: what is signed with what, at which point (RFC 7296 2.15, 2.16).
 //!
-//! | AUTH | `native` | `paper` |
-//! |---|---|---|
-//! | responder's first | method 2 with `K_auth` | method 1, RSA with SHA-1 |
-//! | after EAP-Success, both | method 2 with `prf(K_auth, K_N3IWF)` | the same |
+//! | AUTH | `native` | `paper` | mode `psk` | mode `cert` |
+//! |---|---|---|---|---|
+//! | initiator's first | none | none | none | by certificate |
+//! | responder's first | method 2 with `K_auth` | method 1, RSA with SHA-1 | none, or by certificate when asked | by certificate |
+//! | after EAP-Success, both | method 2 with `prf(K_auth, K_N3IWF)` | the same | method 2 with `K_N3IWF` | the same |
+//!
+//! By certificate: method 14 (RFC 7427) when the peer announced hash algorithms, else 1 or 9 to 11.
 
 use keys::Secret;
 
 use super::{Cx, Sa, keys::AuthKeys};
 use crate::{
-    config::{PeerCertificate, Profile},
+    config::{CertificateUse, Mode, PeerCertificate, Profile, Trust},
     crypto::{
         auth::{Signed, shared_key, signed_octets, verify_shared_key},
+        certificate::Credential,
         qkd::final_secret,
         rsa::Certificate,
     },
     wire::{AuthMethod, CertEncoding, Payload},
 };
+
+impl AuthKeys {
+    /// The secret of AUTH after EAP-Success.
+    fn final_secret(&self, msk: &Secret) -> Secret {
+        match &self.k_auth {
+            Some(k_auth) => final_secret(self.prf, k_auth, msk),
+            None => msk.duplicate(),
+        }
+    }
+}
 
 impl Sa {
     fn auth_keys(&self) -> Option<&AuthKeys> {
@@ -68,22 +82,41 @@ impl Sa {
         }
     }
 
-    /// The responder's first AUTH, with its certificate if there is one.
-    pub(super) fn own_first_auth(&self, cx: &mut Cx<'_>) -> Option<Vec<Payload>> {
+    /// The responder's first AUTH, with its certificate if there is one. Empty: the mode goes without.
+    pub(super) fn own_first_auth(&self, cx: &mut Cx<'_>, asked: bool) -> Option<Vec<Payload>> {
         let keys = self.auth_keys()?;
         let octets = self.responder_octets()?;
-        if self.profile == Profile::Native {
-            return Some(vec![Payload::Auth {
-                method: AuthMethod::SHARED_KEY,
-                data: shared_key(keys.prf, &keys.k_auth, &octets),
-            }]);
-        }
-        let paper = cx.config.responder.as_ref()?.paper.as_ref()?;
-        let data = paper.signer.sign(&octets, cx.rng).ok()?;
+        let acceptance = &cx.config.acceptance;
+        let (certificate, signer) = match self.mode {
+            Mode::Qkd(Profile::Native) => {
+                return Some(vec![Payload::Auth {
+                    method: AuthMethod::SHARED_KEY,
+                    data: shared_key(keys.prf, keys.k_auth.as_ref()?, &octets),
+                }]);
+            }
+            Mode::Qkd(Profile::Paper) => {
+                let paper = cx.config.responder.as_ref()?.paper.as_ref()?;
+                (&paper.certificate, &paper.signer)
+            }
+            Mode::Psk | Mode::Cert => {
+                let wanted = match acceptance.certificate {
+                    _ if self.mode == Mode::Cert => true,
+                    CertificateUse::Always => true,
+                    CertificateUse::WhenAsked => asked,
+                    CertificateUse::Never => false,
+                };
+                return match &acceptance.credential {
+                    Some(own) if wanted => self.signed(cx, own, &octets),
+                    _ if self.mode == Mode::Cert => None,
+                    _ => Some(Vec::new()),
+                };
+            }
+        };
+        let data = signer.sign(&octets, cx.rng).ok()?;
         Some(vec![
             Payload::Cert {
                 encoding: CertEncoding::X509_SIGNATURE,
-                data: paper.certificate.der().to_vec(),
+                data: certificate.der().to_vec(),
             },
             Payload::Auth {
                 method: AuthMethod::RSA,
@@ -92,16 +125,66 @@ impl Sa {
         ])
     }
 
+    /// The initiator's first AUTH, in mode `cert`.
+    pub(super) fn initiator_first_auth(
+        &self,
+        cx: &mut Cx<'_>,
+        own: &Credential,
+    ) -> Option<Vec<Payload>> {
+        let octets = self.initiator_octets()?;
+        self.signed(cx, own, &octets)
+    }
+
+    /// CERT payloads and AUTH by certificate.
+    fn signed(&self, cx: &mut Cx<'_>, own: &Credential, octets: &[u8]) -> Option<Vec<Payload>> {
+        let hashes = self.peer_hashes.as_deref();
+        let (method, data) = own.key().sign(hashes, octets, true, cx.rng).ok()?;
+        let mut payloads = own.payloads();
+        payloads.push(Payload::Auth { method, data });
+        Some(payloads)
+    }
+
+    /// Whether the responder's first AUTH is by a certificate the authorities vouch for.
+    pub(super) fn responder_is_certified(
+        &self,
+        cx: &Cx<'_>,
+        trust: &Trust,
+        payloads: &[Payload],
+        allow_sha1: bool,
+    ) -> bool {
+        match (&self.remote_id, self.responder_octets()) {
+            (Some(id), Some(octets)) => trust.accepts(cx.now, payloads, id, &octets, allow_sha1),
+            _ => false,
+        }
+    }
+
+    /// Whether the initiator's first AUTH is by a certificate the authorities vouch for.
+    pub(super) fn initiator_is_certified(&self, cx: &Cx<'_>, payloads: &[Payload]) -> bool {
+        match (
+            &cx.config.acceptance.trust,
+            &self.remote_id,
+            self.initiator_octets(),
+        ) {
+            (Some(trust), Some(id), Some(octets)) => {
+                trust.accepts(cx.now, payloads, id, &octets, false)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the responder's first AUTH (`native`) proves possession of `K_auth`.
     pub(super) fn verify_first_auth(&self, method: AuthMethod, data: &[u8]) -> bool {
         let (Some(keys), Some(octets)) = (self.auth_keys(), self.responder_octets()) else {
             return false;
         };
+        let Some(k_auth) = &keys.k_auth else {
+            return false;
+        };
         method == AuthMethod::SHARED_KEY
-            && verify_shared_key(keys.prf, &keys.k_auth, &octets, data).is_ok()
+            && verify_shared_key(keys.prf, k_auth, &octets, data).is_ok()
     }
 
-    /// Whether the responder's first AUTH (`paper`) is by a certificate that is trusted for its identity.
+    /// Whether the responder's first AUTH is by a certificate that is trusted for its identity.
     pub(super) fn verify_certificate(
         &self,
         judge: &PeerCertificate,
@@ -132,7 +215,7 @@ impl Sa {
     pub(super) fn own_final_auth(&self, msk: &Secret) -> Option<Payload> {
         let keys = self.auth_keys()?;
         let octets = self.octets_of(self.initiator)?;
-        let secret = final_secret(keys.prf, &keys.k_auth, msk);
+        let secret = keys.final_secret(msk);
         Some(Payload::Auth {
             method: AuthMethod::SHARED_KEY,
             data: shared_key(keys.prf, &secret, &octets),
@@ -144,7 +227,7 @@ impl Sa {
         let (Some(keys), Some(octets)) = (self.auth_keys(), self.octets_of(!self.initiator)) else {
             return false;
         };
-        let secret = final_secret(keys.prf, &keys.k_auth, msk);
+        let secret = keys.final_secret(msk);
         method == AuthMethod::SHARED_KEY
             && verify_shared_key(keys.prf, &secret, &octets, data).is_ok()
     }

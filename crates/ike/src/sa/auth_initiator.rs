@@ -8,11 +8,12 @@ use super::{
     keys as key_material,
 };
 use crate::{
-    config::{InitiatorConfig, Profile},
+    config::{InitiatorConfig, Mode, Offer, PeerCertificate, Profile},
     crypto::EspSuite,
     event::{ChildFailure, ChildId, CloseReason, Event},
     wire::{
-        CfgAttribute, CfgType, Configuration, ExchangeType, Notify, NotifyType, Payload, notifies,
+        CertEncoding, CfgAttribute, CfgType, Configuration, ExchangeType, Notify, NotifyType,
+        Payload, notifies,
     },
 };
 
@@ -21,6 +22,7 @@ const MAX_EAP_ROUNDS: u32 = 64;
 
 pub(super) struct AuthI {
     config: InitiatorConfig,
+    offer: Offer,
     child: ChildId,
     step: Step,
     rounds: u32,
@@ -79,7 +81,7 @@ impl Failure {
 
 impl Sa {
     /// Keys are there: floats to port 4500 if there is a NAT, and sends the first IKE_AUTH request.
-    pub(super) fn begin_auth(&mut self, cx: &mut Cx<'_>, config: InitiatorConfig) {
+    pub(super) fn begin_auth(&mut self, cx: &mut Cx<'_>, config: InitiatorConfig, offer: Offer) {
         if self.nat_local || self.nat_remote {
             self.path.local.set_port(NAT_PORT);
             self.path.remote.set_port(NAT_PORT);
@@ -87,7 +89,7 @@ impl Sa {
         let Some(suite) = self.suite else {
             return self.finish(cx, CloseReason::NoProposalChosen);
         };
-        self.esp_suites = key_material::esp_suites(config.profile, &suite, &config.esp_suites);
+        self.esp_suites = key_material::esp_suites(self.mode, &suite, &config.esp_suites);
         let id = cx.ids.child();
         let mut child = Child::new(cx, id, ChildState::Requested);
         child.signalling = true;
@@ -98,8 +100,29 @@ impl Sa {
         child.nonce_r.clone_from(&self.transcript.nonce_r);
         let mut payloads = vec![Payload::IdI(config.identity.clone())];
         // RFC 7296 2.19 wants CFG_REQUEST beside the SA; the peers of the paper read it in the last request.
-        if config.profile == Profile::Native {
+        if self.profile() == Profile::Native {
             payloads.extend(request_configuration(&config));
+        }
+        // TS 24.502 7.3.2.1: asked for exactly when it can be judged.
+        if let Some(trust) = offer.trust.as_ref().filter(|_| !self.mode.is_qkd()) {
+            payloads.push(trust.anchors.request());
+        } else if self.mode == Mode::Psk
+            && let PeerCertificate::Trusted(anchors) = &config.peer_certificate
+        {
+            payloads.push(Payload::CertReq {
+                encoding: CertEncoding::X509_SIGNATURE,
+                authorities: anchors
+                    .iter()
+                    .flat_map(|anchor| *anchor.authority_hash())
+                    .collect(),
+            });
+        }
+        if self.mode == Mode::Cert {
+            let own = offer.credential.as_ref();
+            match own.and_then(|own| self.initiator_first_auth(cx, own)) {
+                Some(proof) => payloads.extend(proof),
+                None => return self.finish(cx, CloseReason::Unsendable),
+            }
         }
         payloads.extend([
             Payload::Sa(EspSuite::offer(&self.esp_suites, child.spi_in)),
@@ -109,6 +132,7 @@ impl Sa {
         self.children.insert(id, child);
         self.phase = Phase::AuthI(Box::new(AuthI {
             config,
+            offer,
             child: id,
             step: Step::First,
             rounds: 0,
@@ -155,26 +179,39 @@ impl Sa {
                 _ => {}
             }
         }
-        let (Some(identity), Some((method, data))) = (identity, proof) else {
+        let Some(identity) = identity else {
             return Err(match first_error(payloads) {
                 Some(reason) => Failure::theirs(reason),
-                None => Failure::syntax("first IKE_AUTH response without IDr or AUTH"),
+                None => Failure::syntax("first IKE_AUTH response without IDr"),
             });
         };
+        let optional = self.mode == Mode::Psk;
+        if proof.is_none() && !optional {
+            return Err(Failure::syntax("first IKE_AUTH response without AUTH"));
+        }
         if auth.config.peer_identity.as_ref().is_some_and(|expected| {
             expected.kind != identity.kind || expected.data != identity.data
         }) {
             return Err(Failure::authentication());
         }
         self.remote_id = Some(identity.clone());
-        let good = match auth.config.profile {
-            Profile::Native => self.verify_first_auth(method, data),
-            Profile::Paper => self.verify_certificate(
-                &auth.config.peer_certificate,
-                certificate.map(Vec::as_slice),
-                method,
-                data,
-            ),
+        let judge = &auth.config.peer_certificate;
+        let good = match (proof, self.mode) {
+            (Some((method, data)), Mode::Qkd(Profile::Native)) => {
+                self.verify_first_auth(method, data)
+            }
+            (_, mode) if !mode.is_qkd() && auth.offer.trust.is_some() => {
+                auth.offer.trust.as_ref().is_some_and(|trust| {
+                    self.responder_is_certified(cx, trust, payloads, auth.offer.allow_sha1)
+                })
+            }
+            // Mode `cert` proves both ends, or it is none.
+            (_, Mode::Cert) => false,
+            (Some((method, data)), _) => {
+                self.verify_certificate(judge, certificate.map(Vec::as_slice), method, data)
+            }
+            // Who provisioned a trust anchor wants it used.
+            (None, _) => matches!(judge, PeerCertificate::Ignore),
         };
         if !good {
             return Err(Failure::authentication());
@@ -261,7 +298,7 @@ impl Sa {
     fn send_final(&mut self, cx: &mut Cx<'_>, auth: &mut AuthI, msk: Secret) {
         auth.step = Step::Final;
         let mut payloads: Vec<Payload> = self.own_final_auth(&msk).into_iter().collect();
-        if auth.config.profile == Profile::Paper {
+        if self.profile() == Profile::Paper {
             payloads.extend(request_configuration(&auth.config));
         }
         self.msk = Some(msk);

@@ -7,6 +7,7 @@ use super::{
     selectors,
 };
 use crate::{
+    config::Mode,
     crypto::EspSuite,
     event::{ChildFailure, ChildId, CloseReason, EapSuccess, Event, Path},
     wire::{
@@ -27,6 +28,8 @@ pub(super) struct AuthR {
     /// Attributes of CFG_REQUEST, from whichever request had it.
     wanted: Vec<CfgAttribute>,
     success: Option<EapSuccess>,
+    /// Whether CERTREQ came.
+    asked: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,6 +66,7 @@ impl Sa {
             answer: Err(NotifyType::NO_PROPOSAL_CHOSEN),
             wanted: Vec::new(),
             success: None,
+            asked: false,
         }));
     }
 
@@ -71,12 +75,12 @@ impl Sa {
         &mut self,
         cx: &mut Cx<'_>,
         path: Path,
-        payloads: Vec<Payload>,
+        payloads: &[Payload],
     ) -> Result<(), Denial> {
         let Phase::AuthR(auth) = &mut self.phase else {
             return Ok(());
         };
-        for payload in &payloads {
+        for payload in payloads {
             if let Payload::Cp(cp) = payload
                 && cp.kind == CfgType::REQUEST
                 && auth.wanted.is_empty()
@@ -88,7 +92,7 @@ impl Sa {
             Step::AwaitFirst => self.first_auth_request(cx, path, payloads),
             Step::AwaitEap => {
                 auth.rounds += 1;
-                let packet = eap_packet(&payloads)
+                let packet = eap_packet(payloads)
                     .filter(|packet| packet.first() == Some(&EAP_RESPONSE))
                     .ok_or(Denial::syntax("IKE_AUTH request without an EAP response"))?;
                 if auth.rounds > MAX_EAP_ROUNDS {
@@ -104,7 +108,7 @@ impl Sa {
                 });
                 Ok(())
             }
-            Step::AwaitFinal => self.final_auth_request(cx, &payloads),
+            Step::AwaitFinal => self.final_auth_request(cx, payloads),
             Step::First | Step::Eap | Step::Installing => Ok(()),
         }
     }
@@ -113,25 +117,29 @@ impl Sa {
         &mut self,
         cx: &mut Cx<'_>,
         path: Path,
-        payloads: Vec<Payload>,
+        payloads: &[Payload],
     ) -> Result<(), Denial> {
         let mut identity = None;
         let mut offer = None;
         let mut ts_i = None;
         let mut ts_r = None;
+        let mut asked = false;
+        let mut certified = false;
         for payload in payloads {
             match payload {
-                Payload::IdI(id) => identity = Some(id),
-                Payload::Sa(sa) => offer = Some(sa),
-                Payload::TsI(list) => ts_i = Some(list),
-                Payload::TsR(list) => ts_r = Some(list),
-                // AUTH here is a request for authentication without EAP, which mode `qkd` does not have.
-                Payload::Auth { .. } => {
+                Payload::CertReq { .. } => asked = true,
+                Payload::IdI(id) => identity = Some(id.clone()),
+                Payload::Sa(sa) => offer = Some(sa.clone()),
+                Payload::TsI(list) => ts_i = Some(list.clone()),
+                Payload::TsR(list) => ts_r = Some(list.clone()),
+                // In mode `qkd` a request for authentication without EAP, which there is not.
+                Payload::Auth { .. } if self.mode.is_qkd() => {
                     return Err(Denial::fatal(
                         NotifyType::AUTHENTICATION_FAILED,
                         CloseReason::AuthenticationFailed,
                     ));
                 }
+                Payload::Auth { .. } => certified = true,
                 _ => {}
             }
         }
@@ -141,6 +149,8 @@ impl Sa {
                 "first IKE_AUTH request without IDi, SA or TS",
             ));
         };
+        self.remote_id = Some(identity.clone());
+        self.judge_first_auth(cx, certified, payloads)?;
         let answer = self.offered_child(cx, &offer, ts_i, ts_r);
         let Phase::AuthR(auth) = &mut self.phase else {
             return Ok(());
@@ -153,14 +163,41 @@ impl Sa {
             Err(kind) => auth.answer = Err(kind),
         }
         auth.step = Step::First;
+        auth.asked = asked;
         let configuration = auth.wanted.clone();
-        self.remote_id = Some(identity.clone());
         cx.events.push_back(Event::EapBegin {
             sa: self.id,
             path,
             peer_id: identity,
             configuration,
         });
+        Ok(())
+    }
+
+    /// AUTH in the first request makes the difference between modes `psk` and `cert`.
+    fn judge_first_auth(
+        &mut self,
+        cx: &mut Cx<'_>,
+        certified: bool,
+        payloads: &[Payload],
+    ) -> Result<(), Denial> {
+        let accepted = cx.config.responder.as_ref().is_some_and(|config| {
+            let modes = cx.config.acceptance.modes(config);
+            match certified {
+                _ if self.mode.is_qkd() => true,
+                true => modes.contains(&Mode::Cert),
+                false => modes.contains(&Mode::Psk),
+            }
+        });
+        if !accepted || (certified && !self.initiator_is_certified(cx, payloads)) {
+            return Err(Denial::fatal(
+                NotifyType::AUTHENTICATION_FAILED,
+                CloseReason::AuthenticationFailed,
+            ));
+        }
+        if !self.mode.is_qkd() {
+            self.mode = if certified { Mode::Cert } else { Mode::Psk };
+        }
         Ok(())
     }
 
@@ -236,8 +273,9 @@ impl Sa {
         };
         match auth.step {
             Step::First => {
+                let asked = auth.asked;
                 let mut payloads = vec![Payload::IdR(self.local_id.clone()?)];
-                match self.own_first_auth(cx) {
+                match self.own_first_auth(cx, asked) {
                     Some(proof) => payloads.extend(proof),
                     None => {
                         self.finish(cx, CloseReason::Unsendable);

@@ -2,10 +2,10 @@
 
 use keys::{KeyId, QkdKey};
 
-use super::{Command, Cx, Phase, Sa, keys as key_material};
+use super::{Command, Cx, Phase, Sa, keys as key_material, lifetime::Life};
 use crate::{
     config::Profile,
-    crypto::{EspSuite, qkd as schedule},
+    crypto::{EspSuite, keymat, qkd as schedule},
     event::{ChildFailure, ChildId, ChildSa, Event, KeyRequestId, QkdFailure},
     time::Instant,
     wire::{
@@ -74,6 +74,11 @@ pub(super) struct Child {
     pub(super) fresh: bool,
     pub(super) state: ChildState,
     pub(super) since: Option<Instant>,
+    /// The Child SA it takes over from.
+    pub(super) replaces: Option<ChildId>,
+    /// To be deleted as soon as it is up.
+    pub(super) doomed: bool,
+    pub(super) life: Life,
 }
 
 impl Child {
@@ -99,6 +104,9 @@ impl Child {
             fresh: false,
             state,
             since: None,
+            replaces: None,
+            doomed: false,
+            life: Life::default(),
         }
     }
 
@@ -123,7 +131,7 @@ impl Child {
 impl Sa {
     /// The N3IWF side is master SAE.
     pub(super) fn is_master(&self) -> bool {
-        !self.initiator
+        !self.ue
     }
 
     /// Hands a Child SA to the data plane.
@@ -142,24 +150,26 @@ impl Sa {
     }
 
     fn compose(&mut self, id: ChildId) -> Option<ChildSa> {
+        let qkd = self.mode.is_qkd();
         let child = self.children.get_mut(&id)?;
-        let keys = child.keys.take()?;
         let suite = child.suite?;
-        let secrets = keys.into_iter().map(|key| key.secret).collect();
-        let (spi_ue, spi_n3iwf) = match self.initiator {
-            true => (child.spi_in, child.spi_out),
-            false => (child.spi_out, child.spi_in),
+        let (ni, nr) = (&child.nonce_i, &child.nonce_r);
+        let (keys, first_is_ours) = if qkd {
+            let secrets = child.keys.take()?.into_iter().map(|key| key.secret);
+            let (spi_ue, spi_n3iwf) = match self.ue {
+                true => (child.spi_in, child.spi_out),
+                false => (child.spi_out, child.spi_in),
+            };
+            let keys =
+                schedule::child_keys(&suite, secrets.collect(), ni, nr, spi_ue, spi_n3iwf).ok()?;
+            (keys, self.ue)
+        } else {
+            let sk_d = self.crypt.as_ref()?.sk_d.as_ref()?;
+            let prf = self.suite?.prf;
+            let keys = keymat::child_keys(prf, &suite, sk_d, &[], ni, nr).ok()?;
+            (keys, child.ours)
         };
-        let keys = schedule::child_keys(
-            &suite,
-            secrets,
-            &child.nonce_i,
-            &child.nonce_r,
-            spi_ue,
-            spi_n3iwf,
-        )
-        .ok()?;
-        let (keys_in, keys_out) = match self.initiator {
+        let (keys_in, keys_out) = match first_is_ours {
             true => (keys.second, keys.first),
             false => (keys.first, keys.second),
         };
@@ -180,6 +190,7 @@ impl Sa {
             token: child.token,
             notifies: child.peer_notifies.clone(),
             key_ids: child.key_ids.clone(),
+            replaces: child.replaces,
         })
     }
 
@@ -249,9 +260,14 @@ impl Sa {
         };
         child.state = ChildState::Up;
         child.since = Some(cx.now);
-        let (sa, token) = (self.id, child.token);
+        child.life = Life::begin(cx, cx.config.lifetimes.child);
+        let (sa, token, doomed) = (self.id, child.token, child.doomed);
         let child = id;
         cx.events.push_back(Event::ChildUp { sa, child, token });
+        self.take_over(cx, id);
+        if doomed {
+            self.delete_child(cx, id);
+        }
     }
 
     /// A Child SA is not to be; its keys are lost.
@@ -267,6 +283,9 @@ impl Sa {
         // The daemon hears of the signalling Child SA with the end of the handshake, not of its plans.
         if child.signalling && self.established.is_none() {
             return;
+        }
+        if let Some(old) = child.replaces {
+            return self.rekey_failed(cx, old, reason);
         }
         let (sa, token) = (self.id, child.token);
         let child = id;
@@ -285,6 +304,9 @@ impl Sa {
         };
         cx.ids.spis.remove(&child.spi_in);
         self.ledger.lost(self.id, &child.key_ids, cx.events);
+        if by_peer {
+            self.hand_over(cx, id);
+        }
         cx.events.push_back(Event::ChildDown {
             sa: self.id,
             child: id,
@@ -294,8 +316,14 @@ impl Sa {
         });
     }
 
-    /// Deletes a Child SA, or gives up one that is not there yet.
+    /// Deletes a Child SA, or gives up one that is not there yet; with whatever is to replace it.
     pub(crate) fn delete_child(&mut self, cx: &mut Cx<'_>, id: ChildId) {
+        self.delete_successors(cx, id);
+        self.delete_one(cx, id);
+    }
+
+    /// Deletes this Child SA alone.
+    pub(super) fn delete_one(&mut self, cx: &mut Cx<'_>, id: ChildId) {
         let master = self.is_master();
         let Some(child) = self.children.get_mut(&id) else {
             return;

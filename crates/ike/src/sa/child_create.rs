@@ -39,13 +39,26 @@ impl Sa {
         }
         let id = cx.ids.child();
         let mut child = Child::new(cx, id, ChildState::Queued);
-        child.ours = true;
         child.token = new.token;
         child.ts_local = new.ts_local;
         child.ts_remote = new.ts_remote;
         child.own_notifies = new.notifies;
-        if self.is_master() {
-            match self.user_keys.take() {
+        self.begin_child(cx, child);
+        self.pump(cx);
+        Ok(id)
+    }
+
+    /// Queues the exchange that makes a Child SA, when there are keys for it.
+    pub(super) fn begin_child(&mut self, cx: &mut Cx<'_>, mut child: Child) {
+        let id = child.id;
+        child.ours = true;
+        if self.mode.is_qkd() && self.is_master() {
+            // Keys of IKE_SA_INIT are for a Child SA of its own, never for a rekey.
+            let held = match child.replaces {
+                None => self.user_keys.take(),
+                Some(_) => None,
+            };
+            match held {
                 Some(keys) => child.give_keys(keys),
                 None => child.state = self.allocate(cx),
             }
@@ -54,8 +67,6 @@ impl Sa {
             self.queue.push_back(Command::CreateChild(id));
         }
         self.children.insert(id, child);
-        self.pump(cx);
-        Ok(id)
     }
 
     /// Asks the KMS for the keys of one Child SA.
@@ -80,9 +91,10 @@ impl Sa {
         &mut self,
         cx: &mut Cx<'_>,
         payloads: &[Payload],
+        rekey: bool,
     ) -> Result<KeySource, ChildFailure> {
         let Some(notify) = find_notify(payloads, NotifyType::QKD_KEY_IDS) else {
-            return match self.user_keys.take() {
+            return match self.user_keys.take_if(|_| !rekey) {
                 Some(keys) => Ok(KeySource::Held(keys)),
                 None => Err(ChildFailure::InvalidAnswer("no QKD_KEY_IDS")),
             };
@@ -182,14 +194,21 @@ impl Sa {
 
     /// Sends the CREATE_CHILD_SA request.
     pub(super) fn send_child_request(&mut self, cx: &mut Cx<'_>, id: ChildId) {
-        let nonce = key_material::child_nonce_len(self.profile).map(|len| cx.random(len));
+        let profile = self.profile();
+        let nonce = key_material::child_nonce_len(profile).map(|len| cx.random(len));
+        if !self.still_wanted(id) {
+            self.current = None;
+            return self.fail_child(cx, id, ChildFailure::Superseded);
+        }
+        let rekeyed = self.rekey_notify(id);
         let suites = &self.esp_suites;
         let Some(child) = self.children.get_mut(&id) else {
             self.current = None;
             return;
         };
         child.state = ChildState::Requested;
-        let mut payloads = vec![Payload::Sa(EspSuite::offer(suites, child.spi_in))];
+        let mut payloads: Vec<Payload> = rekeyed.into_iter().map(Payload::Notify).collect();
+        payloads.push(Payload::Sa(EspSuite::offer(suites, child.spi_in)));
         if let Some(nonce) = nonce {
             child.nonce_i.clone_from(&nonce);
             payloads.push(Payload::Nonce(nonce));
@@ -199,7 +218,7 @@ impl Sa {
             Payload::TsR(child.ts_remote.clone()),
         ]);
         payloads.extend(child.own_notifies.iter().cloned().map(Payload::Notify));
-        payloads.extend(child.key_notify(self.profile));
+        payloads.extend(child.key_notify(profile));
         self.request(cx, ExchangeType::CreateChildSa, &payloads);
     }
 
@@ -217,7 +236,13 @@ impl Sa {
             if granted && let Some(child) = self.children.get(&id) {
                 self.queue.push_back(Command::DeleteSpi(child.spi_in));
             }
+            let gone = failure == ChildFailure::Refused(NotifyType::CHILD_SA_NOT_FOUND);
+            let old = self.children.get(&id).and_then(|child| child.replaces);
             self.fail_child(cx, id, failure);
+            // RFC 7296 2.25: the peer has no such Child SA, so neither have we.
+            if gone && let Some(old) = old {
+                self.drop_child(cx, old, true);
+            }
         }
         self.early_deletes.clear();
     }
@@ -233,17 +258,24 @@ impl Sa {
             Payload::Nonce(nonce) => Some(nonce.clone()),
             _ => None,
         });
-        if key_material::child_nonce_len(self.profile).is_some() && nonce.is_none() {
+        if key_material::child_nonce_len(self.profile()).is_some() && nonce.is_none() {
             return Err(ChildFailure::InvalidAnswer("no Nonce"));
         }
-        let source = match self.is_master() {
-            true => None,
-            false => Some(self.named_keys(cx, payloads)?),
-        };
         let Some(child) = self.children.get_mut(&id) else {
             return Err(ChildFailure::Abandoned);
         };
         child.nonce_r = nonce.unwrap_or_default();
+        let rekey = child.replaces.is_some();
+        if self.lost_collision(id) {
+            return Err(ChildFailure::Superseded);
+        }
+        let source = match self.is_master() || !self.mode.is_qkd() {
+            true => None,
+            false => Some(self.named_keys(cx, payloads, rekey)?),
+        };
+        let Some(child) = self.children.get_mut(&id) else {
+            return Err(ChildFailure::Abandoned);
+        };
         match source {
             Some(KeySource::Asked(request, ids)) => {
                 child.key_ids = ids;

@@ -4,7 +4,7 @@ use super::{
     Cx, Denial, Phase, Sa,
     child::{Child, ChildState},
     child_create::KeySource,
-    keys as key_material,
+    keys as key_material, selectors,
 };
 use crate::{
     crypto::EspSuite,
@@ -39,12 +39,20 @@ impl Sa {
                 _ => {}
             }
         }
-        // Rekeying is not offered yet: RFC 7296 4 allows to say so this way.
-        let rekey = find_notify(payloads, NotifyType::REKEY_SA).is_some();
-        let (Some(offer), Some(ts_i), Some(ts_r), false) = (offer, ts_i, ts_r, rekey) else {
+        let (Some(offer), Some(mut ts_i), Some(mut ts_r)) = (offer, ts_i, ts_r) else {
             return Err(deny(NotifyType::NO_ADDITIONAL_SAS));
         };
-        let own_nonce = match (key_material::child_nonce_len(self.profile), &nonce) {
+        let replaces = match find_notify(payloads, NotifyType::REKEY_SA) {
+            Some(notify) => Some(self.rekeyed_child(cx, notify)?),
+            None => None,
+        };
+        let old = replaces.and_then(|old| self.children.get(&old));
+        if let Some(old) = old {
+            ts_r = selectors::narrow(&ts_r, &old.ts_local);
+            ts_i = selectors::narrow(&ts_i, &old.ts_remote);
+        }
+        let inherited = old.map(|old| (old.token, old.signalling, old.peer_notifies.clone()));
+        let own_nonce = match (key_material::child_nonce_len(self.profile()), &nonce) {
             (Some(_), None) => return Err(Denial::syntax("CREATE_CHILD_SA without a Nonce")),
             (Some(len), Some(_)) => cx.random(len),
             (None, _) => Vec::new(),
@@ -58,10 +66,10 @@ impl Sa {
             return Err(deny(NotifyType::TS_UNACCEPTABLE));
         }
         let named = find_notify(payloads, NotifyType::QKD_KEY_IDS);
-        if !self.is_master() {
+        if self.mode.is_qkd() && !self.is_master() {
             let usable = match named {
                 Some(notify) => QkdKeyIds::from_data(&notify.data).is_ok(),
-                None => self.user_keys.is_some(),
+                None => replaces.is_none() && self.user_keys.is_some(),
             };
             if !usable {
                 return Err(deny(NotifyType::INVALID_SYNTAX));
@@ -78,6 +86,19 @@ impl Sa {
         child.ts_local = ts_r;
         child.peer_notifies = key_material::foreign_notifies(payloads);
         child.named = named.cloned();
+        if let Some((token, signalling, notifies)) = inherited {
+            child.replaces = replaces;
+            child.token = token;
+            child.signalling = signalling;
+            if child.peer_notifies.is_empty() {
+                child.peer_notifies = notifies;
+            }
+            self.children.insert(id, child);
+            self.answering = Some(id);
+            // The daemon consented to this traffic when it consented to the old one.
+            self.answer_child(cx, id, Ok(ChildAnswer::default()));
+            return Ok(());
+        }
         cx.events.push_back(Event::ChildRequested {
             sa: self.id,
             child: id,
@@ -120,11 +141,16 @@ impl Sa {
             }
             Ok(answer) => {
                 child.own_notifies = answer.notifies;
+                if !self.mode.is_qkd() {
+                    self.install_child(cx, id);
+                    return self.pump(cx);
+                }
                 let named = child.named.take();
+                let rekey = child.replaces.is_some();
                 let source = match (master, named) {
-                    (false, Some(notify)) => self.named_keys(cx, &[notify.into()]),
-                    (false, None) => self.named_keys(cx, &[]),
-                    (true, _) => match self.user_keys.take() {
+                    (false, Some(notify)) => self.named_keys(cx, &[notify.into()], rekey),
+                    (false, None) => self.named_keys(cx, &[], rekey),
+                    (true, _) => match self.user_keys.take_if(|_| !rekey) {
                         Some(keys) => Ok(KeySource::Held(keys)),
                         None => {
                             let state = self.allocate(cx);
@@ -161,6 +187,7 @@ impl Sa {
     /// Answers the peer: the Child SA is installed here.
     pub(super) fn grant_child(&mut self, cx: &mut Cx<'_>, id: ChildId) {
         self.answering = None;
+        let profile = self.profile();
         let Some(child) = self.children.get_mut(&id) else {
             return;
         };
@@ -173,7 +200,7 @@ impl Sa {
             Payload::TsR(child.ts_local.clone()),
         ]);
         payloads.extend(child.own_notifies.iter().cloned().map(Payload::Notify));
-        payloads.extend(child.key_notify(self.profile));
+        payloads.extend(child.key_notify(profile));
         self.respond(cx, &payloads);
     }
 }

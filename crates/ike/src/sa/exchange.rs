@@ -94,10 +94,15 @@ impl Sa {
         };
         self.responses
             .accept(header.message_id, header.exchange, digest, path);
+        if let Ok(payloads) = &opened
+            && self.hands_over_to_heir(cx, payloads)
+        {
+            return;
+        }
         let denial = match opened {
             Ok(payloads) => match header.exchange {
-                ExchangeType::IkeAuth => self.auth_request(cx, path, payloads),
-                ExchangeType::CreateChildSa => self.child_request(cx, &payloads),
+                ExchangeType::IkeAuth => self.auth_request(cx, path, &payloads),
+                ExchangeType::CreateChildSa => self.create_request(cx, &payloads),
                 _ => self.informational_request(cx, &payloads),
             },
             // An unknown critical payload fails only its exchange, once the SA is established (RFC 7296 2.21.3).
@@ -173,7 +178,7 @@ impl Sa {
     /// Takes over the path of an authenticated message: freely until established (the initiator floats to
     /// port 4500), later only of a peer behind a NAT (RFC 7296 2.23).
     pub(super) fn follow(&mut self, cx: &mut Cx<'_>, path: Path, response: bool) {
-        if self.initiator || response || path == self.path {
+        if self.ue || response || path == self.path {
             return;
         }
         match self.phase {
@@ -191,13 +196,14 @@ impl Sa {
     pub(super) fn pump(&mut self, cx: &mut Cx<'_>) {
         while matches!(self.phase, Phase::Established | Phase::Deleting) && self.requests.is_free()
         {
-            let Some(command) = self.queue.pop_front() else {
+            let Some(command) = self.next_command() else {
                 return;
             };
             self.current = Some(command);
             match command {
                 Command::Probe => self.request(cx, ExchangeType::Informational, &[]),
                 Command::CreateChild(child) => self.send_child_request(cx, child),
+                Command::RekeyIke => self.send_ike_rekey(cx),
                 Command::DeleteChild(child) => self.send_child_delete(cx, child),
                 Command::DeleteSpi(spi) => self.send_delete(cx, spi),
                 Command::DeleteIke => self.send_ike_delete(cx),
@@ -205,9 +211,26 @@ impl Sa {
         }
     }
 
+    /// While a rekey of the IKE SA is between its exchange and its end, nothing but the responder's questions for a
+    /// sign of life goes through the old one: the rest waits for the new one.
+    fn next_command(&mut self) -> Option<Command> {
+        if self.is_between() {
+            return None;
+        }
+        if self.heir.is_none() {
+            return self.queue.pop_front();
+        }
+        let probe = self
+            .queue
+            .iter()
+            .position(|command| *command == Command::Probe)?;
+        self.queue.remove(probe)
+    }
+
     pub(super) fn command_response(&mut self, cx: &mut Cx<'_>, payloads: &[Payload]) {
         match self.current.take() {
             Some(Command::CreateChild(child)) => self.child_response(cx, child, payloads),
+            Some(Command::RekeyIke) => self.ike_rekey_response(cx, payloads),
             Some(Command::DeleteChild(child)) => self.remove_child(cx, child, false),
             Some(Command::DeleteIke) => self.finish(cx, CloseReason::Local),
             Some(Command::Probe | Command::DeleteSpi(_)) | None => {}

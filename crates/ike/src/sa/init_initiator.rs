@@ -4,12 +4,16 @@
 //! answer outside the offers or key IDs the KMS does not know are hints, after which a good answer has
 //! [`Timing::init_error_grace`](crate::config::Timing::init_error_grace) left to arrive.
 
-use keys::{KeyId, QkdKey, SaeId};
+use keys::{KeyId, QkdKey, SaeId, Secret};
 
-use super::{Cx, Phase, Sa, keys as key_material, ledger, window};
+use super::{
+    Cx, Phase, Sa, SpiChange,
+    keys::{self as key_material, key_method},
+    ledger, window,
+};
 use crate::{
-    config::{InitiatorConfig, Profile},
-    crypto::IkeSuite,
+    config::{InitiatorConfig, Mode, Offer, Profile},
+    crypto::{IkeSuite, KeMethod, KeSecret, signature::HashAlgorithm},
     event::{CloseReason, Event, KeyRequestId, KeysWanted, Path, QkdFailure},
     time::Instant,
     wire::{
@@ -20,14 +24,21 @@ use crate::{
 
 /// A cookie more than this often is no defence but a fault.
 const MAX_COOKIES: u32 = 4;
+/// Wishes for another key exchange method obeyed: there is no reason for a second one.
+const MAX_KE_CHANGES: u32 = 2;
 /// Answers remembered as useless.
 const MAX_REFUSED: usize = 8;
 
 pub(super) struct InitI {
     pub(super) config: InitiatorConfig,
-    /// The request without a cookie.
-    payloads: Vec<Payload>,
+    offer: Offer,
+    /// Modes that are left to try, best first, and those of this request.
+    modes: Vec<Mode>,
+    offered: Vec<Mode>,
     suites: Vec<IkeSuite>,
+    ke: Option<KeSecret>,
+    ke_changes: u32,
+    cookie: Option<Notify>,
     cookies: u32,
     /// When to stop hoping, and why.
     grace: Option<(Instant, CloseReason)>,
@@ -42,14 +53,21 @@ struct Candidate {
     ids: Vec<KeyId>,
     digest: window::RequestDigest,
     spi_r: u64,
+    offered_mode: Mode,
 }
 
 /// What a good response says.
 struct Answer {
     suite: IkeSuite,
     nonce: Vec<u8>,
-    master: SaeId,
-    ids: Vec<KeyId>,
+    mode: Mode,
+    source: Source,
+}
+
+/// Where the keys of the IKE SA come from.
+enum Source {
+    Kms { master: SaeId, ids: Vec<KeyId> },
+    Exchange(Secret),
 }
 
 impl InitI {
@@ -74,6 +92,37 @@ impl InitI {
         self.grace.as_ref().map(|(_, reason)| reason.clone())
     }
 
+    /// The mode that goes with a key exchange: the best offered, but `cert` before `psk` only for a peer that asks for
+    /// our certificate.
+    fn exchange_mode(&self, payloads: &[Payload]) -> Mode {
+        let asked = payloads
+            .iter()
+            .any(|payload| matches!(payload, Payload::CertReq { .. }));
+        let mut modes = self.offered.iter().copied().filter(|mode| !mode.is_qkd());
+        match modes.next() {
+            Some(Mode::Cert) if !asked => modes.next().unwrap_or(Mode::Cert),
+            first => first.unwrap_or(Mode::Psk),
+        }
+    }
+
+    /// The key exchange method of INVALID_KE_PAYLOAD, if it is another one of those offered (RFC 7296 1.2).
+    fn other_method(&self, wish: &Notify) -> Result<KeMethod, CloseReason> {
+        let id = <[u8; 2]>::try_from(wish.data.as_slice())
+            .map_err(|_| CloseReason::Syntax("INVALID_KE_PAYLOAD"))?;
+        let method = KeMethod::from_id(u16::from_be_bytes(id))
+            .filter(|method| {
+                self.suites
+                    .iter()
+                    .any(|suite| key_method(suite) == Some(*method))
+            })
+            .ok_or(CloseReason::NoProposalChosen)?;
+        let sent = self.ke.as_ref().map(KeSecret::method);
+        if sent == Some(method) || self.ke_changes >= MAX_KE_CHANGES {
+            return Err(CloseReason::TooManyRounds);
+        }
+        Ok(method)
+    }
+
     fn useless(&mut self, cx: &Cx<'_>, digest: window::RequestDigest, reason: CloseReason) {
         if self.refused.len() < MAX_REFUSED {
             self.refused.push(digest);
@@ -85,49 +134,95 @@ impl InitI {
 
 impl Sa {
     /// Begins an IKE SA: sends IKE_SA_INIT.
-    pub(crate) fn initiate(cx: &mut Cx<'_>, path: Path, config: InitiatorConfig) -> Self {
-        let mut sa = Self::new(cx, true, path, config.profile);
-        let nonce_len = key_material::init_nonce_len(config.profile);
-        sa.transcript.nonce_i = cx.random(nonce_len);
+    pub(crate) fn initiate(
+        cx: &mut Cx<'_>,
+        path: Path,
+        config: InitiatorConfig,
+        offer: Offer,
+    ) -> Self {
+        let modes = offer.modes(&config);
+        let first = modes.first().copied().unwrap_or(Mode::Qkd(config.profile));
+        let mut sa = Self::new(cx, true, path, first);
         sa.local_id = Some(config.identity.clone());
-        let suites = key_material::ike_suites(config.profile, &config.ike_suites);
-        let mut payloads = vec![
-            Payload::Sa(IkeSuite::offer(&suites, &[])),
-            Payload::Nonce(sa.transcript.nonce_i.clone()),
-        ];
-        payloads.extend(key_material::nat_detection(sa.spi_i, 0, path));
-        if config.profile == Profile::Native {
-            let supported = QkdSupported {
-                qkd: true,
-                hybrid: false,
-                paper: false,
-                sae: config.sae_id.clone(),
-            };
-            payloads.push(supported.to_notify().into());
+        sa.offer_modes(cx, config, offer, modes);
+        sa
+    }
+
+    /// Sends an IKE_SA_INIT that offers as many of these modes as fit into one.
+    fn offer_modes(
+        &mut self,
+        cx: &mut Cx<'_>,
+        config: InitiatorConfig,
+        offer: Offer,
+        modes: Vec<Mode>,
+    ) {
+        let paper = Mode::Qkd(Profile::Paper);
+        // That profile has no room for a choice.
+        let offered: Vec<Mode> = match modes.first() {
+            Some(first) if *first == paper => vec![paper],
+            _ => modes
+                .iter()
+                .copied()
+                .filter(|mode| *mode != paper)
+                .collect(),
+        };
+        let mut suites: Vec<IkeSuite> = Vec::new();
+        for mode in &offered {
+            let more = key_material::ike_suites(*mode, &config.ike_suites);
+            suites.extend(
+                more.into_iter()
+                    .filter(|suite| !suites.contains(suite))
+                    .collect::<Vec<_>>(),
+            );
         }
-        sa.phase = Phase::InitSent(Box::new(InitI {
+        let (Some(mode), false) = (offered.first().copied(), suites.is_empty()) else {
+            return self.finish(cx, CloseReason::NoProposalChosen);
+        };
+        self.mode = mode;
+        self.transcript.nonce_i = cx.random(key_material::init_nonce_len(self.profile()));
+        let ke = suites.iter().find_map(key_method);
+        self.phase = Phase::InitSent(Box::new(InitI {
             config,
-            payloads,
+            offer,
+            modes,
+            offered,
             suites,
+            ke: ke.map(|method| method.generate(cx.rng)),
+            ke_changes: 0,
+            cookie: None,
             cookies: 0,
             grace: None,
             refused: Vec::new(),
             candidate: None,
         }));
-        sa.send_init(cx, None);
-        sa
+        self.send_init(cx);
     }
 
-    /// Sends the request, with the cookie in front if there is one and everything else unchanged (RFC 7296 2.6).
-    fn send_init(&mut self, cx: &mut Cx<'_>, cookie: Option<Notify>) {
+    /// Sends the request, with the cookie in front if there is one (RFC 7296 2.6).
+    fn send_init(&mut self, cx: &mut Cx<'_>) {
         let Phase::InitSent(init) = &self.phase else {
             return;
         };
-        let payloads: Vec<Payload> = cookie
-            .map(Payload::Notify)
-            .into_iter()
-            .chain(init.payloads.iter().cloned())
-            .collect();
+        let mut payloads: Vec<Payload> = init.cookie.iter().cloned().map(Payload::Notify).collect();
+        payloads.push(Payload::Sa(IkeSuite::offer(&init.suites, &[])));
+        payloads.extend(init.ke.as_ref().map(|ke| Payload::Ke {
+            method: ke.method().id(),
+            data: ke.public().to_vec(),
+        }));
+        payloads.push(Payload::Nonce(self.transcript.nonce_i.clone()));
+        payloads.extend(key_material::nat_detection(self.spi_i, 0, self.path));
+        if init.offered.contains(&Mode::Qkd(Profile::Native)) {
+            let supported = QkdSupported {
+                qkd: true,
+                hybrid: false,
+                paper: false,
+                sae: init.config.sae_id.clone(),
+            };
+            payloads.push(supported.to_notify().into());
+        }
+        if init.offer.trust.is_some() || init.offered.contains(&Mode::Cert) {
+            payloads.push(HashAlgorithm::to_notify(&HashAlgorithm::ALL).into());
+        }
         let header = self.header(ExchangeType::IkeSaInit, false, 0);
         let Ok(datagram) = wire::encode(&header, &payloads) else {
             return self.finish(cx, CloseReason::Unsendable);
@@ -141,6 +236,52 @@ impl Sa {
             ExchangeType::IkeSaInit,
             datagram,
         );
+    }
+
+    /// The attempt is over without an answer to go on with. Whether there are other modes to try: only when QKD keys
+    /// could not be had, or when the peer knows none of the modes offered so far.
+    pub(super) fn fall_back(&mut self, cx: &mut Cx<'_>, reason: &CloseReason) -> bool {
+        let Phase::InitSent(init) = &self.phase else {
+            return false;
+        };
+        let keyless = matches!(
+            reason,
+            CloseReason::Qkd(_) | CloseReason::PeerQkdUnavailable(_)
+        );
+        let left: Vec<Mode> = match reason {
+            _ if keyless && init.offered.iter().any(|mode| mode.is_qkd()) => init
+                .modes
+                .iter()
+                .copied()
+                .filter(|mode| !mode.is_qkd())
+                .collect(),
+            CloseReason::NoProposalChosen => init
+                .modes
+                .iter()
+                .copied()
+                .filter(|mode| !init.offered.contains(mode))
+                .collect(),
+            _ => return false,
+        };
+        if left.is_empty() {
+            return false;
+        }
+        let Phase::InitSent(init) = std::mem::replace(&mut self.phase, Phase::Gone) else {
+            return false;
+        };
+        cx.events.push_back(Event::ModeFallback {
+            sa: self.id,
+            from: init.offered,
+            to: left.clone(),
+            reason: reason.clone(),
+        });
+        // A fresh SPI, so that nothing said about the old request counts.
+        self.spi_changes.push(SpiChange::Free(self.spi_i));
+        self.spi_i = cx.ike_spi();
+        self.spi_changes.push(SpiChange::Taken(self.spi_i));
+        self.requests.restart();
+        self.offer_modes(cx, init.config, init.offer, left);
+        true
     }
 
     /// A response to IKE_SA_INIT.
@@ -175,29 +316,62 @@ impl Sa {
             if init.cookies > MAX_COOKIES {
                 return init.useless(cx, digest, CloseReason::TooManyRounds);
             }
-            let cookie = cookie.clone();
-            return self.send_init(cx, Some(cookie));
+            init.cookie = Some(cookie.clone());
+            return self.send_init(cx);
+        }
+        if let Some(wish) = find_notify(payloads, NotifyType::INVALID_KE_PAYLOAD)
+            && !has_sa
+        {
+            return match init.other_method(wish) {
+                Ok(method) => {
+                    init.ke_changes += 1;
+                    init.ke = Some(method.generate(cx.rng));
+                    self.send_init(cx);
+                }
+                Err(reason) => init.useless(cx, digest, reason),
+            };
         }
         if let Some(error) = notifies(payloads).find(|notify| notify.kind.is_error()) {
             return init.useless(cx, digest, refusal(error));
         }
-        match read_answer(init, header.spi_r, payloads) {
-            Err(reason) => init.useless(cx, digest, reason),
-            Ok(answer) => {
-                let (nat_local, nat_remote) =
-                    key_material::detect_nat(self.spi_i, header.spi_r, self.path, payloads);
-                self.nat_local = nat_local;
-                self.nat_remote = nat_remote;
-                self.transcript.response = datagram.to_vec();
-                self.transcript.nonce_r = answer.nonce;
-                self.suite = Some(answer.suite);
-                self.peer_sae = Some(answer.master.clone());
+        let answer = match read_answer(init, header.spi_r, payloads) {
+            Err(reason) => return init.useless(cx, digest, reason),
+            Ok(answer) => answer,
+        };
+        let (nat_local, nat_remote) =
+            key_material::detect_nat(self.spi_i, header.spi_r, self.path, payloads);
+        self.nat_local = nat_local;
+        self.nat_remote = nat_remote;
+        self.transcript.response = datagram.to_vec();
+        self.transcript.nonce_r = answer.nonce;
+        self.peer_hashes = key_material::announced_hashes(payloads);
+        self.suite = Some(answer.suite);
+        let offered_mode = std::mem::replace(&mut self.mode, answer.mode);
+        match answer.source {
+            Source::Exchange(shared) => {
+                self.spi_r = header.spi_r;
+                let made = self.take_shared_secret(cx, &shared);
+                let Phase::InitSent(mut init) = std::mem::replace(&mut self.phase, Phase::Gone)
+                else {
+                    return;
+                };
+                if made.is_ok() {
+                    self.requests.answered();
+                    return self.begin_auth(cx, init.config, init.offer);
+                }
+                self.forget_answer(offered_mode);
+                init.useless(cx, digest, CloseReason::NoProposalChosen);
+                self.phase = Phase::InitSent(init);
+            }
+            Source::Kms { master, ids } => {
+                self.peer_sae = Some(master.clone());
                 let request = cx.ids.key_request();
                 init.candidate = Some(Candidate {
                     request,
-                    ids: answer.ids.clone(),
+                    ids: ids.clone(),
                     digest,
                     spi_r: header.spi_r,
+                    offered_mode,
                 });
                 self.requests.hold();
                 self.deadline = Some(cx.now + cx.config.timing.local_answer);
@@ -207,13 +381,18 @@ impl Sa {
                 cx.events.push_back(Event::KeysNeeded {
                     sa: self.id,
                     request,
-                    wanted: KeysWanted::Collect {
-                        master: answer.master,
-                        ids: answer.ids,
-                    },
+                    wanted: KeysWanted::Collect { master, ids },
                 });
             }
         }
+    }
+
+    /// The answer taken up was no good after all.
+    fn forget_answer(&mut self, offered_mode: Mode) {
+        self.spi_r = 0;
+        self.suite = None;
+        self.peer_sae = None;
+        self.mode = offered_mode;
     }
 
     /// The KMS's answer for the response's key IDs.
@@ -241,12 +420,10 @@ impl Sa {
         match ready {
             Ok(()) => {
                 self.requests.answered();
-                self.begin_auth(cx, init.config);
+                self.begin_auth(cx, init.config, init.offer);
             }
             Err(failure) => {
-                self.spi_r = 0;
-                self.suite = None;
-                self.peer_sae = None;
+                self.forget_answer(candidate.offered_mode);
                 init.useless(cx, candidate.digest, CloseReason::Qkd(failure));
                 self.phase = Phase::InitSent(init);
                 self.requests.resume(cx.now);
@@ -271,9 +448,11 @@ fn read_answer(init: &InitI, spi_r: u64, payloads: &[Payload]) -> Result<Answer,
     }
     let mut proposal = None;
     let mut nonce = None;
+    let mut public = None;
     for payload in payloads {
         match payload {
             Payload::Sa(sa) => proposal = Some(sa),
+            Payload::Ke { method, data } => public = Some((*method, data.as_slice())),
             Payload::Nonce(octets) => nonce = Some(octets.clone()),
             _ => {}
         }
@@ -283,7 +462,29 @@ fn read_answer(init: &InitI, spi_r: u64, payloads: &[Payload]) -> Result<Answer,
     let suite = IkeSuite::accepted(&init.suites, answer)
         .ok_or(CloseReason::NoProposalChosen)?
         .suite;
-    let master = match init.config.profile {
+    if nonce.len() < suite.prf.min_nonce_len() {
+        return Err(syntax("a Nonce that is too short"));
+    }
+    if let Some(method) = key_method(&suite) {
+        let (ke, value) = match (&init.ke, public) {
+            (Some(ke), Some((id, value))) if id == method.id() && ke.method() == method => {
+                (ke, value)
+            }
+            _ => return Err(syntax("KE of another method than the SA's")),
+        };
+        let shared = ke.finish(value).map_err(|_| syntax("a KE value"))?;
+        return Ok(Answer {
+            suite,
+            nonce,
+            mode: init.exchange_mode(payloads),
+            source: Source::Exchange(shared),
+        });
+    }
+    let mode = init.offered.iter().copied().find(|mode| mode.is_qkd());
+    let Some(Mode::Qkd(profile)) = mode else {
+        return Err(CloseReason::NoProposalChosen);
+    };
+    let master = match profile {
         Profile::Native => {
             let notify = find_notify(payloads, NotifyType::QKD_SUPPORTED)
                 .ok_or(syntax("no QKD_SUPPORTED in the answer"))?;
@@ -311,7 +512,7 @@ fn read_answer(init: &InitI, spi_r: u64, payloads: &[Payload]) -> Result<Answer,
     Ok(Answer {
         suite,
         nonce,
-        master,
-        ids,
+        mode: Mode::Qkd(profile),
+        source: Source::Kms { master, ids },
     })
 }

@@ -1,16 +1,19 @@
-//! Key material of an IKE SA in mode `qkd`, and the small rules of the two profiles.
+//! Key material of an IKE SA, and the small rules of modes and profiles.
 
 use keys::{KeyId, QkdKey, Secret};
 
 use super::{Cx, Sa, ledger};
 use crate::{
-    config::Profile,
+    config::{Mode, Profile},
     crypto::{
-        AesBits, Encr, EspSuite, IkeSuite, Integ, OpenError, Prf, Protector, nat::detection_hash,
-        qkd as schedule,
+        AesBits, Encr, EspSuite, IkeKeys, IkeSuite, Integ, KeMethod, KeyError, KeyExchange,
+        OpenError, Prf, Protector, keymat, nat::detection_hash, qkd as schedule,
+        signature::HashAlgorithm,
     },
     event::{ChildFailure, Path, QkdFailure},
-    wire::{Notify, NotifyType, Parsed, Payload, WireError, notifies, qkd::QkdUnavailable},
+    wire::{
+        Notify, NotifyType, Parsed, Payload, WireError, find_notify, notifies, qkd::QkdUnavailable,
+    },
 };
 
 /// Keys of an IKE SA in use.
@@ -19,6 +22,36 @@ pub(super) struct Crypt {
     pub(super) outbound: Protector,
     /// Wiped once both ends are authenticated.
     pub(super) auth: Option<AuthKeys>,
+    /// What keys of Child SAs and of the next IKE SA are derived from; never in mode `qkd`.
+    pub(super) sk_d: Option<Secret>,
+}
+
+impl Crypt {
+    /// The keys as seen by the SA's initiator or responder; `k_auth` in mode `qkd` and only there.
+    pub(super) fn new(
+        suite: &IkeSuite,
+        is_initiator: bool,
+        keys: IkeKeys,
+        k_auth: Option<Secret>,
+    ) -> Result<Self, KeyError> {
+        let initiator = Protector::new(suite.encr, suite.integ, keys.initiator)?;
+        let responder = Protector::new(suite.encr, suite.integ, keys.responder)?;
+        let (inbound, outbound) = match is_initiator {
+            true => (responder, initiator),
+            false => (initiator, responder),
+        };
+        Ok(Self {
+            inbound,
+            outbound,
+            sk_d: k_auth.is_none().then_some(keys.sk_d),
+            auth: Some(AuthKeys {
+                prf: suite.prf,
+                sk_pi: keys.sk_pi,
+                sk_pr: keys.sk_pr,
+                k_auth,
+            }),
+        })
+    }
 }
 
 /// What AUTH is made with.
@@ -26,7 +59,8 @@ pub(super) struct AuthKeys {
     pub(super) prf: Prf,
     pub(super) sk_pi: Secret,
     pub(super) sk_pr: Secret,
-    pub(super) k_auth: Secret,
+    /// Mode `qkd`.
+    pub(super) k_auth: Option<Secret>,
 }
 
 /// The one suite of the `paper` profile.
@@ -42,31 +76,42 @@ const PAPER_ESP: EspSuite = EspSuite {
     esn: false,
 };
 
-/// IKE suites to offer or accept. Suites with a key exchange method belong to other modes.
-pub(super) fn ike_suites(profile: Profile, configured: &[IkeSuite]) -> Vec<IkeSuite> {
-    match profile {
-        Profile::Paper => vec![PAPER_IKE],
-        Profile::Native => configured
+/// IKE suites to offer or accept: with a key exchange method exactly outside mode `qkd`.
+pub(super) fn ike_suites(mode: Mode, configured: &[IkeSuite]) -> Vec<IkeSuite> {
+    match mode {
+        Mode::Qkd(Profile::Paper) => vec![PAPER_IKE],
+        mode => configured
             .iter()
             .copied()
-            .filter(|suite| suite.ke.is_none())
+            .filter(|suite| match &suite.ke {
+                None => mode.is_qkd(),
+                Some(ke) => !mode.is_qkd() && ke.additional().next().is_none(),
+            })
             .collect(),
     }
 }
 
-/// ESP suites to offer or accept under an IKE suite: of its kind, since that fixed the number of keys.
-pub(super) fn esp_suites(
-    profile: Profile,
-    ike: &IkeSuite,
-    configured: &[EspSuite],
-) -> Vec<EspSuite> {
-    match profile {
-        Profile::Paper => vec![PAPER_ESP],
-        Profile::Native => configured
+/// The method of the KE payload that goes with a suite.
+pub(super) fn key_method(suite: &IkeSuite) -> Option<KeMethod> {
+    suite.ke.as_ref().map(KeyExchange::first)
+}
+
+/// What SIGNATURE_HASH_ALGORITHMS of a message says.
+pub(super) fn announced_hashes(payloads: &[Payload]) -> Option<Vec<HashAlgorithm>> {
+    let notify = find_notify(payloads, NotifyType::SIGNATURE_HASH_ALGORITHMS)?;
+    HashAlgorithm::from_data(&notify.data).ok()
+}
+
+/// ESP suites to offer or accept under an IKE suite: in mode `qkd` of its kind, since that fixed the number of keys.
+pub(super) fn esp_suites(mode: Mode, ike: &IkeSuite, configured: &[EspSuite]) -> Vec<EspSuite> {
+    match mode {
+        Mode::Qkd(Profile::Paper) => vec![PAPER_ESP],
+        Mode::Qkd(Profile::Native) => configured
             .iter()
             .copied()
             .filter(|suite| suite.encr.is_aead() == ike.encr.is_aead())
             .collect(),
+        _ => configured.to_vec(),
     }
 }
 
@@ -227,36 +272,42 @@ impl Sa {
             self.spi_i,
             self.spi_r,
         )
-        .and_then(|keys| {
-            if let Some(log) = &cx.config.key_log {
-                log.ike_sa(self.spi_i, self.spi_r, &suite, &keys);
-            }
-            let initiator = Protector::new(suite.encr, suite.integ, keys.initiator)?;
-            let responder = Protector::new(suite.encr, suite.integ, keys.responder)?;
-            let (inbound, outbound) = match self.initiator {
-                true => (responder, initiator),
-                false => (initiator, responder),
-            };
-            Ok(Crypt {
-                inbound,
-                outbound,
-                auth: Some(AuthKeys {
-                    prf: suite.prf,
-                    sk_pi: keys.sk_pi,
-                    sk_pr: keys.sk_pr,
-                    k_auth,
-                }),
-            })
-        });
+        .and_then(|keys| self.put_into_use(cx, &suite, keys, Some(k_auth)));
         // Only keys that are too short get here as an error.
-        let Ok(crypt) = made else {
+        if made.is_err() {
             self.ledger.lose_all(self.id, cx.events);
             return Err(QkdFailure::UnknownKey);
-        };
-        self.crypt = Some(crypt);
+        }
         self.ike_keys = ids;
         self.signalling_keys = Some(initial.signalling);
         self.user_keys = Some(initial.user);
+        Ok(())
+    }
+
+    /// Takes the shared secret of a key exchange in IKE_SA_INIT (RFC 7296 2.14).
+    pub(super) fn take_shared_secret(
+        &mut self,
+        cx: &mut Cx<'_>,
+        shared: &Secret,
+    ) -> Result<(), KeyError> {
+        let suite = self.suite.ok_or(KeyError::Suite)?;
+        let (ni, nr) = (&self.transcript.nonce_i, &self.transcript.nonce_r);
+        let seed = keymat::skeyseed(suite.prf, ni, nr, shared);
+        let keys = keymat::ike_keys(&suite, &seed, ni, nr, self.spi_i, self.spi_r)?;
+        self.put_into_use(cx, &suite, keys, None)
+    }
+
+    fn put_into_use(
+        &mut self,
+        cx: &mut Cx<'_>,
+        suite: &IkeSuite,
+        keys: IkeKeys,
+        k_auth: Option<Secret>,
+    ) -> Result<(), KeyError> {
+        if let Some(log) = &cx.config.key_log {
+            log.ike_sa(self.spi_i, self.spi_r, suite, &keys);
+        }
+        self.crypt = Some(Crypt::new(suite, self.initiator, keys, k_auth)?);
         Ok(())
     }
 }

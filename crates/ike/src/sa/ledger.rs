@@ -36,6 +36,11 @@ pub(crate) const fn keys_per_sa(aead: bool) -> usize {
     if aead { 2 } else { 4 }
 }
 
+/// Keys of an IKE SA rekey: one SA, `K_auth`.
+pub(crate) const fn keys_per_ike_rekey(aead: bool) -> usize {
+    keys_per_sa(aead) + 1
+}
+
 /// Keys of a whole handshake: IKE SA, two Child SAs, `K_auth`.
 pub(crate) const fn keys_per_attach(aead: bool) -> usize {
     3 * keys_per_sa(aead) + 1
@@ -76,6 +81,15 @@ impl Ledger {
             user,
             authentication,
         })
+    }
+
+    /// Takes in the keys of a rekeyed IKE SA: two or four, then `K_auth`.
+    pub(crate) fn take_ike(&mut self, keys: &[QkdKey]) {
+        if let Some((authentication, ike)) = keys.split_last() {
+            self.hold(ike, &IKE);
+            self.held
+                .push((authentication.id, KeyPurpose::Authentication));
+        }
     }
 
     /// Takes in the keys of one further Child SA.

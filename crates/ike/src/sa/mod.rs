@@ -14,6 +14,10 @@ mod init_initiator;
 mod init_responder;
 mod keys;
 mod ledger;
+mod lifetime;
+mod rekey;
+mod rekey_ike;
+mod retired;
 mod selectors;
 mod status;
 mod timers;
@@ -31,6 +35,9 @@ use self::{
     init_responder::InitR,
     keys::Crypt,
     ledger::Ledger,
+    lifetime::Life,
+    rekey_ike::{Heir, OwnRekey, PeerRekey},
+    retired::Retired,
     window::{Requests, Responses},
 };
 pub(crate) use self::{
@@ -40,8 +47,8 @@ pub(crate) use self::{
     ledger::lose_unclaimed,
 };
 use crate::{
-    config::{EndpointConfig, Profile},
-    crypto::{EspSuite, IkeSuite},
+    config::{EndpointConfig, Mode, Profile},
+    crypto::{EspSuite, IkeSuite, signature::HashAlgorithm},
     event::{ChildFailure, ChildId, CloseReason, Event, KeyRequestId, Path, QkdFailure, SaId},
     time::Instant,
     wire::{Delete, ExchangeType, Header, Identification, Notify, NotifyType, Payload},
@@ -71,6 +78,7 @@ enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Command {
     CreateChild(ChildId),
+    RekeyIke,
     DeleteChild(ChildId),
     /// Deletes what the peer made and this side did not take.
     DeleteSpi(u32),
@@ -87,16 +95,29 @@ struct Transcript {
     nonce_r: Vec<u8>,
 }
 
+/// An SPI of ours that messages of this SA carry from now on, or no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SpiChange {
+    Taken(u64),
+    Free(u64),
+}
+
 /// One IKE SA.
 pub(crate) struct Sa {
     pub(crate) id: SaId,
+    /// The role in the first IKE SA: the UE. The other end is master of the QKD keys.
+    ue: bool,
+    /// The role in the current IKE SA, which whoever rekeys takes over.
     initiator: bool,
     spi_i: u64,
     spi_r: u64,
     path: Path,
     nat_local: bool,
     nat_remote: bool,
-    profile: Profile,
+    /// Before the answer to IKE_SA_INIT: the best of those offered.
+    mode: Mode,
+    /// For the endpoint, to be taken up after every call.
+    pub(crate) spi_changes: Vec<SpiChange>,
     created: Instant,
     established: Option<Instant>,
     phase: Phase,
@@ -114,6 +135,8 @@ pub(crate) struct Sa {
     /// Keys of the signalling Child SA, until it takes them.
     signalling_keys: Option<Vec<QkdKey>>,
     msk: Option<Secret>,
+    /// Hash algorithms the peer announced for signatures (RFC 7427).
+    peer_hashes: Option<Vec<HashAlgorithm>>,
     local_id: Option<Identification>,
     remote_id: Option<Identification>,
     peer_sae: Option<SaeId>,
@@ -124,6 +147,15 @@ pub(crate) struct Sa {
     answering: Option<ChildId>,
     /// What the peer deleted of which we have not heard yet, while our CREATE_CHILD_SA is outstanding.
     early_deletes: Vec<u32>,
+    /// Our own rekey of the IKE SA, from its beginning until both ends have the new one.
+    own_rekey: Option<Box<OwnRekey>>,
+    /// The peer's rekey of the IKE SA, while our answer to it waits for keys.
+    peer_rekey: Option<Box<PeerRekey>>,
+    /// The IKE SA the peer's rekey has made, until the peer is seen to use it.
+    heir: Option<Box<Heir>>,
+    /// IKE SAs that were replaced.
+    retired: Vec<Retired>,
+    life: Life,
     /// Half-open lifetime of a responder, patience of an initiator with its own daemon.
     deadline: Option<Instant>,
     last_heard: Instant,
@@ -152,17 +184,19 @@ impl Denial {
 }
 
 impl Sa {
-    fn new(cx: &mut Cx<'_>, initiator: bool, path: Path, profile: Profile) -> Self {
+    fn new(cx: &mut Cx<'_>, initiator: bool, path: Path, mode: Mode) -> Self {
         let spi = cx.ike_spi();
         Self {
             id: cx.ids.sa(),
+            ue: initiator,
             initiator,
             spi_i: if initiator { spi } else { 0 },
             spi_r: if initiator { 0 } else { spi },
             path,
             nat_local: false,
             nat_remote: false,
-            profile,
+            mode,
+            spi_changes: vec![SpiChange::Taken(spi)],
             created: cx.now,
             established: None,
             phase: Phase::Gone,
@@ -177,6 +211,7 @@ impl Sa {
             user_keys: None,
             signalling_keys: None,
             msk: None,
+            peer_hashes: None,
             local_id: None,
             remote_id: None,
             peer_sae: None,
@@ -185,6 +220,11 @@ impl Sa {
             current: None,
             answering: None,
             early_deletes: Vec::new(),
+            own_rekey: None,
+            peer_rekey: None,
+            heir: None,
+            retired: Vec::new(),
+            life: Life::default(),
             deadline: None,
             last_heard: cx.now,
             last_sent: cx.now,
@@ -215,6 +255,14 @@ impl Sa {
         self.closed
     }
 
+    /// The wire form: that of mode `qkd`, and the `native` one elsewhere.
+    fn profile(&self) -> Profile {
+        match self.mode {
+            Mode::Qkd(profile) => profile,
+            _ => Profile::Native,
+        }
+    }
+
     fn is_established(&self) -> bool {
         matches!(self.phase, Phase::Established)
     }
@@ -234,6 +282,7 @@ impl Sa {
         match &self.phase {
             Phase::Collecting(init) if init.waits_for(request) => self.collected(cx, keys),
             Phase::Allocating(init) if init.waits_for(request) => self.allocated(cx, keys),
+            _ if self.rekey_waits_for(request) => self.rekey_keys(cx, keys),
             _ => match self.child_waiting_for(request) {
                 Some(child) => self.child_keys(cx, child, keys),
                 None => lose_unclaimed(self.id, keys.unwrap_or_default(), cx.events),
@@ -255,6 +304,7 @@ impl Sa {
         self.phase = Phase::Established;
         self.established = Some(cx.now);
         self.deadline = None;
+        self.life = Life::begin(cx, cx.config.lifetimes.ike);
         self.msk = None;
         self.transcript = Transcript::default();
         if let Some(crypt) = &mut self.crypt {
@@ -268,8 +318,9 @@ impl Sa {
     pub(crate) fn close(&mut self, cx: &mut Cx<'_>) {
         match self.phase {
             Phase::Established => {
-                self.phase = Phase::Deleting;
                 self.queue.clear();
+                self.settle_rekeys(cx);
+                self.phase = Phase::Deleting;
                 self.queue.push_back(Command::DeleteIke);
                 self.pump(cx);
             }
@@ -312,6 +363,7 @@ impl Sa {
         for id in self.children.keys().copied().collect::<Vec<_>>() {
             self.drop_child(cx, id, by_peer);
         }
+        self.free_rekeys();
         self.ledger.lose_all(self.id, cx.events);
         self.phase = Phase::Gone;
         self.crypt = None;

@@ -19,7 +19,7 @@ impl Sa {
             local_id: self.local_id.clone(),
             remote_id: self.remote_id.clone(),
             peer_sae: self.peer_sae.clone(),
-            mode: self.mode(),
+            mode: self.mode,
             suite: self.suite,
             created: self.created,
             established: self.established,

@@ -1,6 +1,6 @@
 //! Timers of one IKE SA: lifetimes, retransmission, liveness, NAT keepalives.
 
-use super::{Command, Cx, Phase, Sa, window::Tick};
+use super::{Command, Cx, Phase, Sa, retired::Retired, window::Tick};
 use crate::{
     config::EndpointConfig,
     event::{CloseReason, Transmit},
@@ -20,7 +20,9 @@ impl Sa {
             _ => None,
         };
         let liveness = match timing.dpd_interval {
-            Some(interval) if self.is_established() && self.requests.is_free() => {
+            Some(interval)
+                if self.is_established() && self.requests.is_free() && !self.is_between() =>
+            {
                 Some(self.last_heard + interval)
             }
             _ => None,
@@ -34,6 +36,8 @@ impl Sa {
             self.requests.due(),
             liveness,
             keepalive,
+            self.next_lifetime(),
+            self.retired.iter().map(Retired::next_timeout).min(),
         ]
         .into_iter()
         .flatten()
@@ -41,7 +45,7 @@ impl Sa {
     }
 
     pub(super) fn sends_keepalives(&self) -> bool {
-        self.initiator && self.nat_local && self.crypt.is_some()
+        self.ue && self.nat_local && self.crypt.is_some()
     }
 
     pub(crate) fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
@@ -57,6 +61,9 @@ impl Sa {
         if let Phase::InitSent(init) = &self.phase
             && let Some(reason) = init.grace_over(cx.now)
         {
+            if self.fall_back(cx, &reason) {
+                return;
+            }
             return self.finish(cx, reason);
         }
         match self.requests.tick(cx.now, timing) {
@@ -71,9 +78,15 @@ impl Sa {
                     Phase::Deleting => CloseReason::Local,
                     _ => CloseReason::PeerDead,
                 };
+                if self.fall_back(cx, &reason) {
+                    return;
+                }
                 return self.finish(cx, reason);
             }
         }
+        self.retired_timeout(cx);
+        self.lifetimes_over(cx);
+        let timing = &cx.config.timing;
         if let Some(interval) = timing.dpd_interval
             && self.is_established()
             && self.last_heard + interval <= cx.now
@@ -97,7 +110,8 @@ impl Sa {
 
     /// Asks for a sign of life unless some request is already waiting for one.
     pub(crate) fn probe(&mut self, cx: &mut Cx<'_>) {
-        if self.is_established() && self.requests.is_free() && self.queue.is_empty() {
+        let idle = self.queue.is_empty() || self.heir.is_some();
+        if self.is_established() && self.requests.is_free() && idle && !self.is_between() {
             self.queue.push_back(Command::Probe);
             self.pump(cx);
         }

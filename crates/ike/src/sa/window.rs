@@ -89,6 +89,12 @@ impl Requests {
         self.outstanding = None;
     }
 
+    /// Begins again with Message ID 0, for another IKE_SA_INIT.
+    pub(crate) fn restart(&mut self) {
+        self.outstanding = None;
+        self.next_id = 0;
+    }
+
     /// Stops the timer while the answer is examined.
     pub(crate) fn hold(&mut self) {
         if let Some(request) = &mut self.outstanding {

@@ -70,6 +70,21 @@ impl World {
                 assert!(record.requests.insert(*request), "asked twice");
                 record.keys_needed += 1;
             }
+            Event::ChildSwitched { from, to, .. } => {
+                assert!(record.installed.contains_key(to), "switched to nothing");
+                record.switched.push((*from, *to));
+            }
+            Event::IkeRekeyed { .. } => record.ike_rekeys += 1,
+            Event::IkeRekeyFailed { reason, .. } => record.ike_rekeys_failed.push(*reason),
+            Event::ChildRekeyFailed { child, reason, .. } => {
+                record.rekeys_failed.push((*child, *reason));
+            }
+            Event::ModeFallback {
+                from, to, reason, ..
+            } => {
+                let step = (from.clone(), to.clone(), reason.clone());
+                record.fallbacks.push(step);
+            }
             Event::PathChanged { path, .. } => record.paths.push(*path),
             Event::EapBegin { .. } => record.eap_begins += 1,
             Event::EapFailure { .. } => record.eap_failures += 1,

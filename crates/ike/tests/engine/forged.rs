@@ -107,6 +107,25 @@ fn attached(seed: u64) -> (World, Forger) {
 }
 
 #[test]
+fn a_rekey_of_a_child_sa_that_is_not_there_is_told() {
+    let (mut world, mut forger) = attached(410);
+    let rekey = Notify::about_esp(NotifyType::REKEY_SA, 0x0101_0101, vec![]);
+    let request = [
+        rekey.clone().into(),
+        Payload::Sa(ike::crypto::EspSuite::offer(&[setup::GCM_ESP], 0x0202_0202)),
+        Payload::Nonce(vec![3; 32]),
+        Payload::TsI(vec![setup::UE_INNER]),
+        Payload::TsR(vec![setup::N3IWF_INNER]),
+    ];
+    let answer = forger
+        .ask(&mut world, ExchangeType::CreateChildSa, NEXT, &request)
+        .unwrap();
+    let notify = find_notify(&answer, NotifyType::CHILD_SA_NOT_FOUND).unwrap();
+    assert_eq!(notify.esp_spi(), rekey.esp_spi());
+    assert_eq!(world.established(N3iwf)[0].children.len(), 1);
+}
+
+#[test]
 fn bad_syntax_under_protection_is_told_and_ends_the_sa() {
     let (mut world, mut forger) = attached(400);
     let lying = Payload::Unknown {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ike::{
-    ChildId, CloseReason, Fate, Instant, KeyPurpose, KeyRequestId, Path, SaId,
+    ChildId, CloseReason, Fate, Instant, KeyPurpose, KeyRequestId, Mode, Path, SaId,
     wire::{Notify, TrafficSelector},
 };
 use keys::KeyId;
@@ -70,6 +70,12 @@ pub(crate) struct Record {
     pub(crate) notifies: Vec<Notify>,
     pub(crate) installs: usize,
     pub(crate) requests: HashSet<KeyRequestId>,
+    /// Rekeys: old and new Child SA.
+    pub(crate) switched: Vec<(ChildId, ChildId)>,
+    pub(crate) rekeys_failed: Vec<(ChildId, ike::ChildFailure)>,
+    pub(crate) ike_rekeys: usize,
+    pub(crate) ike_rekeys_failed: Vec<ike::ChildFailure>,
+    pub(crate) fallbacks: Vec<(Vec<Mode>, Vec<Mode>, CloseReason)>,
 }
 
 impl World {

@@ -6,10 +6,11 @@ use std::{
 };
 
 use ike::{
-    CookiePolicy, EndpointConfig, InitiatorConfig, NewChild, PaperResponder, Path, PeerCertificate,
-    Profile, ResponderConfig,
+    Acceptance, CertificateUse, CookiePolicy, EndpointConfig, InitiatorConfig, Mode, NewChild,
+    Offer, PaperResponder, Path, PeerCertificate, Profile, QkdPolicy, ResponderConfig, Trust,
     crypto::{
-        AesBits, Encr, EspSuite, IkeSuite, Integ, Prf,
+        AesBits, Encr, EspSuite, IkeSuite, Integ, KeMethod, KeyExchange, Prf,
+        certificate::{Credential, TrustAnchors},
         rsa::{Certificate, RsaSigner},
     },
     wire::{CfgAttribute, CfgAttributeType, Identification, Notify, NotifyType, TrafficSelector},
@@ -44,6 +45,78 @@ pub(crate) const CBC_ESP: EspSuite = EspSuite {
     integ: Some(Integ::HmacSha2_256_128),
     esn: false,
 };
+
+pub(crate) const fn exchange(method: KeMethod) -> IkeSuite {
+    IkeSuite {
+        ke: Some(KeyExchange::single(method)),
+        ..GCM_IKE
+    }
+}
+
+/// Suites of both kinds, for a choice of modes.
+pub(crate) fn all_suites() -> Vec<IkeSuite> {
+    vec![
+        GCM_IKE,
+        CBC_IKE,
+        exchange(KeMethod::Curve25519),
+        exchange(KeMethod::Ecp256),
+    ]
+}
+
+/// An N3IWF that accepts these modes.
+pub(crate) fn accepting(modes: &[Mode], policy: QkdPolicy) -> EndpointConfig {
+    EndpointConfig {
+        responder: Some(ResponderConfig {
+            ike_suites: all_suites(),
+            ..responder()
+        }),
+        acceptance: Acceptance {
+            modes: modes.to_vec(),
+            policy,
+            credential: Some(old_credential()),
+            certificate: CertificateUse::WhenAsked,
+            trust: None,
+        },
+        ..EndpointConfig::default()
+    }
+}
+
+/// A UE with suites for every mode.
+pub(crate) fn choosy() -> InitiatorConfig {
+    InitiatorConfig {
+        ike_suites: all_suites(),
+        ..native()
+    }
+}
+
+pub(crate) fn offering(modes: &[Mode], policy: QkdPolicy) -> Offer {
+    Offer {
+        modes: modes.to_vec(),
+        policy,
+        ..Offer::default()
+    }
+}
+
+/// RSA, for peers that know method 1 only.
+fn old_credential() -> Arc<Credential> {
+    let leaf = include_bytes!("../vectors/rsa-leaf.der");
+    let key = include_bytes!("../vectors/rsa-key.pem");
+    Arc::new(Credential::new(leaf, key).unwrap())
+}
+
+/// An end entity with the one between it and [`trust`]'s root; the names of all are the same.
+pub(crate) fn credential(pem: &[u8], key: &[u8]) -> Arc<Credential> {
+    let chain = [pem, include_bytes!("../vectors/pki/sub.pem")].concat();
+    Arc::new(Credential::new(&chain, key).unwrap())
+}
+
+/// The root of the certificates of OpenSSL, in 2027.
+pub(crate) fn trust() -> Trust {
+    Trust {
+        anchors: Arc::new(TrustAnchors::new(include_bytes!("../vectors/pki/root.pem")).unwrap()),
+        epoch: 1_800_000_000,
+    }
+}
 
 pub(crate) fn ue_path() -> Path {
     Path {

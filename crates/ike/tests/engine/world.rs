@@ -192,6 +192,16 @@ impl World {
         id
     }
 
+    pub(crate) fn initiate_with(&mut self, config: InitiatorConfig, offer: &ike::Offer) -> SaId {
+        let path = setup::ue_path();
+        let id = self
+            .ue
+            .endpoint
+            .initiate_with(self.now, path, config, offer);
+        self.drain(Ue);
+        id
+    }
+
     /// Runs a command on one side and carries out what follows from it.
     pub(crate) fn command<R>(
         &mut self,
@@ -400,8 +410,17 @@ impl World {
 
     /// Runs until both sides are established, or panics.
     pub(crate) fn attach(&mut self, config: InitiatorConfig) -> (SaId, SaId) {
+        self.attach_with(config, &ike::Offer::default())
+    }
+
+    /// The same with a choice of modes.
+    pub(crate) fn attach_with(
+        &mut self,
+        config: InitiatorConfig,
+        offer: &ike::Offer,
+    ) -> (SaId, SaId) {
         let before = self.n3iwf.record.established.len();
-        let ue = self.initiate(config);
+        let ue = self.initiate_with(config, offer);
         let limit = self.now + Duration::from_secs(60);
         while self.step(limit) {
             let n3iwf = self.n3iwf.record.established.get(before).copied();
