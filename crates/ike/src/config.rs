@@ -290,6 +290,9 @@ pub struct Lifetimes {
     pub ike: Option<Lifetime>,
     /// Wait before a rekey that failed is tried again, until the hard lifetime.
     pub retry: Duration,
+    /// Whether a rekey that the peer asks for is granted; it gets NO_ADDITIONAL_SAS otherwise. Only
+    /// for a daemon that follows [`ChildSa::replaces`](crate::ChildSa) and the rekey events.
+    pub from_peer: bool,
 }
 
 impl Default for Lifetimes {
@@ -298,6 +301,7 @@ impl Default for Lifetimes {
             child: None,
             ike: None,
             retry: Duration::from_secs(10),
+            from_peer: false,
         }
     }
 }

@@ -94,7 +94,7 @@ impl Sa {
             answer: Notify::status(kind, Vec::new()),
             fatal: None,
         };
-        if self.profile() == Profile::Paper {
+        if self.profile() == Profile::Paper || !cx.config.lifetimes.from_peer {
             return Err(deny(NotifyType::NO_ADDITIONAL_SAS));
         }
         let not_found = Denial {

@@ -321,7 +321,7 @@ impl Sa {
 
     fn ike_rekey_request(&mut self, cx: &mut Cx<'_>, payloads: &[Payload]) -> Result<(), Denial> {
         let busy = || deny(NotifyType::TEMPORARY_FAILURE);
-        if self.profile() == Profile::Paper {
+        if self.profile() == Profile::Paper || !cx.config.lifetimes.from_peer {
             return Err(deny(NotifyType::NO_ADDITIONAL_SAS));
         }
         let read = Offer::read(payloads);

@@ -39,6 +39,15 @@ fn lifetimes() -> Lifetimes {
             hard: seconds(90),
         }),
         retry: seconds(4),
+        from_peer: true,
+    }
+}
+
+/// No rekey but those asked for.
+fn by_command() -> Lifetimes {
+    Lifetimes {
+        from_peer: true,
+        ..Lifetimes::default()
     }
 }
 
@@ -115,10 +124,25 @@ fn rekey(world: &mut World, side: Side, sa: SaId, child: ChildId) -> ChildId {
 }
 
 #[test]
+fn a_rekey_that_the_peer_does_not_follow_changes_nothing() {
+    for side in [Ue, N3iwf] {
+        let mut world = world(499, Qkd(Native), Lifetimes::default());
+        let (ue, n3iwf) = attach(&mut world, Qkd(Native));
+        let sa = if side == Ue { ue } else { n3iwf };
+        let before = agreed(&mut world);
+        let child = user_child(&mut world, side);
+        rekey(&mut world, side, sa, child);
+        world.run(seconds(1));
+        assert_eq!(agreed(&mut world), before);
+        assert!(world.node(side).record.switched.is_empty());
+    }
+}
+
+#[test]
 fn a_child_sa_is_rekeyed_from_either_side_in_every_mode() {
     for (seed, mode) in (500..).zip(MODES) {
         for side in [Ue, N3iwf] {
-            let mut world = world(seed, mode, Lifetimes::default());
+            let mut world = world(seed, mode, by_command());
             let (ue, n3iwf) = attach(&mut world, mode);
             let sa = if side == Ue { ue } else { n3iwf };
             let before = agreed(&mut world);
@@ -173,7 +197,7 @@ fn two_rekeys_at_once_leave_one_sa() {
     let mut survivors = HashSet::new();
     for seed in 0..40 {
         let mode = MODES[usize::from(seed % 2 == 0)];
-        let mut world = world(510 + seed, mode, Lifetimes::default());
+        let mut world = world(510 + seed, mode, by_command());
         let (ue, n3iwf) = attach(&mut world, mode);
         let before = agreed(&mut world);
         let here = user_child(&mut world, Ue);
@@ -193,7 +217,7 @@ fn two_rekeys_at_once_leave_one_sa() {
 fn a_session_deleted_while_it_is_rekeyed_is_gone_on_both_sides() {
     for (seed, mode) in (560..).zip(MODES) {
         for wait in 0..8 {
-            let mut world = world(seed, mode, Lifetimes::default());
+            let mut world = world(seed, mode, by_command());
             let (_, n3iwf) = attach(&mut world, mode);
             let child = user_child(&mut world, N3iwf);
             rekey(&mut world, N3iwf, n3iwf, child);
@@ -311,7 +335,7 @@ fn rekey_ike(world: &mut World, side: Side, sa: SaId) {
 #[test]
 fn an_ike_sa_is_rekeyed_from_either_side_in_every_mode() {
     for (seed, mode) in (700..).zip(MODES) {
-        let mut world = world(seed, mode, Lifetimes::default());
+        let mut world = world(seed, mode, by_command());
         let (ue, n3iwf) = attach(&mut world, mode);
         let mut seen = HashSet::from([ike_spis(&mut world)]);
         // Twice in turn, so that roles change and change back.
@@ -353,7 +377,7 @@ fn an_ike_sa_is_rekeyed_from_either_side_in_every_mode() {
 fn two_ike_rekeys_at_once_end_in_one_ike_sa() {
     for seed in 0..60 {
         let mode = MODES[usize::from(seed % 2 == 0)];
-        let mut world = world(710 + seed, mode, Lifetimes::default());
+        let mut world = world(710 + seed, mode, by_command());
         let (ue, n3iwf) = attach(&mut world, mode);
         let children = agreed(&mut world);
         let before = ike_spis(&mut world);
@@ -386,7 +410,7 @@ fn an_ike_rekey_without_keys_leaves_the_old_ike_sa() {
         (782, N3iwf, false),
         (783, Ue, false),
     ] {
-        let mut world = world(seed, Qkd(Native), Lifetimes::default());
+        let mut world = world(seed, Qkd(Native), by_command());
         let (ue, n3iwf) = attach(&mut world, Qkd(Native));
         let before = ike_spis(&mut world);
         let children = agreed(&mut world);
@@ -414,7 +438,7 @@ fn an_ike_rekey_without_keys_leaves_the_old_ike_sa() {
 fn an_ike_sa_is_closed_at_any_point_of_its_rekey() {
     for seed in 0..48 {
         let mode = MODES[usize::from(seed % 2 == 0)];
-        let mut world = world(800 + seed, mode, Lifetimes::default());
+        let mut world = world(800 + seed, mode, by_command());
         let (ue, n3iwf) = attach(&mut world, mode);
         let (begins, closes) = [(Ue, Ue), (Ue, N3iwf), (N3iwf, Ue), (N3iwf, N3iwf)]
             [usize::try_from(seed / 2 % 4).unwrap()];

@@ -6,8 +6,9 @@ use std::{
 };
 
 use ike::{
-    Acceptance, CertificateUse, CookiePolicy, EndpointConfig, InitiatorConfig, Mode, NewChild,
-    Offer, PaperResponder, Path, PeerCertificate, Profile, QkdPolicy, ResponderConfig, Trust,
+    Acceptance, CertificateUse, CookiePolicy, EndpointConfig, InitiatorConfig, Lifetimes, Mode,
+    NewChild, Offer, PaperResponder, Path, PeerCertificate, Profile, QkdPolicy, ResponderConfig,
+    Trust,
     crypto::{
         AesBits, Encr, EspSuite, IkeSuite, Integ, KeMethod, KeyExchange, Prf,
         certificate::{Credential, TrustAnchors},
@@ -152,6 +153,10 @@ pub(crate) fn responder() -> ResponderConfig {
 pub(crate) fn n3iwf_endpoint() -> EndpointConfig {
     EndpointConfig {
         responder: Some(responder()),
+        lifetimes: Lifetimes {
+            from_peer: true,
+            ..Lifetimes::default()
+        },
         ..EndpointConfig::default()
     }
 }
