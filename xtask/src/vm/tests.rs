@@ -1,6 +1,7 @@
 //! Cargo test binaries in the machine: built on the host, run as root on a
 //! kernel of choice.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -38,56 +39,77 @@ impl std::str::FromStr for Target {
 #[derive(Deserialize)]
 struct Message {
     reason: String,
+    #[serde(default)]
+    package_id: String,
     executable: Option<PathBuf>,
-    target: Option<Named>,
+    target: Option<Built>,
 }
 
 #[derive(Deserialize)]
-struct Named {
+struct Built {
     name: String,
+    kind: Vec<String>,
 }
 
 /// Builds the test targets; returns the executable of each, in order.
+///
+/// As part of the whole workspace: with its features, or cargo would build every dependency again.
 pub(crate) fn build(targets: &[Target]) -> Result<Vec<PathBuf>> {
-    let mut executables = Vec::new();
-    for target in targets {
-        let mut cargo = Command::new("cargo");
-        cargo
-            .current_dir(paths::root())
-            .args(["test", "--no-run", "--quiet"]);
-        cargo.args([
-            "--message-format=json-render-diagnostics",
-            "-p",
-            &target.package,
-        ]);
-        if target.test == "lib" {
-            cargo.arg("--lib");
-        } else {
-            cargo.args(["--test", &target.test]);
-        }
-        let out = cargo
-            .stderr(Stdio::inherit())
-            .output()
-            .context("cannot start cargo")?;
-        if !out.status.success() {
-            bail!("cannot build test {} of {}", target.test, target.package);
-        }
-        let text = String::from_utf8_lossy(&out.stdout);
-        let executable = text
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Message>(line).ok())
-            .filter(|message| message.reason == "compiler-artifact")
-            .filter(|m| {
-                target.test == "lib" || m.target.as_ref().is_some_and(|t| t.name == target.test)
-            })
-            .filter_map(|message| message.executable)
-            .next_back();
-        match executable {
-            Some(path) => executables.push(path),
-            None => bail!("{} has no test {}", target.package, target.test),
-        }
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(paths::root())
+        .args(["test", "--no-run", "--quiet", "--workspace"])
+        .arg("--message-format=json-render-diagnostics");
+    let names: BTreeSet<&str> = targets.iter().map(|target| target.test.as_str()).collect();
+    for name in names {
+        match name {
+            "lib" => cargo.arg("--lib"),
+            test => cargo.args(["--test", test]),
+        };
     }
-    Ok(executables)
+    let out = cargo
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !out.status.success() {
+        bail!("cannot build the tests for the virtual machine");
+    }
+    let text = String::from_utf8_lossy(&out.stdout);
+    let artifacts: Vec<Message> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|message: &Message| message.reason == "compiler-artifact")
+        .collect();
+    targets
+        .iter()
+        .map(|target| {
+            artifacts
+                .iter()
+                .filter(|message| message.is(target))
+                .find_map(|message| message.executable.clone())
+                .with_context(|| format!("{} has no test {}", target.package, target.test))
+        })
+        .collect()
+}
+
+impl Message {
+    /// Whether this is the executable of `target`.
+    fn is(&self, target: &Target) -> bool {
+        let Some(built) = &self.target else {
+            return false;
+        };
+        // `path+file:///…/NAME#VERSION`, or `…#NAME@VERSION` where the directory has another name.
+        let package = &target.package;
+        let (path, fragment) = self.package_id.rsplit_once('#').unwrap_or_default();
+        let of_package =
+            path.ends_with(&format!("/{package}")) || fragment.starts_with(&format!("{package}@"));
+        let of_kind = if target.test == "lib" {
+            built.kind.iter().any(|kind| kind == "lib")
+        } else {
+            built.name == target.test && built.kind.iter().any(|kind| kind == "test")
+        };
+        of_package && of_kind
+    }
 }
 
 /// Runs the tests in one machine, one after the other, with `REQUIRE_KERNEL=1`:
