@@ -51,6 +51,9 @@ pub(crate) struct DemoArgs {
     /// Capture NWu (and N2/N3 beside it) and write the key table to open it
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
+    /// Relay user packets by eBPF instead of in user space
+    #[arg(long)]
+    kernel_relay: bool,
     /// Leave everything up afterwards and say how to look at it
     #[arg(long)]
     keep: bool,
@@ -84,6 +87,7 @@ pub(crate) fn as_test(profile: Profile, capture: PathBuf) -> Result<bool> {
         kernel: kernel::Line::V6_12,
         place: Where::Vm,
         pcap: Some(capture),
+        kernel_relay: false,
         keep: false,
         json: false,
         no_build: true,
@@ -138,6 +142,7 @@ fn rig_arguments(args: &DemoArgs, results: &str, object: &str, bin: &str) -> Vec
     words.extend(["--bin-dir".to_owned(), bin.to_owned()]);
     for (flag, wanted) in [
         ("--pcap", args.pcap.is_some()),
+        ("--kernel-relay", args.kernel_relay),
         ("--keep", args.keep),
         ("--json", args.json),
     ] {

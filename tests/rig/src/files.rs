@@ -289,6 +289,9 @@ fn dataplane(world: &World, role: Role) -> String {
         );
     }
     let mut text = format!("{indent}kind: kernel\n");
+    if bpf && options.kernel_relay {
+        text.push_str(&format!("{indent}relay: kernel\n"));
+    }
     if bpf {
         text.push_str(&format!(
             "{indent}bpf:\n{indent}  interface: nwu\n{indent}  object: {}\n{indent}  pinDir: {}\n",

@@ -74,6 +74,9 @@ struct DemoArgs {
     /// Keep the captures, and have tables written to open them
     #[arg(long)]
     pcap: bool,
+    /// Relay between GRE and GTP-U by eBPF instead of in user space
+    #[arg(long)]
+    kernel_relay: bool,
     /// Leave everything up
     #[arg(long)]
     keep: bool,
@@ -134,6 +137,7 @@ fn run(command: Command) -> Result<bool> {
             let options = DemoOptions {
                 profile: args.profile,
                 pcap: args.pcap,
+                kernel_relay: args.kernel_relay,
                 keep: args.keep,
             };
             let report = scenarios::demo(&setting, options);

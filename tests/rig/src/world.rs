@@ -91,6 +91,8 @@ pub struct Options {
     /// Whether a dissector is to read everything: the N3IWF writes tables for Wireshark, and the
     /// core prefers the null ciphering algorithm for NAS.
     pub key_log: bool,
+    /// Whether the N3IWF relays between GRE and GTP-U by eBPF instead of in user space.
+    pub kernel_relay: bool,
     /// Without ESP and SCTP, for kernels that have neither: the data plane is a recording double,
     /// NGAP runs over a Unix socket, and what IPsec would protect is in clear.
     pub recording: bool,

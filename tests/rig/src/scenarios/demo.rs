@@ -27,6 +27,8 @@ pub struct DemoOptions {
     pub profile: Profile,
     /// Keep the captures and the tables to open them.
     pub pcap: bool,
+    /// GRE to GTP-U by eBPF instead of in user space.
+    pub kernel_relay: bool,
     /// Leave everything up, attached.
     pub keep: bool,
 }
@@ -73,6 +75,7 @@ fn build(report: &mut Report, setting: &Setting, options: DemoOptions) -> Option
             prefix,
             logs: setting.results.clone(),
             key_log: options.pcap,
+            kernel_relay: options.kernel_relay,
             recording: setting.recording,
         })?;
         Ok((Finding::new("six namespaces").with_exhibit(PICTURE), world))

@@ -45,6 +45,7 @@ impl Setting {
             prefix: format!("rig{}", std::process::id()),
             logs: self.results.join(scenario),
             key_log: false,
+            kernel_relay: false,
             recording: self.recording,
         })
     }
