@@ -92,9 +92,9 @@ pub(crate) struct Outcome {
     pub(crate) kept: bool,
 }
 
-/// What a kernel says when it meets the breakpoint with which it patches its
-/// own code on another processor, after that is over. Hardware does not show
-/// it; QEMU's emulation of two processors does, once in many runs.
+/// A kernel that meets a breakpoint nobody claims. It was seen once, at a place
+/// that the kernel patches while it runs; the likely cause is the emulation of
+/// two processors, but that is not proven.
 const EMULATION_FAULT: &str = "Oops: int3: 0000";
 
 /// Boots, runs, comes back. An error means that the machine failed; a command
@@ -111,7 +111,7 @@ pub(crate) fn run(job: &Job) -> Result<Outcome> {
     if !faulted {
         return first;
     }
-    eprintln!("the emulated processor failed ({EMULATION_FAULT}): once more");
+    eprintln!("the kernel in the machine failed ({EMULATION_FAULT}): once more");
     fs::remove_file(&console)?;
     attempt(job)
 }
