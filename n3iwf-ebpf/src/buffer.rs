@@ -10,7 +10,7 @@ use aya_ebpf::{
         bpf_xfrm_state, bpf_xfrm_state__bindgen_ty_1,
     },
     helpers::generated::{
-        bpf_skb_adjust_room, bpf_skb_get_xfrm_state, bpf_skb_load_bytes,
+        bpf_ktime_get_coarse_ns, bpf_skb_adjust_room, bpf_skb_get_xfrm_state, bpf_skb_load_bytes,
         bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
     },
     programs::TcContext,
@@ -116,4 +116,11 @@ pub(crate) fn xfrm_state(ctx: &TcContext) -> Option<bpf_xfrm_state> {
         )
     };
     (ret == 0).then_some(state)
+}
+
+/// `CLOCK_MONOTONIC` to the last tick of the kernel, some milliseconds at most.
+#[inline(always)]
+pub(crate) fn coarse_time() -> u64 {
+    // SAFETY: the helper only reads a clock.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }

@@ -6,6 +6,8 @@
 
 #![no_std]
 #![no_main]
+// Both compilers that build the object allow it.
+#![feature(asm_experimental_arch)]
 
 mod buffer;
 mod packet;

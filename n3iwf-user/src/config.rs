@@ -2,24 +2,22 @@
 //!
 //! `config/n3iwf.yaml` beside this crate says what each key does.
 
+mod ike_share;
 mod model;
 
-use std::{fs, net::SocketAddrV4, path::Path, sync::Arc};
+use std::{net::SocketAddrV4, path::Path};
 
-use daemon::config::{Complaint, ConfigError};
-use dataplane::relay::GtpRelayConfig;
-use ike::{
-    CookiePolicy, EndpointConfig, PaperResponder, Profile, ResponderConfig, Timing,
-    crypto::rsa::{Certificate, RsaSigner},
-    wire::Identification,
+use daemon::{
+    config::{Complaint, ConfigError},
+    hardening::Needs,
 };
+use dataplane::relay::{GtpRelayConfig, RelayKind};
 use ipnet::IpNet;
 use nwu::Plmn;
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 pub use self::model::*;
 use crate::{
-    core::{CoreConfig, CoreTiming},
+    core::{self, CoreConfig, CoreTiming, KeyPolicy},
     ngap::{Node, SupportedArea, SupportedPlmn},
 };
 
@@ -68,36 +66,28 @@ impl File {
         if own.fqdn.is_empty() || !own.fqdn.is_ascii() || own.fqdn.len() > 253 {
             return fail("fqdn", "1 to 253 ASCII characters".into());
         }
-        let paper = own.qkd.profiles.contains(&WireProfile::Paper);
-        if paper && (own.private_key.is_none() || own.certificate.is_none()) {
-            return fail(
-                "qkd.profiles",
-                "`paper` needs `privateKey` and `certificate`".into(),
-            );
+        if let Some(qkd) = &own.qkd {
+            if let Some((key, what)) = qkd.ahead.as_ref().and_then(Ahead::fault) {
+                return fail(&format!("qkd.ahead.{key}"), what.into());
+            }
+            // An IKE SA that waits longer than it may be half-open waits for nothing.
+            if qkd.wait.is_zero() || qkd.wait >= own.ike.half_open_lifetime {
+                return fail("qkd.wait", "shorter than `ike.halfOpenLifetime`".into());
+            }
         }
-        if paper && own.qkd.paper.is_none() {
-            return fail("qkd.profiles", "`paper` needs `qkd.paper.ueSaeId`".into());
-        }
-        if own.qkd.profiles.is_empty() {
-            return fail("qkd.profiles", "at least one profile is needed".into());
-        }
-        if own.qkd.ike_suites.is_empty() || own.qkd.esp_suites.is_empty() {
-            return fail("qkd", "at least one suite of each kind is needed".into());
-        }
-        if let Some(at) = own
-            .qkd
-            .ike_suites
-            .iter()
-            .position(|suite| suite.0.ke.is_some())
-        {
-            return fail(
-                &format!("qkd.ikeSuites[{at}]"),
-                "mode qkd has no key exchange method".into(),
-            );
-        }
+        self.choice()?;
+        self.check_modes()?;
         self.dataplane()
             .check()
             .or_else(|error| fail("dataplane", error.to_string()))
+    }
+
+    /// The capabilities the daemon needs, and until when.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        let dataplane = &self.configuration.dataplane;
+        let ebpf = dataplane.bpf.is_some() || dataplane.relay == RelayKind::Kernel;
+        Needs::of_a_daemon(ebpf)
     }
 
     /// The N3IWF towards AMFs.
@@ -189,98 +179,32 @@ impl File {
             gtp_address: own.n3iwf_gtp_bind_address.into(),
             slots: own.dataplane.slots,
             replay_window: 128,
-            timing: CoreTiming::default(),
+            keys: self.key_policy(),
+            timing: CoreTiming {
+                authentication: own.authentication_lifetime,
+                ..CoreTiming::default()
+            },
         })
     }
 
-    /// The IKE endpoint's share; reads certificate and key when the `paper` profile is on.
-    ///
-    /// # Errors
-    /// A [`Complaint`] that names the key of the file at fault.
-    pub fn endpoint(&self) -> Result<EndpointConfig, Complaint> {
-        let own = &self.configuration;
-        let alive = &own.liveness_check;
-        let timing = Timing {
-            retransmit_first: own.qkd.retransmit,
-            retransmit_tries: alive.max_retry_times,
-            dpd_interval: alive.enable.then_some(alive.trans_freq),
-            half_open_lifetime: own.qkd.half_open_lifetime,
-            ..Timing::default()
+    fn key_policy(&self) -> KeyPolicy {
+        let Some(qkd) = &self.configuration.qkd else {
+            return KeyPolicy::default();
         };
-        let profiles: Vec<Profile> = own
-            .qkd
-            .profiles
-            .iter()
-            .map(|profile| match profile {
-                WireProfile::Native => Profile::Native,
-                WireProfile::Paper => Profile::Paper,
-            })
-            .collect();
-        let paper = if profiles.contains(&Profile::Paper) {
-            Some(self.paper()?)
-        } else {
-            None
-        };
-        Ok(EndpointConfig {
-            timing,
-            responder: Some(ResponderConfig {
-                profiles,
-                sae_id: own.qkd.sae_id.clone(),
-                identity: Identification::fqdn(&own.fqdn),
-                paper,
-                ike_suites: own.qkd.ike_suites.iter().map(|suite| suite.0).collect(),
-                esp_suites: own.qkd.esp_suites.iter().map(|suite| suite.0).collect(),
-                cookies: match own.qkd.cookie.when {
-                    CookieWhen::Never => CookiePolicy::Never,
-                    CookieWhen::Threshold => CookiePolicy::Above(own.qkd.cookie.threshold),
-                    CookieWhen::Always => CookiePolicy::Always,
-                },
-                half_open_limit: own.qkd.half_open_limit,
+        KeyPolicy {
+            ahead: qkd.ahead.as_ref().map(|ahead| core::Ahead {
+                keys: ahead.keys,
+                low: ahead.refill_below,
+                age: ahead.maximum_age,
+                total: ahead.total,
+                peers: ahead.peers.clone(),
             }),
-            ..EndpointConfig::default()
-        })
-    }
-
-    fn paper(&self) -> Result<PaperResponder, Complaint> {
-        let own = &self.configuration;
-        let complain = |key: &str, path: &Path, what: String| {
-            Complaint::new(
-                format!("configuration.{key}"),
-                format!("{}: {what}", path.display()),
-            )
-        };
-        let missing =
-            |key: &str| Complaint::new(format!("configuration.{key}"), "needed by `paper`");
-        let path = own
-            .certificate
-            .as_deref()
-            .ok_or_else(|| missing("certificate"))?;
-        let der = CertificateDer::from_pem_file(path)
-            .map_err(|error| complain("certificate", path, error.to_string()))?;
-        let certificate = Certificate::new(&der)
-            .map_err(|error| complain("certificate", path, error.to_string()))?;
-        let path = own
-            .private_key
-            .as_deref()
-            .ok_or_else(|| missing("privateKey"))?;
-        let pem = fs::read(path)
-            .map(zeroize::Zeroizing::new)
-            .map_err(|error| complain("privateKey", path, error.to_string()))?;
-        let signer = RsaSigner::new(&pem)
-            .map_err(|error| complain("privateKey", path, error.to_string()))?;
-        if !signer.fits(&certificate) {
-            return Err(complain(
-                "privateKey",
-                path,
-                "not the key of `certificate`".into(),
-            ));
+            floor: qkd.floor,
+            empty: match qkd.when_empty {
+                WhenEmpty::Refuse => core::WhenEmpty::Refuse,
+                WhenEmpty::Wait => core::WhenEmpty::Wait(qkd.wait),
+            },
         }
-        let paper = own.qkd.paper.as_ref().ok_or_else(|| missing("qkd.paper"))?;
-        Ok(PaperResponder {
-            ue_sae_id: paper.ue_sae_id.clone(),
-            certificate: Arc::new(certificate),
-            signer: Arc::new(signer),
-        })
     }
 
     /// The data plane's share.

@@ -3,31 +3,74 @@
 //! One input at a time; afterwards drain [`Gateway::poll_transmit`] and [`Gateway::poll_action`]
 //! and arm a timer for [`Gateway::poll_timeout`].
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
+use daemon::timeline::{Phase, PhaseTimes};
 use ike::{
     ChildAnswer, ChildId, Endpoint, Instant, KeyRequestId, Path, QkdFailure, SaId, SaStatus,
     Transmit, wire::NotifyType,
 };
-use keys::QkdKey;
+use keys::{QkdKey, SaeId};
 
-use crate::core::{Action, AmfNumber, AmfStatus, Command, N3iwf, NasLink, UeStatus};
+use crate::{
+    core::{self, Action, AmfNumber, AmfStatus, Command, N3iwf, NasLink, UeStatus},
+    tally::{Counts, Tally},
+};
+
+/// Everything in numbers.
+#[derive(Clone, Debug)]
+pub struct Census {
+    /// When they were counted.
+    pub now: Instant,
+    /// IKE SAs and Child SAs now.
+    pub ike: ike::Census,
+    /// IKE messages so far.
+    pub messages: ike::Counters,
+    /// IKE SAs that have not reached their final IKE_AUTH.
+    pub half_open: usize,
+    /// UEs and PDU sessions.
+    pub core: core::Census,
+    /// AMFs.
+    pub amfs: Vec<AmfStatus>,
+    /// Inner addresses given out.
+    pub addresses_taken: usize,
+    /// What came of requests for keys.
+    pub desk: core::DeskCounts,
+    /// What came of attaches and IKE SAs.
+    pub tally: Counts,
+}
+
+/// What an operator wants rekeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RekeyWhat {
+    /// The IKE SA.
+    Ike,
+    /// All Child SAs.
+    Children,
+    /// The Child SA of this number.
+    Child(u64),
+}
 
 /// An N3IWF without input or output.
 pub struct Gateway {
     endpoint: Endpoint,
     core: N3iwf,
+    tally: Tally,
 }
 
 impl Gateway {
     /// Joins the two.
     pub fn new(endpoint: Endpoint, core: N3iwf) -> Self {
-        Self { endpoint, core }
+        Self {
+            endpoint,
+            core,
+            tally: Tally::default(),
+        }
     }
 
     /// Begins: connects to the AMFs.
     pub fn start(&mut self, now: Instant) {
-        self.core.start();
+        self.core.start(now);
         self.settle(now);
     }
 
@@ -60,7 +103,11 @@ impl Gateway {
 
     /// The next thing to do outside.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.core.poll_action()
+        let action = self.core.poll_action();
+        if let Some(Action::SendNgap { .. }) = action {
+            self.tally.ngap_out();
+        }
+        action
     }
 
     /// An answer to [`Action::FetchKeys`].
@@ -73,6 +120,33 @@ impl Gateway {
     ) {
         self.core.keys_fetched(now, sa, request, keys);
         self.settle(now);
+    }
+
+    /// An answer to [`Action::FetchAhead`].
+    pub fn keys_ahead(
+        &mut self,
+        now: Instant,
+        slave: &SaeId,
+        keys: Result<Vec<QkdKey>, QkdFailure>,
+    ) {
+        self.core.keys_ahead(now, slave, keys);
+        self.settle(now);
+    }
+
+    /// An answer to [`Action::AskStock`].
+    pub fn stock_told(&mut self, now: Instant, slave: &SaeId, stored: Option<u64>) {
+        self.core.stock_told(now, slave, stored);
+        self.settle(now);
+    }
+
+    /// Keys held ahead, by peer.
+    pub fn held_ahead(&self) -> BTreeMap<SaeId, usize> {
+        self.core.held_ahead()
+    }
+
+    /// Keys in IKE SAs that have keyed nothing yet.
+    pub fn keys_in_sas(&self) -> usize {
+        self.endpoint.keys_held()
     }
 
     /// An answer to [`Action::InstallSa`].
@@ -105,6 +179,18 @@ impl Gateway {
         self.settle(now);
     }
 
+    /// An answer to [`Action::ModifySession`].
+    pub fn session_modified(
+        &mut self,
+        now: Instant,
+        ue: u32,
+        token: u64,
+        result: Result<(), String>,
+    ) {
+        self.core.session_modified(now, ue, token, result);
+        self.settle(now);
+    }
+
     /// An answer to [`Action::RemoveSession`].
     pub fn session_removed(&mut self, now: Instant, ue: u32, dl_teid: u32) {
         self.core.session_removed(ue, dl_teid);
@@ -131,13 +217,14 @@ impl Gateway {
 
     /// An NGAP message.
     pub fn handle_ngap(&mut self, now: Instant, amf: AmfNumber, octets: &[u8]) {
+        self.tally.ngap_in();
         self.core.handle_ngap(now, amf, octets);
         self.settle(now);
     }
 
     /// A NAS TCP connection was accepted.
     pub fn nas_connected(&mut self, now: Instant, link: NasLink, from: IpAddr) {
-        self.core.nas_connected(link, from);
+        self.core.nas_connected(now, link, from);
         self.settle(now);
     }
 
@@ -158,6 +245,47 @@ impl Gateway {
         let known = self.core.release(now, ue);
         self.settle(now);
         known
+    }
+
+    /// A Child SA reached a limit the kernel counts.
+    pub fn child_expired(&mut self, now: Instant, child: u64, hard: bool) {
+        self.core.child_expired(child, hard);
+        self.settle(now);
+    }
+
+    /// Rekeys the IKE SA of a UE, or one or all of its Child SAs.
+    ///
+    /// # Errors
+    /// What keeps it from beginning, in words.
+    pub fn rekey(&mut self, now: Instant, ue: u32, what: RekeyWhat) -> Result<(), String> {
+        let outcome = self.begin_rekey(now, ue, what);
+        self.settle(now);
+        outcome
+    }
+
+    fn begin_rekey(&mut self, now: Instant, ue: u32, what: RekeyWhat) -> Result<(), String> {
+        let (sa, children) = self
+            .core
+            .rekeyable(ue)
+            .ok_or_else(|| format!("no UE {ue} with an IKE SA in use"))?;
+        let wanted: Vec<ChildId> = match what {
+            RekeyWhat::Ike => {
+                let begun = self.endpoint.rekey_ike(now, sa);
+                return begun.map_err(|error| error.to_string());
+            }
+            RekeyWhat::Children => children,
+            RekeyWhat::Child(number) => {
+                let mut children = children.into_iter();
+                let child = children.find(|child| child.number() == number);
+                vec![child.ok_or_else(|| format!("UE {ue} has no Child SA {number} in use"))?]
+            }
+        };
+        for child in wanted {
+            self.endpoint
+                .rekey_child(now, sa, child)
+                .map_err(|error| format!("Child SA {child}: {error}"))?;
+        }
+        Ok(())
     }
 
     /// Releases everybody; done when [`is_empty`](Self::is_empty).
@@ -195,6 +323,11 @@ impl Gateway {
         self.core.ues(now)
     }
 
+    /// The UEs with the lowest numbers.
+    pub fn first_ues(&self, now: Instant, limit: usize) -> Vec<UeStatus> {
+        self.core.first_ues(now, limit)
+    }
+
     /// All AMFs.
     pub fn amfs(&self) -> Vec<AmfStatus> {
         self.core.amf_status()
@@ -203,6 +336,26 @@ impl Gateway {
     /// IKE SAs that have not reached their final IKE_AUTH.
     pub fn half_open(&self) -> usize {
         self.endpoint.half_open()
+    }
+
+    /// Everything in numbers, at a cost that does not grow with what is asked of each UE.
+    pub fn census(&self, now: Instant) -> Census {
+        Census {
+            now,
+            ike: self.endpoint.census(),
+            messages: *self.endpoint.counters(),
+            half_open: self.endpoint.half_open(),
+            core: self.core.census(),
+            amfs: self.core.amf_status(),
+            addresses_taken: self.core.addresses_taken(),
+            desk: self.core.desk(),
+            tally: self.tally.counts().clone(),
+        }
+    }
+
+    /// A phase of an attach that ended since the last call.
+    pub fn poll_phase(&mut self) -> Option<(Phase, PhaseTimes)> {
+        self.tally.poll_phase()
     }
 
     /// Inner addresses given out.
@@ -216,12 +369,16 @@ impl Gateway {
             if let Some(command) = self.core.poll_command() {
                 self.command(now, command);
             } else if let Some(event) = self.endpoint.poll_event() {
+                self.tally.event(&self.endpoint, &event);
                 self.core.handle_ike(now, event);
             } else {
                 break;
             }
         }
         self.core.settle();
+        while let Some((phase, times)) = self.core.poll_phase() {
+            self.tally.phase(phase, times);
+        }
     }
 
     fn command(&mut self, now: Instant, command: Command) {
@@ -244,11 +401,26 @@ impl Gateway {
                     self.core.child_refused(sa, token);
                 }
             }
+            Command::Inform {
+                sa,
+                token,
+                notifies,
+            } => {
+                if let Err(error) = endpoint.inform(now, sa, token, notifies) {
+                    tracing::warn!(%sa, %error, "INFORMATIONAL");
+                    self.core.inform_refused(sa, token);
+                }
+            }
             Command::RefuseChild { sa, child } => {
                 let refusal: Result<ChildAnswer, NotifyType> = Err(NotifyType::NO_ADDITIONAL_SAS);
                 endpoint.answer_child(now, sa, child, refusal);
             }
             Command::DeleteChild { sa, child } => endpoint.delete_child(now, sa, child),
+            Command::RekeyChild { sa, child } => {
+                if let Err(error) = endpoint.rekey_child(now, sa, child) {
+                    tracing::debug!(%sa, %child, %error, "nothing to rekey");
+                }
+            }
             Command::Close { sa } => endpoint.close(now, sa),
         }
     }

@@ -3,7 +3,12 @@
 use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use daemon::hardening::{Hardening, Wiping};
 use n3iwf_user::{config, preflight, shell};
+
+/// Freed memory may have held a key.
+#[global_allocator]
+static ALLOCATOR: Wiping = Wiping;
 
 /// N3IWF with QKD keys: untrusted non-3GPP access to a 5G core.
 #[derive(Parser)]
@@ -47,12 +52,22 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let file = config::load(&arguments.config)?;
     if arguments.check_config {
         file.endpoint()
-            .map_err(|complaint| anyhow::anyhow!("{}: {complaint}", arguments.config.display()))?;
+            .map_err(|complaint| daemon::config::place(&arguments.config, complaint))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    // While this is the only thread.
+    let hardening = match arguments.command {
+        None => Some(Hardening::begin(
+            file.configuration.hardening,
+            file.needs(),
+        )?),
+        Some(_) => None,
+    };
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(hardening) = hardening.clone() {
+        runtime.on_thread_start(move || hardening.enter_thread());
+    }
+    let runtime = runtime.enable_all().build()?;
     if let Some(Command::Preflight { json }) = arguments.command {
         n3iwf_user::tls_provider();
         let report = runtime.block_on(preflight::run(&file));
@@ -60,6 +75,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         return Ok(report.exit_code());
     }
     daemon::log::init(file.logger.filter(), file.logger.json)?;
-    runtime.block_on(shell::run(&arguments.config, file))?;
+    runtime.block_on(shell::run(&arguments.config, file, hardening.as_ref()))?;
     Ok(ExitCode::SUCCESS)
 }

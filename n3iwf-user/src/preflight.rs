@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use daemon::preflight::{Check, Report};
+use daemon::{
+    hardening::Hardening,
+    preflight::{Check, Report},
+};
 use dataplane::{Kind, preflight::Fact};
 
 use crate::config::File;
@@ -51,6 +54,15 @@ pub async fn run(file: &File) -> Report {
             "correct the file named",
         )),
     }
+    let certificates = [&own.certificate, &own.certificate_authority];
+    report.extend(ike_config::preflight::checks(
+        certificates
+            .into_iter()
+            .flatten()
+            .map(std::path::PathBuf::as_path),
+        own.private_key.as_deref(),
+    ));
+    report.extend(Hardening::preflight(own.hardening, &file.needs()));
     report.extend(kms(file).await);
     report.extend(amfs(file).await);
     report
@@ -77,7 +89,10 @@ fn addresses(address: std::net::IpAddr, key: &str) -> Check {
 }
 
 async fn kms(file: &File) -> Vec<Check> {
-    let own = &file.configuration.qkd;
+    let needed = file.choice().is_ok_and(|choice| choice.needs_kms());
+    let Some(own) = file.configuration.qkd.as_ref().filter(|_| needed) else {
+        return vec![Check::ok("kms", "not needed: no mode takes QKD keys")];
+    };
     let kms = match qkd::Kms::new(&own.kms) {
         Ok(kms) => kms,
         Err(error) => {

@@ -1,6 +1,6 @@
 //! Reports as text for people: the shape of `swanctl --list-sas`, with QKD and 5G beside it.
 
-use dataplane::{Traffic, relay::Drops};
+use dataplane::{Traffic, relay::Path};
 
 use crate::report::{ChildSa, Counters, IkeSa, Keys, Sas, Status, Ues};
 
@@ -52,7 +52,7 @@ pub fn status(status: &Status) -> String {
         &mut out,
         &format!(
             "sae     {}\nplane   {}  interface {}  ebpf {}",
-            status.sae_id,
+            status.sae_id.as_deref().unwrap_or("-"),
             status.dataplane,
             status.interface.as_deref().unwrap_or("-"),
             status.bpf.as_deref().unwrap_or("-"),
@@ -84,7 +84,7 @@ pub fn sas(report: &Sas) -> String {
 }
 
 fn ike_sa(out: &mut String, sa: &IkeSa) {
-    let peer = sa.peer_sae.as_deref().unwrap_or("?");
+    let peer = sa.peer_sae.as_deref().unwrap_or(&sa.remote_id);
     line(
         out,
         &format!(
@@ -125,21 +125,21 @@ fn ike_sa(out: &mut String, sa: &IkeSa) {
         line(
             out,
             &format!(
-                "  established {established}s ago, {} retransmissions",
-                sa.retransmits
+                "  established {established}s ago, {} retransmissions{}",
+                sa.retransmits,
+                if sa.mobike { ", MOBIKE" } else { "" }
             ),
         );
     }
-    line(
-        out,
-        &format!(
-            "  {}: kme {}, keys {}, held {}",
-            sa.mode,
-            sa.kme,
-            list(&sa.key_ids),
-            sa.held_keys
-        ),
-    );
+    let mut keys = format!("  {}: {}", sa.mode, sa.policy);
+    if let Some(method) = &sa.key_exchange {
+        keys += &format!(", key exchange {method}");
+    }
+    if let Some(kme) = &sa.kme {
+        let ids = list(&sa.key_ids);
+        keys += &format!(", kme {kme}, keys {ids}, held {}", sa.held_keys);
+    }
+    line(out, &keys);
     if let Some(ran) = sa.ran_ue_ngap_id {
         let amf = sa
             .amf_ue_ngap_id
@@ -182,7 +182,9 @@ fn child_sa(out: &mut String, child: &ChildSa) {
     line(out, &traffic("out", &child.spi_out, &child.traffic_out));
     line(out, &format!("    local  {}", list(&child.local_ts)));
     line(out, &format!("    remote {}", list(&child.remote_ts)));
-    line(out, &format!("    qkd    keys {}", list(&child.key_ids)));
+    if !child.key_ids.is_empty() {
+        line(out, &format!("    qkd    keys {}", list(&child.key_ids)));
+    }
     if let Some(session) = &child.pdu_session {
         let qfis: Vec<String> = session.qfis.iter().map(u8::to_string).collect();
         line(
@@ -274,11 +276,15 @@ pub fn keys(report: &Keys) -> String {
     let mut out = String::new();
     let totals = |name: &str, totals: &crate::report::KeyTotals| {
         format!(
-            "{name:<24} fetched {:>6} = used {:>6} + lost {:>6} + held {:>6}{}{}",
+            "{name:<24} fetched {:>6} = used {:>6} + lost {:>6} + held {:>6}{}{}{}",
             totals.fetched,
             totals.used,
             totals.lost,
             totals.held,
+            match totals.ahead {
+                0 => String::new(),
+                ahead => format!("  (ahead {ahead})"),
+            },
             if totals.balanced {
                 ""
             } else {
@@ -365,36 +371,65 @@ pub fn counters(report: &Counters) -> String {
         }
     }
     for session in &report.sessions {
+        let path = match session.path {
+            Path::User => "user",
+            Path::Kernel => "kernel",
+        };
         line(
             &mut out,
             &format!(
-                "relay PDU session {} of {}: up {} packets {} bytes, down {} packets {} bytes, dropped: {}",
+                "relay ({path}) PDU session {} of {}: up {}, down {}, dropped: {}",
                 session.pdu_session,
                 session.address,
-                session.uplink.packets,
-                session.uplink.bytes,
-                session.downlink.packets,
-                session.downlink.bytes,
-                dropped(&session.drops)
+                traffic(session.uplink),
+                traffic(session.downlink),
+                counted(&session.drops.named())
             ),
         );
+        for flow in &session.flows {
+            line(
+                &mut out,
+                &format!(
+                    "  QFI {:<2}  up {}, down {}",
+                    flow.qfi,
+                    traffic(flow.uplink),
+                    traffic(flow.downlink)
+                ),
+            );
+        }
     }
     line(
         &mut out,
-        &format!("relay, of no session, dropped: {}", dropped(&report.drops)),
+        &format!(
+            "relay, of no session, dropped: {}",
+            counted(&report.drops.named())
+        ),
     );
+    if let Some(reasons) = &report.relay_kernel {
+        for (direction, reasons) in [("up", &reasons.uplink), ("down", &reasons.downlink)] {
+            let named: Vec<(&str, u64)> = reasons
+                .iter()
+                .map(|(name, count)| (name.as_str(), *count))
+                .collect();
+            line(
+                &mut out,
+                &format!(
+                    "relay programs, {direction}, not relayed: {}",
+                    counted(&named)
+                ),
+            );
+        }
+    }
     out
 }
 
-fn dropped(drops: &Drops) -> String {
-    let counted = [
-        ("no session", drops.no_session),
-        ("QFI not allowed", drops.qfi_not_allowed),
-        ("wrong address", drops.wrong_address),
-        ("malformed", drops.malformed),
-        ("send failed", drops.send_failed),
-    ];
-    let found: Vec<String> = counted
+fn traffic(traffic: Traffic) -> String {
+    format!("{} packets {} bytes", traffic.packets, traffic.bytes)
+}
+
+/// What there is any of.
+fn counted(named: &[(&str, u64)]) -> String {
+    let found: Vec<String> = named
         .iter()
         .filter(|(_, count)| *count > 0)
         .map(|(name, count)| format!("{name} {count}"))
@@ -435,7 +470,7 @@ mod tests {
             "local": "192.0.2.1:500", "remote": "192.0.2.10:500",
             "nat-local": false, "nat-remote": true,
             "mode": "qkd-native", "suite": "AES_GCM_16-256/PRF_HMAC_SHA2_256",
-            "established": 12, "retransmits": 0, "peer-sae": "sae-ue-1", "kme": "kme-a",
+            "established": 12, "retransmits": 0, "peer-sae": "sae-ue-1", "policy": "require-qkd", "kme": "kme-a",
             "key-ids": ["0b2e9c4e", "1b2e9c4e"], "held-keys": 2,
             "ran-ue-ngap-id": 7, "amf-ue-ngap-id": 9, "inner": "10.0.0.2",
             "child-sas": [{
@@ -462,7 +497,7 @@ sae-ue-1: #1, ESTABLISHED, IKEv2, 0000000000000001_i 0000000000000002_r*
   remote '5aa5' @ 192.0.2.10[500] [10.0.0.2] (NAT)
   AES_GCM_16-256/PRF_HMAC_SHA2_256
   established 12s ago, 0 retransmissions
-  qkd-native: kme kme-a, keys 0b2e9c4e 1b2e9c4e, held 2
+  qkd-native: require-qkd, kme kme-a, keys 0b2e9c4e 1b2e9c4e, held 2
   5g: RAN-UE-NGAP-ID 7, AMF-UE-NGAP-ID 9
   pdu-1: #2, reqid 3, INSTALLED, TUNNEL, ESP:AES_GCM_16-256/ESN
     installed 11s ago
@@ -494,6 +529,40 @@ sae-ue-1: #1, ESTABLISHED, IKEv2, 0000000000000001_i 0000000000000002_r*
             "{good}"
         );
         assert!(render(totals(0, false)).contains("DOES NOT ADD UP"));
+    }
+
+    #[test]
+    fn counters_show_each_flow_and_each_reason() {
+        let report = json!({
+            "classes": null, "sas": [],
+            "sessions": [{
+                "pdu_session": 5, "dl_teid": 1, "address": "10.0.0.7", "path": "kernel",
+                "uplink": { "packets": 3, "bytes": 300 },
+                "downlink": { "packets": 1, "bytes": 1400 },
+                "flows": [
+                    { "qfi": 1, "uplink": { "packets": 1, "bytes": 100 },
+                      "downlink": { "packets": 0, "bytes": 0 }, "last_seen": null },
+                    { "qfi": 9, "uplink": { "packets": 2, "bytes": 200 },
+                      "downlink": { "packets": 1, "bytes": 1400 }, "last_seen": null }
+                ],
+                "drops": { "rate": 4, "qfi_not_allowed": 2 }
+            }],
+            "drops": { "no_session": 6 },
+            "relay_kernel": { "uplink": { "rate": 4, "gso": 0 }, "downlink": {} }
+        });
+        let report = serde_json::from_value(report).unwrap();
+        assert_eq!(
+            counters(&report),
+            "\
+no eBPF accounting
+relay (kernel) PDU session 5 of 10.0.0.7: up 3 packets 300 bytes, down 1 packets 1400 bytes, dropped: qfi_not_allowed 2, rate 4
+  QFI 1   up 1 packets 100 bytes, down 0 packets 0 bytes
+  QFI 9   up 2 packets 200 bytes, down 1 packets 1400 bytes
+relay, of no session, dropped: no_session 6
+relay programs, up, not relayed: rate 4
+relay programs, down, not relayed: nothing
+"
+        );
     }
 
     #[test]

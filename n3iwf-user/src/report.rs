@@ -1,15 +1,19 @@
 //! What the control socket is asked and answers: shared by the daemon and `n3iwfctl`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use dataplane::{
-    ClassReading, SaReading, Traffic,
-    relay::{Drops, SessionReading},
+    ClassReading, SaReading, Totals, Traffic,
+    relay::{Drops, KernelReasons, SessionReading},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::core::{AmfStatus, SessionRow, UeStatus};
+pub use crate::tally::Counts;
 
 /// A request of the control tool.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,10 +29,27 @@ pub enum Request {
     Keys,
     /// [`Counters`].
     Counters,
+    /// [`Overview`].
+    Overview {
+        /// Rows of UEs at most.
+        #[serde(default)]
+        ues: usize,
+    },
     /// Lets the AMF release a UE; answered with `null`.
     Release {
         /// RAN-UE-NGAP-ID.
         ue: u32,
+    },
+    /// Rekeys SAs of a UE; answered with `null` when it has begun.
+    Rekey {
+        /// RAN-UE-NGAP-ID.
+        ue: u32,
+        /// Its IKE SA; otherwise its Child SAs.
+        #[serde(default)]
+        ike: bool,
+        /// One Child SA by number; all of them without it.
+        #[serde(default)]
+        child: Option<u64>,
     },
 }
 
@@ -41,8 +62,8 @@ pub struct Status {
     pub uptime: u64,
     /// Whether a UE could attach now.
     pub ready: bool,
-    /// This N3IWF's SAE ID.
-    pub sae_id: String,
+    /// This N3IWF's SAE ID, where a mode takes QKD keys.
+    pub sae_id: Option<String>,
     /// The AMFs.
     pub amfs: Vec<AmfStatus>,
     /// The KMS endpoints: URL, health, last error.
@@ -94,8 +115,15 @@ pub struct IkeSa {
     pub nat_local: bool,
     /// Whether the peer is.
     pub nat_remote: bool,
-    /// Key mode: `qkd-native`, `qkd-paper`.
+    /// Whether the peer may change its address (MOBIKE).
+    #[serde(default)]
+    pub mobike: bool,
+    /// Key mode: `qkd-native`, `qkd-paper`, `hybrid`, `psk`, `cert`.
     pub mode: String,
+    /// The policy in force: `require-qkd`, `prefer-qkd`, `no-qkd`.
+    pub policy: String,
+    /// Key exchange method; none where the keys are QKD keys.
+    pub key_exchange: Option<String>,
     /// Algorithms.
     pub suite: Option<String>,
     /// Seconds since it was established.
@@ -104,8 +132,8 @@ pub struct IkeSa {
     pub retransmits: u64,
     /// The peer's SAE ID.
     pub peer_sae: Option<String>,
-    /// The KME the keys came from.
-    pub kme: String,
+    /// The KME the keys came from; none without QKD keys.
+    pub kme: Option<String>,
     /// QKD keys in it, shortened.
     pub key_ids: Vec<String>,
     /// Keys fetched and not used yet.
@@ -164,7 +192,7 @@ pub struct Ues {
 }
 
 /// The key account.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Keys {
     /// All peers together.
     pub total: KeyTotals,
@@ -183,8 +211,11 @@ pub struct KeyTotals {
     pub used: u64,
     /// Wiped without use.
     pub lost: u64,
-    /// In memory, for an exchange that is not final.
+    /// In memory: fetched ahead, or for an exchange that is not final.
     pub held: u64,
+    /// Those of them that were fetched ahead.
+    #[serde(default)]
+    pub ahead: u64,
     /// Asked for without a response.
     pub uncertain: u64,
     /// Whether the equation holds.
@@ -198,6 +229,7 @@ impl From<qkd::account::Totals> for KeyTotals {
             used: totals.used,
             lost: totals.lost,
             held: totals.held,
+            ahead: 0,
             uncertain: totals.uncertain,
             balanced: totals.balanced(),
         }
@@ -221,6 +253,69 @@ pub struct KeyRow {
     pub sa: Option<String>,
 }
 
+/// Everything in numbers, for `top` and `watch`. Cheap for the daemon, however many UEs there are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Overview {
+    /// As `status` tells it.
+    pub status: Status,
+    /// Milliseconds since the daemon started.
+    pub uptime_ms: u64,
+    /// IKE SAs: state, key mode, how many.
+    pub ike_sas: Vec<(String, String, usize)>,
+    /// Child SAs that carry signalling.
+    pub child_sas_control: usize,
+    /// Child SAs that carry user packets.
+    pub child_sas_user: usize,
+    /// UEs by state.
+    pub ues: BTreeMap<String, usize>,
+    /// PDU sessions by state.
+    pub sessions: BTreeMap<String, usize>,
+    /// What came of attaches and IKE SAs.
+    pub counts: Counts,
+    /// Own IKE requests sent again.
+    pub retransmissions: u64,
+    /// COOKIE notifies sent.
+    pub cookies_sent: u64,
+    /// The key account.
+    pub keys: KeyTotals,
+    /// What the KMS has in store, while that is known.
+    pub stock: Option<Stock>,
+    /// Traffic, that of Child SAs and sessions that are gone included.
+    pub traffic: Totals,
+    /// The UEs with the lowest numbers.
+    pub rows: Vec<UeTraffic>,
+}
+
+/// Keys in store at the KMS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stock {
+    /// Keys.
+    pub stored: u64,
+    /// Most keys it can store.
+    pub capacity: u64,
+    /// Seconds since it said so.
+    pub age: u64,
+}
+
+/// One UE and its traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UeTraffic {
+    /// RAN-UE-NGAP-ID.
+    pub ue: u32,
+    /// As in [`UeStatus`].
+    pub state: String,
+    /// Its outer address.
+    pub remote: SocketAddr,
+    /// Its inner address.
+    pub inner: Option<IpAddr>,
+    /// PDU sessions.
+    pub sessions: usize,
+    /// User packets from it.
+    pub up: Traffic,
+    /// User packets to it.
+    pub down: Traffic,
+}
+
 /// All counters.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Counters {
@@ -232,4 +327,7 @@ pub struct Counters {
     pub sessions: Vec<SessionReading>,
     /// What the relay could not assign to a session.
     pub drops: Drops,
+    /// What the relay's programs in the kernel left alone, and why; `None` without them.
+    #[serde(default)]
+    pub relay_kernel: Option<KernelReasons>,
 }

@@ -3,8 +3,13 @@
 use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use daemon::hardening::{Hardening, Wiping};
 use tracing::{error, warn};
 use ue_user::{config::Config, shell};
+
+/// Freed memory may have held a key.
+#[global_allocator]
+static ALLOCATOR: Wiping = Wiping;
 
 /// A UE on untrusted non-3GPP access: IKEv2 keyed by QKD, EAP-5G, NAS, PDU sessions.
 ///
@@ -41,16 +46,35 @@ enum Subcommands {
     CheckConfig,
 }
 
-#[tokio::main(worker_threads = 2)]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
         Err(error) => return refuse(&error),
     };
+    // While this is the only thread.
+    let hardening = match arguments.command {
+        None => match Hardening::begin(config.hardening, config.needs()) {
+            Ok(hardening) => Some(hardening),
+            Err(error) => return refuse(&error),
+        },
+        Some(_) => None,
+    };
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(2).enable_all();
+    if let Some(hardening) = hardening.clone() {
+        runtime.on_thread_start(move || hardening.enter_thread());
+    }
+    match runtime.build() {
+        Ok(runtime) => runtime.block_on(run(&arguments, &config, hardening.as_ref())),
+        Err(error) => refuse(&error),
+    }
+}
+
+async fn run(arguments: &Arguments, config: &Config, hardening: Option<&Hardening>) -> ExitCode {
     match arguments.command {
         Some(Subcommands::Preflight { json }) => {
-            let report = shell::preflight(&config, &arguments.config).await;
+            let report = shell::preflight(config, &arguments.config).await;
             match report.print(&mut io::stdout(), json) {
                 Ok(()) => report.exit_code(),
                 Err(error) => refuse(&error),
@@ -58,24 +82,20 @@ async fn main() -> ExitCode {
         }
         Some(Subcommands::CheckConfig) => match config.ue() {
             Ok(_) => ExitCode::SUCCESS,
-            Err(error) => refuse(&error),
+            Err(complaint) => refuse(&daemon::config::place(&arguments.config, complaint)),
         },
-        None => serve(&arguments, &config).await,
+        None => serve(arguments, config, hardening).await,
     }
 }
 
-async fn serve(arguments: &Arguments, config: &Config) -> ExitCode {
+async fn serve(arguments: &Arguments, config: &Config, hardening: Option<&Hardening>) -> ExitCode {
     if let Err(error) = daemon::log::init(&config.logger.level, config.logger.json) {
         return refuse(&error);
-    }
-    if let Err(error) = daemon::harden() {
-        error!(%error, "this process holds keys and could not be hardened");
-        return ExitCode::FAILURE;
     }
     for warning in config.warnings(&arguments.config) {
         warn!("{warning}");
     }
-    match shell::run(config, arguments.once).await {
+    match shell::run(&arguments.config, config, arguments.once, hardening).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error}");

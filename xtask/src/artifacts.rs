@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::Result;
 
@@ -18,7 +19,28 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("core5g", "core5g"),
     ("rig", "rig"),
     ("dissect", "e2e"),
+    ("load", "load"),
 ];
+
+/// Set for the rest of the process by [`build_tests`].
+static TESTING: OnceLock<()> = OnceLock::new();
+
+/// Builds all tests, and with them the programs, in the test profile: no dependency is compiled a
+/// second time for the machine, and arithmetic that overflows is caught there, too. From now on
+/// [`directory`] is theirs.
+pub(crate) fn build_tests() -> Result<()> {
+    TESTING.get_or_init(|| ());
+    proc::run(Command::new("cargo").current_dir(paths::root()).args([
+        "build",
+        "--workspace",
+        "--all-targets",
+    ]))
+}
+
+/// Whether [`build_tests`] built everything.
+pub(crate) fn testing() -> bool {
+    TESTING.get().is_some()
+}
 
 /// Builds the programs, release profile.
 pub(crate) fn build_programs() -> Result<()> {
@@ -36,7 +58,7 @@ pub(crate) fn build_programs() -> Result<()> {
 
 /// Where the programs are.
 pub(crate) fn directory() -> PathBuf {
-    paths::target().join("release")
+    paths::target().join(if testing() { "debug" } else { "release" })
 }
 
 /// Puts what is built into a virtual machine's payload; what is not built is

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::vm::{self, Job, Mode, kernel};
-use crate::{artifacts, bench, compiler, demo, fuzz, load, setup, test};
+use crate::{artifacts, bench, compiler, demo, fuzz, interop, load, setup, sim, test};
 
 #[derive(Parser)]
 #[command(
@@ -29,10 +29,14 @@ enum Chore {
     Test(test::TestArgs),
     /// The whole thing in one command: attach, traffic, counters, detach
     Demo(demo::DemoArgs),
+    /// The IKEv2 engine against strongSwan: a matrix of what was run
+    Interop(interop::InteropArgs),
     /// Many attaches in a row, and where their time went
     Bench(bench::BenchArgs),
     /// Every fuzz target for its share of the time
     Fuzz(fuzz::FuzzArgs),
+    /// The control plane in virtual time, with seeded faults
+    Sim(sim::SimArgs),
     /// Attach the eBPF programs to an interface, or take them off
     BuildAndLoad(load::LoadArgs),
     /// A shell, a command or a test in a virtual machine with every kernel feature
@@ -111,8 +115,10 @@ pub(crate) fn run() -> Result<ExitCode> {
         }
         Chore::Test(args) => test::run(&args),
         Chore::Demo(args) => demo::run(&args),
+        Chore::Interop(args) => interop::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
+        Chore::Sim(args) => sim::run(&args),
         Chore::BuildAndLoad(args) => load::run(&args),
         Chore::Vm(args) => machine(args),
     }

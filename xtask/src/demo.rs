@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::vm::{self, Job, Mode, Payload, kernel};
+use crate::vm::{self, Job, Payload, kernel};
 use crate::{artifacts, compiler, host, paths, setup};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -37,8 +37,34 @@ impl Profile {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeyMode {
+    /// QKD keys directly, no key exchange
+    Qkd,
+    /// Diffie-Hellman, ML-KEM, and a QKD key as PPK (RFC 9867)
+    Hybrid,
+    /// Diffie-Hellman and K_N3IWF: the 3GPP standard
+    Psk,
+    /// Diffie-Hellman and certificates of both ends
+    Cert,
+}
+
+impl KeyMode {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Qkd => "qkd",
+            Self::Hybrid => "hybrid",
+            Self::Psk => "psk",
+            Self::Cert => "cert",
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct DemoArgs {
+    /// How the keys of IKE come about
+    #[arg(long, value_enum, default_value_t = KeyMode::Qkd)]
+    mode: KeyMode,
     /// The wire profile of the QKD mode
     #[arg(long, value_enum, default_value_t = Profile::Native)]
     profile: Profile,
@@ -81,8 +107,9 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
 
 /// The demonstration as a test, in the virtual machine and from what is built: with captures, and
 /// with what tshark says of them. Whether everything held.
-pub(crate) fn as_test(profile: Profile, capture: PathBuf) -> Result<bool> {
+pub(crate) fn as_test(mode: KeyMode, profile: Profile, capture: PathBuf) -> Result<bool> {
     let args = DemoArgs {
+        mode,
         profile,
         kernel: kernel::Line::V6_12,
         place: Where::Vm,
@@ -130,6 +157,8 @@ fn rig_arguments(args: &DemoArgs, results: &str, object: &str, bin: &str) -> Vec
     let profile = args.profile.name();
     let mut words: Vec<String> = [
         "demo",
+        "--mode",
+        args.mode.name(),
         "--profile",
         profile,
         "--results",
@@ -184,7 +213,7 @@ fn in_vm(args: &DemoArgs) -> Result<ExitCode> {
     job.results = Some(results.clone());
     job.timeout = Duration::from_secs(600);
     if args.keep {
-        job.mode = Mode::Keep;
+        job.mode = vm::Mode::Keep;
     }
     let outcome = vm::run(&job)?;
     if outcome.kept {
@@ -227,7 +256,7 @@ fn finish(args: &DemoArgs, results: &Path, ok: bool) -> Result<ExitCode> {
             eprintln!("key tables: {}", table.display());
         }
         if ok {
-            return dissect(args.profile, place, &core, &table);
+            return dissect(args.mode, args.profile, place, &core, &table);
         }
     }
     if !ok {
@@ -241,13 +270,19 @@ fn finish(args: &DemoArgs, results: &Path, ok: bool) -> Result<ExitCode> {
 }
 
 /// An independent dissector on the captures: an error of its is an error of the demonstration.
-fn dissect(profile: Profile, nwu: &Path, core: &Path, keys: &Path) -> Result<ExitCode> {
+fn dissect(
+    mode: KeyMode,
+    profile: Profile,
+    nwu: &Path,
+    core: &Path,
+    keys: &Path,
+) -> Result<ExitCode> {
     if paths::which("tshark").is_none() {
         eprintln!("captures not dissected: tshark is missing, `cargo xtask setup` installs it");
         return Ok(ExitCode::SUCCESS);
     }
     let status = Command::new(artifacts::directory().join("dissect"))
-        .args(["--profile", profile.name()])
+        .args(["--mode", mode.name(), "--profile", profile.name()])
         .arg("--nwu")
         .arg(nwu)
         .arg("--n2n3")

@@ -16,10 +16,12 @@ mod compiler;
 mod demo;
 mod fuzz;
 mod host;
+mod interop;
 mod load;
 mod paths;
 mod proc;
 mod setup;
+mod sim;
 mod test;
 mod vm;
 

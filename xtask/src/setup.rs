@@ -42,6 +42,7 @@ const TOOLS: &[Tool] = &[
     tool("tshark", "tshark"),
     tool("openssl", "openssl"),
     tool("nft", "nftables"),
+    tool("promtool", "prometheus"),
     tool("ping", "iputils-ping"),
     tool("ethtool", "ethtool"),
     tool("setpriv", "util-linux"),

@@ -68,16 +68,29 @@ pub fn parse<T: DeserializeOwned>(
     .map_err(|error| invalid(file, &key, &error))?;
     match check(&value) {
         Ok(()) => Ok(value),
-        Err(complaint) => {
-            let (line, column) = locate(text, &complaint.key).unwrap_or((1, 1));
-            Err(ConfigError::Invalid {
-                file: file.to_path_buf(),
-                line,
-                column,
-                key: complaint.key,
-                what: complaint.what,
-            })
-        }
+        Err(complaint) => Err(placed(file, text, complaint)),
+    }
+}
+
+/// A complaint that came up after the file was read, at the place where its key stands.
+pub fn place(path: &Path, complaint: Complaint) -> ConfigError {
+    match fs::read_to_string(path) {
+        Ok(text) => placed(path, &text, complaint),
+        Err(source) => ConfigError::Read {
+            file: path.to_path_buf(),
+            source,
+        },
+    }
+}
+
+fn placed(file: &Path, text: &str, complaint: Complaint) -> ConfigError {
+    let (line, column) = locate(text, &complaint.key).unwrap_or((1, 1));
+    ConfigError::Invalid {
+        file: file.to_path_buf(),
+        line,
+        column,
+        key: complaint.key,
+        what: complaint.what,
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod control;
+pub mod hardening;
 pub mod log;
 pub mod preflight;
 mod process;

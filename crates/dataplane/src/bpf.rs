@@ -182,6 +182,18 @@ impl Accounting {
         self.remove_key(keys.outbound);
     }
 
+    /// Packets of a Child SA leave to another address: its outbound entry begins anew.
+    pub(crate) fn move_outbound(
+        &mut self,
+        from: &SaKeys,
+        to: &SaKeys,
+        info: SaInfo,
+    ) -> Result<(), Error> {
+        self.add_key(to.outbound, info)?;
+        self.remove_key(from.outbound);
+        Ok(())
+    }
+
     fn remove_key(&mut self, key: SaKey) {
         for result in [self.sas.remove(&Raw(key)), self.stats.remove(&Raw(key))] {
             match result {

@@ -59,6 +59,88 @@ pub struct Options {
     pub relay: RelayKind,
     /// eBPF accounting on NWu; absent: none.
     pub bpf: Option<BpfOptions>,
+    /// What one Child SA may carry before it is rekeyed; none by default.
+    pub limits: Limits,
+}
+
+/// The `dataplane.limits:` section: counted by the kernel in each direction of a Child SA. At a soft
+/// limit it is rekeyed, at a hard one the kernel passes nothing more and it is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Octets of inner packets.
+    pub soft_bytes: Option<u64>,
+    /// Octets of inner packets.
+    pub hard_bytes: Option<u64>,
+    /// Packets.
+    pub soft_packets: Option<u64>,
+    /// Packets.
+    pub hard_packets: Option<u64>,
+    /// Up to this share of a soft limit, 0 to 90 percent, is taken off it by chance, so that many
+    /// Child SAs, and the two ends of one, are not rekeyed at once.
+    pub jitter_percent: u8,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            soft_bytes: None,
+            hard_bytes: None,
+            soft_packets: None,
+            hard_packets: None,
+            jitter_percent: 10,
+        }
+    }
+}
+
+impl Limits {
+    /// Whether the kernel has to watch anything.
+    pub(crate) fn is_set(&self) -> bool {
+        let all = [
+            self.soft_bytes,
+            self.hard_bytes,
+            self.soft_packets,
+            self.hard_packets,
+        ];
+        all.iter().any(Option::is_some)
+    }
+
+    /// A soft limit for the Child SA with this inbound SPI, whose value is random.
+    pub(crate) fn soft(&self, limit: Option<u64>, spi: u32) -> Option<u64> {
+        let limit = limit?;
+        let range = u128::from(limit) * u128::from(self.jitter_percent) / 100;
+        let early = range * u128::from(spi) / u128::from(u32::MAX);
+        Some(
+            limit
+                .saturating_sub(u64::try_from(early).unwrap_or(limit))
+                .max(1),
+        )
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for (what, soft, hard) in [
+            ("Bytes", self.soft_bytes, self.hard_bytes),
+            ("Packets", self.soft_packets, self.hard_packets),
+        ] {
+            if soft == Some(0) || hard == Some(0) {
+                return Err(format!("limits: soft{what} and hard{what} are not 0"));
+            }
+            if let (Some(soft), Some(hard)) = (soft, hard)
+                && soft >= hard
+            {
+                return Err(format!(
+                    "limits: soft{what} {soft} is not below hard{what} {hard}"
+                ));
+            }
+        }
+        if self.jitter_percent > 90 {
+            return Err(format!(
+                "limits: jitterPercent {} is above 90",
+                self.jitter_percent
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl Default for Options {
@@ -71,6 +153,7 @@ impl Default for Options {
             reqid_base: 0x4e00_0000,
             relay: RelayKind::User,
             bpf: None,
+            limits: Limits::default(),
         }
     }
 }
@@ -177,6 +260,7 @@ impl Config {
         {
             return fail(format!("maxChildSas {}: 1 to 1000000", bpf.max_child_sas));
         }
+        options.limits.check().or_else(fail)?;
         Ok(())
     }
 }
@@ -207,7 +291,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 11] = [
+        let cases: [(&str, Change); 14] = [
             ("interface name", |c| {
                 c.interface_name = "eleven-long".into();
             }),
@@ -223,6 +307,12 @@ mod tests {
             }),
             ("needs its inner address", |c| c.inner_range = None),
             ("by IKE", |c| c.role = Role::Ue),
+            ("hardPackets 7", |c| {
+                c.options.limits.soft_packets = Some(7);
+                c.options.limits.hard_packets = Some(7);
+            }),
+            ("not 0", |c| c.options.limits.hard_bytes = Some(0)),
+            ("above 90", |c| c.options.limits.jitter_percent = 91),
         ];
         for (text, change) in cases {
             let mut config = n3iwf();
@@ -230,6 +320,21 @@ mod tests {
             let error = config.check().unwrap_err().to_string();
             assert!(error.contains(text), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn soft_limits_spread_within_their_jitter() {
+        let limits = Limits {
+            jitter_percent: 20,
+            ..Limits::default()
+        };
+        assert!(!limits.is_set());
+        assert_eq!(limits.soft(None, 5), None);
+        assert_eq!(limits.soft(Some(1000), 0), Some(1000));
+        assert_eq!(limits.soft(Some(1000), u32::MAX), Some(800));
+        assert_eq!(limits.soft(Some(1000), u32::MAX / 2), Some(901));
+        assert_eq!(limits.soft(Some(u64::MAX), 0), Some(u64::MAX));
+        assert_eq!(limits.soft(Some(1), u32::MAX), Some(1));
     }
 
     #[test]

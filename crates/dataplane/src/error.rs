@@ -87,6 +87,19 @@ impl Error {
         }
     }
 
+    /// Whether the kernel may have done what was asked although no answer says so: answers were
+    /// lost for want of memory, or late. What was being made has to be removed then. A refusal
+    /// proper (EEXIST, ENOMEM, ...) is none of these, and what is there is not ours.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        let Self::Kernel { source, .. } = self else {
+            return false;
+        };
+        matches!(
+            source.raw_os_error(),
+            Some(libc::ENOBUFS | libc::EAGAIN | libc::EINTR)
+        )
+    }
+
     pub(crate) fn bpf(
         doing: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -95,5 +108,29 @@ impl Error {
             doing: doing.into(),
             source: source.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(errno: i32) -> Error {
+        Error::Kernel {
+            doing: "add a state".to_owned(),
+            source: io::Error::from_raw_os_error(errno),
+            text: None,
+        }
+    }
+
+    #[test]
+    fn lost_answers_leave_a_doubt_and_refusals_do_not() {
+        for errno in [libc::ENOBUFS, libc::EAGAIN, libc::EINTR] {
+            assert!(kernel(errno).is_in_doubt(), "{errno}");
+        }
+        for errno in [libc::EEXIST, libc::ENOMEM, libc::EINVAL, libc::EPERM] {
+            assert!(!kernel(errno).is_in_doubt(), "{errno}");
+        }
+        assert!(!Error::Exists(1).is_in_doubt());
     }
 }

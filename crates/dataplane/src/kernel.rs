@@ -1,9 +1,13 @@
 //! The data plane of the kernel: XFRM, interfaces, eBPF.
 
+mod leftovers;
+mod moving;
+
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    future::pending,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -11,11 +15,11 @@ use ebpf_common::{PLANE_CONTROL, PLANE_USER, SaInfo};
 use ipnet::IpNet;
 
 use crate::{
-    ChildSaSpec, ClassReading, Config, Dataplane, Error, Plane, Refused, Role, SaReading,
+    ChildSaSpec, ClassReading, Config, Dataplane, Error, Expiry, Plane, Refused, Role, SaReading,
     StartReport, StopReport, Suite, Traffic,
     bpf::{Accounting, SaKeys},
-    link::{Link, Links, Route, host_prefix, sysctl},
-    spec::MAX_REQID,
+    expire::Expiries,
+    link::{Links, Route, host_prefix, sysctl},
     sys::disable_merging,
     xfrm::{Direction, Place, PolicyKey, StateCounters, StateId, XfrmDb},
 };
@@ -39,6 +43,8 @@ struct Running {
     db: XfrmDb,
     links: Links,
     accounting: Option<Accounting>,
+    /// What listens for limits that are reached; `None` when none are configured.
+    expiries: Option<Arc<Expiries>>,
     sas: BTreeMap<u64, Installed>,
     /// How many Child SAs share a policy: two while one replaces the other.
     policies: BTreeMap<PolicyKey, usize>,
@@ -69,6 +75,24 @@ struct Installed {
     policies: Vec<PolicyKey>,
     host: Option<Host>,
     keys: SaKeys,
+    /// The outbound state, with its key, until [`Dataplane::switch`].
+    held: Option<Box<ChildSaSpec>>,
+    /// Our outer address and the peer's, with the ports of ESP in UDP.
+    outer: (SocketAddr, SocketAddr),
+    udp_encap: bool,
+    /// What was counted before the states moved: they begin anew then.
+    carried: Carried,
+    info: SaInfo,
+}
+
+/// Counters of states that are no more.
+#[derive(Clone, Copy, Default)]
+struct Carried {
+    inbound: Traffic,
+    outbound: Traffic,
+    refused: Refused,
+    /// Of the eBPF entry of another remote address.
+    ebpf_out: Traffic,
 }
 
 /// A step of `install` that was done.
@@ -123,6 +147,7 @@ impl Xfrm {
             db: XfrmDb::open()?,
             links: Links::open()?,
             accounting: None,
+            expiries: None,
             sas: BTreeMap::new(),
             policies: BTreeMap::new(),
             slots: BTreeMap::new(),
@@ -153,6 +178,9 @@ impl Running {
             report.bpf = Some(accounting.attachment().to_string());
             report.removed.extend(removed);
             self.accounting = Some(accounting);
+        }
+        if config.options.limits.is_set() {
+            self.expiries = Some(Arc::new(Expiries::open()?));
         }
         Ok(())
     }
@@ -197,7 +225,7 @@ impl Running {
         Ok(index)
     }
 
-    fn install(&mut self, config: &Config, sa: &ChildSaSpec) -> Result<(), Error> {
+    fn install(&mut self, config: &Config, sa: ChildSaSpec, both: bool) -> Result<(), Error> {
         sa.check(config.options.slots)
             .map_err(|source| Error::Spec { id: sa.id, source })?;
         if self.sas.contains_key(&sa.id) {
@@ -208,9 +236,11 @@ impl Running {
             reqid: config.options.reqid_base + sa.reqid,
         };
         let mut done = Vec::new();
-        match self.try_install(config, sa, place, &mut done) {
-            Ok(installed) => {
-                self.sas.insert(sa.id, installed);
+        match self.try_install(config, &sa, place, both, &mut done) {
+            Ok(mut installed) => {
+                let id = sa.id;
+                installed.held = (!both).then(|| Box::new(sa));
+                self.sas.insert(id, installed);
                 Ok(())
             }
             Err(error) => {
@@ -229,6 +259,7 @@ impl Running {
         config: &Config,
         sa: &ChildSaSpec,
         place: Place,
+        both: bool,
         done: &mut Vec<Step>,
     ) -> Result<Installed, Error> {
         self.slot(config, sa.slot)?;
@@ -247,10 +278,15 @@ impl Running {
             done.push(Step::Accounting(keys));
         }
         let (inbound, outbound) = (StateId::inbound(sa), StateId::outbound(sa));
-        for (id, direction) in [(inbound, Direction::In), (outbound, Direction::Out)] {
-            self.db.add_state(sa, place, direction)?;
-            done.push(Step::State(id));
-            self.db.check_state(sa, place, direction)?;
+        let limits = &config.options.limits;
+        let states = [(inbound, Direction::In), (outbound, Direction::Out)];
+        for (id, direction) in states.into_iter().take(if both { 2 } else { 1 }) {
+            let added = self.db.add_state(sa, place, direction, limits);
+            if added.as_ref().err().is_none_or(Error::is_in_doubt) {
+                done.push(Step::State(id));
+            }
+            added?;
+            self.db.check_state(sa, place, direction, limits)?;
         }
         let mut policies = Vec::with_capacity(3);
         // Outbound last: no packet leaves before the answer to it can come in.
@@ -258,7 +294,13 @@ impl Running {
             let key = PolicyKey::new(sa, place, direction);
             let shared = self.policies.get(&key).copied().unwrap_or(0);
             if shared == 0 {
-                self.db.add_policy(sa, place, direction)?;
+                let added = self.db.add_policy(sa, place, direction);
+                if added.as_ref().is_err_and(Error::is_in_doubt)
+                    && let Err(error) = self.db.delete_policy(&key)
+                {
+                    tracing::warn!(child_sa = sa.id, %error, "a policy in doubt");
+                }
+                added?;
             }
             self.policies.insert(key.clone(), shared + 1);
             done.push(Step::Policy(key.clone()));
@@ -277,7 +319,31 @@ impl Running {
             policies,
             host,
             keys,
+            held: None,
+            outer: (sa.local, sa.remote),
+            udp_encap: sa.udp_encap,
+            carried: Carried::default(),
+            info: info(sa, place.reqid),
         })
+    }
+
+    /// Adds the outbound state that was held back. The kernel takes the newest state of a reqid, so
+    /// what it replaces carries nothing more.
+    fn switch(&mut self, config: &Config, id: u64) -> Result<(), Error> {
+        let Some(installed) = self.sas.get_mut(&id) else {
+            return Err(Error::Config(format!("there is no Child SA {id}")));
+        };
+        let Some(sa) = installed.held.take() else {
+            return Ok(());
+        };
+        let (place, state) = (installed.place, installed.outbound);
+        let limits = &config.options.limits;
+        self.db.add_state(&sa, place, Direction::Out, limits)?;
+        let checked = self.db.check_state(&sa, place, Direction::Out, limits);
+        if checked.is_err() {
+            self.db.delete_state(state)?;
+        }
+        checked
     }
 
     fn undo(&mut self, step: Step) -> Result<(), Error> {
@@ -426,12 +492,12 @@ impl Running {
             spi_out: sa.spi_out,
             if_id: sa.place.if_id,
             reqid: sa.place.reqid,
-            in_kernel: inbound.is_some() && outbound.is_some(),
-            kernel_in: traffic(inbound),
-            kernel_out: traffic(outbound),
-            refused: inbound.map_or(Refused::default(), |state| state.refused),
+            in_kernel: inbound.is_some() && (outbound.is_some() || sa.held.is_some()),
+            kernel_in: traffic(inbound) + sa.carried.inbound,
+            kernel_out: traffic(outbound) + sa.carried.outbound,
+            refused: inbound.map_or(Refused::default(), |state| state.refused) + sa.carried.refused,
             ebpf_in: counters.map(|counters| counters.inbound),
-            ebpf_out: counters.map(|counters| counters.outbound),
+            ebpf_out: counters.map(|counters| counters.outbound + sa.carried.ebpf_out),
         })
     }
 
@@ -446,34 +512,6 @@ impl Running {
             });
         self.sas = sas;
         result
-    }
-
-    /// Removes policies, states and interfaces that carry the marks of this daemon.
-    fn remove_leftovers(&mut self, config: &Config) -> Result<Vec<String>, Error> {
-        let mut removed = Vec::new();
-        for (key, reqid) in self.db.policies()? {
-            if config.owns(key.if_id, reqid) && self.db.delete_policy(&key)? {
-                removed.push(format!(
-                    "IPsec policy {} -> {} if_id {}",
-                    key.source, key.destination, key.if_id
-                ));
-            }
-        }
-        for state in self.db.states()? {
-            if let (Some(id), Some(place)) = (state.id, state.place)
-                && config.owns(place.if_id, place.reqid)
-                && self.db.delete_state(id)?
-            {
-                removed.push(format!("{id} if_id {}", place.if_id));
-            }
-        }
-        for link in self.links.list()? {
-            if config.owns_link(&link)? {
-                self.links.delete(&link)?;
-                removed.push(format!("interface {}", link.name));
-            }
-        }
-        Ok(removed)
     }
 
     /// Removes everything; returns what was removed and what could not be.
@@ -536,46 +574,6 @@ pub(crate) fn info(sa: &ChildSaSpec, reqid: u32) -> SaInfo {
     }
 }
 
-impl Config {
-    /// Whether a state or policy is one of this daemon's, of this run or an earlier one.
-    fn owns(&self, if_id: u32, reqid: u32) -> bool {
-        let within = |value: u32, first: u32, count: u32| value >= first && value - first < count;
-        within(if_id, self.interface_id, self.options.slots)
-            && within(reqid, self.options.reqid_base, MAX_REQID)
-    }
-
-    /// Whether an interface is this daemon's; an error when someone else has our name or ID.
-    fn owns_link(&self, link: &Link) -> Result<bool, Error> {
-        let Some(if_id) = link.if_id else {
-            return if link.name == self.interface_name {
-                Err(Error::Foreign(format!("interface {}", link.name)))
-            } else {
-                Ok(false)
-            };
-        };
-        if link.alias.as_deref() == Some(&self.owner) {
-            return Ok(true);
-        }
-        let slot = if_id
-            .checked_sub(self.interface_id)
-            .filter(|slot| *slot < self.options.slots);
-        match slot {
-            // Made, but killed before it was marked: our name, our ID, and never set up.
-            Some(slot) if link.alias.is_none() && !link.up && link.name == self.interface(slot) => {
-                Ok(true)
-            }
-            Some(_) => Err(Error::Foreign(format!(
-                "XFRM interface {} with if_id {if_id}",
-                link.name
-            ))),
-            None if link.name == self.interface_name => {
-                Err(Error::Foreign(format!("interface {}", link.name)))
-            }
-            None => Ok(false),
-        }
-    }
-}
-
 #[async_trait]
 impl Dataplane for Xfrm {
     async fn start(&self) -> Result<StartReport, Error> {
@@ -591,7 +589,52 @@ impl Dataplane for Xfrm {
     }
 
     async fn install(&self, sa: ChildSaSpec) -> Result<(), Error> {
-        self.with(|config, running| running.install(config, &sa))
+        self.with(|config, running| running.install(config, sa, true))
+    }
+
+    async fn install_inbound(&self, sa: ChildSaSpec) -> Result<(), Error> {
+        self.with(|config, running| running.install(config, sa, false))
+    }
+
+    async fn switch(&self, id: u64) -> Result<(), Error> {
+        self.with(|config, running| running.switch(config, id))
+    }
+
+    async fn relocate(
+        &self,
+        id: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+        udp_encap: bool,
+    ) -> Result<(), Error> {
+        self.with(|_, running| running.relocate(id, local, remote, udp_encap))
+    }
+
+    async fn expired(&self) -> Expiry {
+        loop {
+            let expiries = lock(&self.running)
+                .as_ref()
+                .and_then(|running| running.expiries.clone());
+            let Some(expiries) = expiries else {
+                return pending().await;
+            };
+            let (state, hard) = match expiries.next().await {
+                Ok(expired) => expired,
+                Err(error) => {
+                    // Too many at once: those that were lost end by their hard limit.
+                    tracing::warn!(%error, "expired ESP states");
+                    continue;
+                }
+            };
+            let id = lock(&self.running).as_ref().and_then(|running| {
+                let mut sas = running.sas.iter();
+                sas.find(|(_, sa)| sa.inbound == state || sa.outbound == state)
+                    .map(|(id, _)| *id)
+            });
+            if let Some(id) = id {
+                return Expiry { id, hard };
+            }
+        }
     }
 
     async fn remove(&self, id: u64) -> Result<Option<SaReading>, Error> {

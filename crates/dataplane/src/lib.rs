@@ -10,6 +10,7 @@
 mod bpf;
 mod config;
 mod error;
+mod expire;
 mod kernel;
 mod link;
 mod loader;
@@ -19,23 +20,28 @@ mod reading;
 mod recording;
 pub mod relay;
 mod spec;
+mod sums;
 mod sys;
+mod whereabouts;
 mod wire;
 mod xfrm;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 
-pub use config::{BpfOptions, Config, DEFAULT_MTU, Kind, Options};
+pub use config::{BpfOptions, Config, DEFAULT_MTU, Kind, Limits, Options};
 pub use error::Error;
+pub use expire::Expiry;
 pub use kernel::Xfrm;
 pub use reading::{
     ClassReading, Classes, Refused, SaReading, Seen, StartReport, StopReport, Traffic,
 };
 pub use recording::Recording;
 pub use spec::{ChildSaSpec, EncrAlg, EspKeys, IntegAlg, Plane, Role, SpecError};
+pub use sums::{Sums, Totals};
 pub use sys::enable_udp_encap;
+pub use whereabouts::{AddressNews, is_ours, source_towards};
 pub use wire::{Suite, inner_mtu, wire_length, wire_overhead_bounds};
 
 /// IPsec of one daemon: its Child SAs, interfaces, policies and counters.
@@ -48,6 +54,32 @@ pub trait Dataplane: Send + Sync {
     /// Installs both states, the policies and the eBPF entries, and reads them back. On error
     /// nothing of it is left.
     async fn install(&self, sa: ChildSaSpec) -> Result<(), Error>;
+
+    /// As [`install`](Self::install), but packets keep leaving through the Child SA that this one
+    /// replaces (same reqid) until [`switch`](Self::switch): for the end that answers a rekey, whose
+    /// peer has the new SA only once the answer is there (RFC 7296 section 2.8).
+    async fn install_inbound(&self, sa: ChildSaSpec) -> Result<(), Error>;
+
+    /// Lets packets leave through a Child SA of [`install_inbound`](Self::install_inbound); nothing
+    /// changes for one that has its outbound state.
+    async fn switch(&self, id: u64) -> Result<(), Error>;
+
+    /// The outer addresses of a Child SA are others now, or, with ESP in UDP, the ports: a NAT has a
+    /// new mapping. Keys, sequence numbers and counters go on.
+    ///
+    /// ESP goes into UDP when a NAT appears, and stays there when it disappears: a kernel takes the
+    /// encapsulation from a state only together with its sequence number. Both ends do alike; the
+    /// Child SA that replaces this one goes without.
+    async fn relocate(
+        &self,
+        id: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+        udp_encap: bool,
+    ) -> Result<(), Error>;
+
+    /// The next Child SA that reached one of the configured [`Limits`]; pends where there are none.
+    async fn expired(&self) -> Expiry;
 
     /// Removes a Child SA and returns its final counters; `None` when there is none of that number.
     async fn remove(&self, id: u64) -> Result<Option<SaReading>, Error>;

@@ -21,7 +21,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ChildSaSpec, EncrAlg, Error, EspKeys, IntegAlg, Plane,
+    ChildSaSpec, EncrAlg, Error, EspKeys, IntegAlg, Limits, Plane,
     link::Links,
     loader::{Attachment, attachment},
     sys::enable_udp_encap,
@@ -171,9 +171,9 @@ fn try_state(db: &mut XfrmDb, integ: Option<IntegAlg>) -> Result<String, String>
         slot: 0,
         reqid: 0,
     };
-    let place = Place { if_id: 1, reqid: 1 };
-    db.add_state(&sa, place, Direction::In)
-        .and_then(|()| db.check_state(&sa, place, Direction::In))
+    let (place, limits) = (Place { if_id: 1, reqid: 1 }, Limits::default());
+    db.add_state(&sa, place, Direction::In, &limits)
+        .and_then(|()| db.check_state(&sa, place, Direction::In, &limits))
         .and_then(|()| db.delete_state(StateId::inbound(&sa)))
         .map(|_| "a state could be added and read back".to_owned())
         .map_err(|e| e.to_string())

@@ -16,6 +16,15 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
+impl std::iter::Sum for Traffic {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |total, one| Self {
+            packets: total.packets.wrapping_add(one.packets),
+            bytes: total.bytes.wrapping_add(one.bytes),
+        })
+    }
+}
+
 /// Packets, octets and when the last one was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
@@ -25,6 +34,16 @@ pub struct Seen {
     pub bytes: u64,
     /// `CLOCK_MONOTONIC` of the last packet; `None`: nothing was seen.
     pub last_seen: Option<Duration>,
+}
+
+impl Seen {
+    /// Without the time.
+    pub const fn traffic(&self) -> Traffic {
+        Traffic {
+            packets: self.packets,
+            bytes: self.bytes,
+        }
+    }
 }
 
 impl From<Counter> for Seen {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
     io::Write,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Mutex,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::{
-    ChildSaSpec, ClassReading, Config, Dataplane, EncrAlg, Error, IntegAlg, Plane, Role, SaReading,
-    StartReport, StopReport,
+    ChildSaSpec, ClassReading, Config, Dataplane, EncrAlg, Error, Expiry, IntegAlg, Plane, Role,
+    SaReading, StartReport, StopReport,
     bpf::{Accounting, SaKeys},
     kernel::{blocking, info, lock, not_started},
     link::{Links, Maker, Route, host_prefix},
@@ -70,10 +70,27 @@ struct Line<'a> {
 #[derive(Serialize)]
 #[serde(tag = "operation", rename_all = "snake_case")]
 enum Operation<'a> {
-    Start { owner: &'a str, role: Role },
+    Start {
+        owner: &'a str,
+        role: Role,
+    },
     Install(SaLine),
-    Remove { id: u64 },
-    Stop { child_sas: usize },
+    InstallInbound(SaLine),
+    Switch {
+        id: u64,
+    },
+    Relocate {
+        id: u64,
+        local: String,
+        remote: String,
+        udp_encap: bool,
+    },
+    Remove {
+        id: u64,
+    },
+    Stop {
+        child_sas: usize,
+    },
 }
 
 /// A Child SA without its keys; of them, only the lengths.
@@ -219,7 +236,7 @@ impl Running {
             .map_err(|e| Error::io("write a record", e))
     }
 
-    fn install(&mut self, config: &Config, sa: &ChildSaSpec) -> Result<(), Error> {
+    fn install(&mut self, config: &Config, sa: &ChildSaSpec, both: bool) -> Result<(), Error> {
         sa.check(config.options.slots)
             .map_err(|source| Error::Spec { id: sa.id, source })?;
         if self.sas.contains_key(&sa.id) {
@@ -265,7 +282,11 @@ impl Running {
                 outer_remote: sa.remote.ip(),
             },
         );
-        self.record(Operation::Install(SaLine::new(sa)))
+        let line = SaLine::new(sa);
+        self.record(match both {
+            true => Operation::Install(line),
+            false => Operation::InstallInbound(line),
+        })
     }
 
     fn remove(&mut self, id: u64) -> Result<Option<SaReading>, Error> {
@@ -406,7 +427,37 @@ impl Dataplane for Recording {
     }
 
     async fn install(&self, sa: ChildSaSpec) -> Result<(), Error> {
-        self.with(|config, running| running.install(config, &sa))
+        self.with(|config, running| running.install(config, &sa, true))
+    }
+
+    async fn install_inbound(&self, sa: ChildSaSpec) -> Result<(), Error> {
+        self.with(|config, running| running.install(config, &sa, false))
+    }
+
+    async fn switch(&self, id: u64) -> Result<(), Error> {
+        self.with(|_, running| running.record(Operation::Switch { id }))
+    }
+
+    async fn relocate(
+        &self,
+        id: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+        udp_encap: bool,
+    ) -> Result<(), Error> {
+        let (local, remote) = (local.to_string(), remote.to_string());
+        let moved = Operation::Relocate {
+            id,
+            local,
+            remote,
+            udp_encap,
+        };
+        self.with(|_, running| running.record(moved))
+    }
+
+    async fn expired(&self) -> Expiry {
+        // Nothing is counted, so no limit is reached.
+        std::future::pending().await
     }
 
     async fn remove(&self, id: u64) -> Result<Option<SaReading>, Error> {

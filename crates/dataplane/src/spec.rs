@@ -99,7 +99,7 @@ pub struct ChildSaSpec {
     pub pdu_session: Option<u8>,
     /// Our SPI, host order. Never 0..=255 (RFC 4303 section 2.1).
     pub spi_in: u32,
-    /// The peer's SPI, host order.
+    /// The peer's SPI, host order. Any but 0: some peers choose reserved ones.
     pub spi_out: u32,
     /// Encryption algorithm of both directions.
     pub encr: EncrAlg,
@@ -176,7 +176,7 @@ pub enum SpecError {
     /// AES-CBC without integrity, or AES-GCM with a second one.
     #[error("AES-CBC needs an integrity algorithm and key, AES-GCM has none")]
     Integrity,
-    /// SPI 0..=255 is reserved.
+    /// Our SPI is one of 0..=255, which are reserved, or the peer's is 0.
     #[error("SPI {0} is reserved")]
     Spi(u32),
     /// Outside 32..=4096.
@@ -207,10 +207,9 @@ pub(crate) const MAX_REQID: u32 = 1 << 20;
 impl ChildSaSpec {
     /// Checks what needs no kernel; `slots` is the configured number of XFRM interfaces.
     pub fn check(&self, slots: u32) -> Result<(), SpecError> {
-        for spi in [self.spi_in, self.spi_out] {
-            if spi <= 255 {
-                return Err(SpecError::Spi(spi));
-            }
+        // The peer's SPI is the peer's choice: free5GC's UE receives on 2.
+        if self.spi_in <= 255 || self.spi_out == 0 {
+            return Err(SpecError::Spi(self.spi_in.min(self.spi_out)));
         }
         for keys in [&self.keys_in, &self.keys_out] {
             if !matches!(keys.encr.len(), 16 | 24 | 32) {
@@ -297,6 +296,13 @@ mod tests {
             keys.integ = Some(Secret::filled(20, |o| o.fill(1)));
         }
         assert_eq!(cbc.check(16), Ok(()));
+    }
+
+    #[test]
+    fn a_peer_may_receive_on_a_reserved_spi() {
+        let mut sa = sa();
+        sa.spi_out = 2;
+        assert_eq!(sa.check(16), Ok(()));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd},
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::Error;
 
@@ -102,4 +103,11 @@ fn set_ethtool(socket: &socket2::Socket, interface: &str, cmd: u32, data: u32) -
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Has the runtime watch a netlink socket for datagrams.
+pub(crate) fn watch(socket: netlink_sys::Socket) -> io::Result<AsyncFd<netlink_sys::Socket>> {
+    // SAFETY: the socket owns its descriptor, always shows the same one, and closes it only when it
+    // is dropped, which `AsyncFd` does after it has deregistered it.
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
 }

@@ -508,3 +508,44 @@ fn a_failed_start_leaves_nothing() {
             .contains("10.0.0.1")
     );
 }
+
+/// libbpf, by which bpftool loads, is stricter about the types of maps than this crate's loader.
+#[test]
+fn bpftool_loads_the_object_too() {
+    if !ready() {
+        return;
+    }
+    let space = Space::new("b");
+    let pins = pin_dir(&space);
+    std::fs::create_dir(&pins).unwrap();
+    let (object, programs, maps) = (object().unwrap(), pins.join("programs"), pins.join("maps"));
+    let [object, programs, maps] = [&object, &programs, &maps].map(|path| path.to_str().unwrap());
+    let output = Command::new("bpftool")
+        .args(["prog", "loadall", object, programs, "type", "classifier"])
+        .args(["pinmaps", maps])
+        .output()
+        .unwrap();
+    let names = |directory: &str| -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(directory) else {
+            return Vec::new();
+        };
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    let (programs, maps) = (names(programs), names(maps));
+    std::fs::remove_dir_all(&pins).unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    for name in [
+        "nwu_ingress",
+        "nwu_egress",
+        "relay_uplink",
+        "relay_downlink",
+    ] {
+        assert!(programs.iter().any(|one| one == name), "{programs:?}");
+    }
+    for name in ["nwu_classes", "nwu_sa_stats", "relay_events"] {
+        assert!(maps.iter().any(|one| one == name), "{maps:?}");
+    }
+}

@@ -271,6 +271,18 @@ fn gre_goes_through_esp_and_kernel_both_ways() {
         assert_eq!((sa.kernel_in.packets, sa.kernel_out.packets), (4, 4));
         assert_eq!(sa.kernel_in.bytes, reading.uplink.bytes + 4 * 28);
         assert_eq!(sa.kernel_out.bytes, reading.downlink.bytes + 4 * 28);
+        // Up all was of QFI 10, down of the other one.
+        let flows: Vec<_> = reading
+            .flows
+            .iter()
+            .map(|flow| (flow.qfi, flow.uplink, flow.downlink))
+            .collect();
+        let none = dataplane::Traffic::default();
+        assert_eq!(
+            flows,
+            [(QFI, none, reading.downlink), (10, reading.uplink, none)]
+        );
+        assert!(reading.flows.iter().all(|flow| flow.last_seen.is_some()));
         assert_eq!(sa.ebpf_in.unwrap().packets, 4);
         assert_eq!(wire.only_esp(), 8);
 
@@ -300,6 +312,7 @@ fn gre_goes_through_esp_and_kernel_both_ways() {
         "the spoofed packet got through"
     );
     assert_eq!(relay.reasons().unwrap()[0].wrong_sa, 1);
+    assert_eq!(relay.readings()[0].drops.wrong_sa, 1);
     assert_eq!(relay.readings()[0].uplink, before);
     assert_eq!(wire.only_esp(), 1);
 

@@ -17,6 +17,7 @@
 
 #![cfg_attr(not(test), no_std)]
 
+pub mod rate;
 pub mod relay;
 
 /// Version of the layouts in this crate. It is stored in [`NwuMeta`], so that a daemon never reuses

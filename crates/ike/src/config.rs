@@ -2,36 +2,47 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use keys::SaeId;
+use keys::{QkdKey, SaeId, Secret};
 
 use crate::{
     crypto::{
-        EspSuite, IkeSuite,
+        ChildSuite, IkeSuite,
         certificate::{Credential, TrustAnchors, chain_of},
         rsa::{Certificate, RsaSigner},
     },
+    fragmentation::Fragmentation,
     key_log::KeyLog,
     time::Instant,
     wire::{CfgAttribute, Identification, Payload, TrafficSelector},
 };
 
-/// How the keys of an IKE SA come about. More modes (hybrid) will join.
+/// How the keys of an IKE SA come about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Mode {
     /// QKD keys directly, without any key exchange method.
     Qkd(Profile),
+    /// A key exchange, and a QKD key as PPK (RFC 9867, RFC 8784); AUTH as in `psk`. Broken only if both are.
+    Hybrid,
     /// A key exchange; AUTH with K_N3IWF alone (TS 24.502, TS 33.501): the 3GPP standard.
     Psk,
     /// A key exchange; both ends prove themselves by certificate in the first IKE_AUTH exchange, and by K_N3IWF after
     /// EAP.
     Cert,
+    /// A key exchange; both ends prove themselves in one IKE_AUTH exchange without EAP (RFC 7296 1.2, 2.15), by shared
+    /// key or certificate. For peers that are neither UE nor N3IWF: no subscription is proven.
+    Plain,
 }
 
 impl Mode {
-    /// Whether its keys come from the QKD system.
+    /// Whether its keys come from the QKD system alone.
     pub const fn is_qkd(self) -> bool {
         matches!(self, Self::Qkd(_))
+    }
+
+    /// Whether a QKD key is in its keys: what [`QkdPolicy`] asks for.
+    pub const fn has_qkd_key(self) -> bool {
+        matches!(self, Self::Qkd(_) | Self::Hybrid)
     }
 }
 
@@ -39,8 +50,10 @@ impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Qkd(profile) => write!(f, "qkd-{profile}"),
+            Self::Hybrid => f.write_str("hybrid"),
             Self::Psk => f.write_str("psk"),
             Self::Cert => f.write_str("cert"),
+            Self::Plain => f.write_str("plain"),
         }
     }
 }
@@ -64,6 +77,18 @@ impl fmt::Display for Profile {
     }
 }
 
+/// How the QKD key of mode `hybrid` may enter the keys of the first IKE SA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum PpkUse {
+    /// In IKE_INTERMEDIATE if the peer can, else in IKE_AUTH.
+    #[default]
+    Either,
+    /// In IKE_INTERMEDIATE only (RFC 9867): the first IKE SA and the identities are protected by it too.
+    Intermediate,
+    /// In IKE_AUTH only (RFC 8784): from the first Child SA on.
+    Auth,
+}
+
 /// What becomes of an attach when QKD keys cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum QkdPolicy {
@@ -80,7 +105,8 @@ pub enum QkdPolicy {
 impl QkdPolicy {
     /// The modes this policy leaves, in the order it wants.
     pub fn order(self, modes: &[Mode]) -> Vec<Mode> {
-        let (qkd, other): (Vec<Mode>, Vec<Mode>) = modes.iter().partition(|mode| mode.is_qkd());
+        let (qkd, other): (Vec<Mode>, Vec<Mode>) =
+            modes.iter().partition(|mode| mode.has_qkd_key());
         match self {
             Self::Require => qkd,
             Self::Prefer => qkd.into_iter().chain(other).collect(),
@@ -111,8 +137,16 @@ pub struct Acceptance {
     pub credential: Option<Arc<Credential>>,
     /// When the first AUTH is by certificate in mode `psk`; in mode `cert` it always is.
     pub certificate: CertificateUse,
-    /// Authorities of the UEs' certificates, for mode `cert`.
+    /// Authorities of the peers' certificates, for modes `cert` and `plain`.
     pub trust: Option<Trust>,
+    /// Mode `plain`: the key that proves both ends. Without it they do so by certificate.
+    pub shared_key: Option<Arc<Secret>>,
+    /// Mode `plain`: a PPK by configuration (RFC 8784), named by its identifier as text; no attach without it.
+    pub configured_ppk: Option<Arc<QkdKey>>,
+    /// Mode `hybrid`: where the QKD key may enter.
+    pub ppk: PpkUse,
+    /// Mode `plain`: whether the initiator may sign with method 1 (RSA with SHA-1).
+    pub allow_sha1: bool,
 }
 
 impl fmt::Debug for Acceptance {
@@ -197,13 +231,24 @@ pub struct Offer {
     pub modes: Vec<Mode>,
     /// Which of them count, and whether others may follow when QKD keys cannot be had.
     pub policy: QkdPolicy,
-    /// Certificate chain and private key, for mode `cert`.
+    /// Certificate chain and private key, for modes `cert` and `plain`.
     pub credential: Option<Arc<Credential>>,
-    /// Authorities of the N3IWF's certificate, in modes `psk` and `cert`. Takes the place of
+    /// IDi in mode `cert`: a name of the credential. [`InitiatorConfig::identity`] when absent, and in other modes.
+    pub identity: Option<Identification>,
+    /// Authorities of the N3IWF's certificate, in modes `psk`, `cert` and `plain`. Takes the place of
     /// [`InitiatorConfig::peer_certificate`]. With it an answer without a good certificate is refused.
     pub trust: Option<Trust>,
     /// Whether the N3IWF may sign with method 1 (RSA with SHA-1): for peers that have nothing newer.
     pub allow_sha1: bool,
+    /// Mode `plain`: the key that proves both ends. Without it they do so by certificate.
+    pub shared_key: Option<Arc<Secret>>,
+    /// Mode `plain`: a PPK by configuration (RFC 8784), named by its identifier as text; no attach without it.
+    pub configured_ppk: Option<Arc<QkdKey>>,
+    /// Mode `hybrid`: where the QKD key may enter.
+    pub ppk: PpkUse,
+    /// Whether to tell that there is no other IKE SA between the two identities (INITIAL_CONTACT, RFC 7296 2.4).
+    /// Never in the `paper` profile and to peers of free5GC.
+    pub initial_contact: bool,
 }
 
 impl fmt::Debug for Offer {
@@ -237,8 +282,34 @@ pub struct EndpointConfig {
     pub lifetimes: Lifetimes,
     /// Key modes the responder accepts.
     pub acceptance: Acceptance,
+    /// Cutting messages into fragments.
+    pub fragmentation: Fragmentation,
+    /// Which faults of peers are borne with.
+    pub peer_profile: PeerProfile,
+    /// MOBIKE; `None`: neither offered nor accepted.
+    pub mobike: Option<Mobike>,
     /// Is told the keys of IKE SAs, for a dissector. `None` in service.
     pub key_log: Option<Arc<dyn KeyLog>>,
+}
+
+/// MOBIKE (RFC 4555), in every mode but the `paper` profile of `qkd`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mobike {
+    /// Responder: whether an initiator's new address has to return a COOKIE2 before Child SAs go there (3.7).
+    pub check_routability: bool,
+    /// Initiator: whether an address on the way that is not our own ends the change, or the attach (3.9).
+    pub no_nats: bool,
+}
+
+/// Whose faults are borne with. Suites are not in it: those are configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PeerProfile {
+    /// Nobody's: peers do as the standards say.
+    #[default]
+    Standard,
+    /// Those of free5GC's N3IWUE, at a responder in IKE SAs of mode `psk` whose PRF is HMAC-SHA-1; those of its N3IWF,
+    /// at an initiator in every IKE SA of mode `psk`.
+    Free5gc,
 }
 
 /// Timers. All in virtual time.
@@ -306,6 +377,25 @@ impl Default for Lifetimes {
     }
 }
 
+impl Lifetimes {
+    /// What cannot work, as the name of the SA and what is wrong with its ages.
+    pub fn fault(&self) -> Option<(&'static str, &'static str)> {
+        let all = [("child", self.child), ("ike", self.ike)];
+        all.into_iter().find_map(|(name, lifetime)| {
+            let ages = lifetime?;
+            if ages.soft < Duration::from_secs(1) {
+                Some((name, "a soft age of 1s or more"))
+            } else if ages.jitter >= ages.soft {
+                Some((name, "a jitter below the soft age"))
+            } else if ages.hard <= ages.soft {
+                Some((name, "a hard age above the soft one"))
+            } else {
+                None
+            }
+        })
+    }
+}
+
 /// The life of one SA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetime {
@@ -344,7 +434,8 @@ pub struct ResponderConfig {
     pub ike_suites: Vec<IkeSuite>,
     /// Suites accepted for Child SAs in the `native` profile, best first. In mode `qkd` a Child SA uses a suite of
     /// the same kind (AEAD or not) as its IKE SA, since the keys of both are fetched before the child's suite is known.
-    pub esp_suites: Vec<EspSuite>,
+    /// A key exchange is for CREATE_CHILD_SA in the other modes: rekeys and further Child SAs.
+    pub esp_suites: Vec<ChildSuite>,
     /// When to ask for a COOKIE.
     pub cookies: CookiePolicy,
     /// Half-open IKE SAs beyond this number are not created: the request is dropped without an answer.
@@ -411,8 +502,9 @@ pub struct InitiatorConfig {
     /// Suites offered for the IKE SA, best first: in the `native` profile those without a key exchange method, in
     /// mode `psk` those with one. (`paper` has exactly one.)
     pub ike_suites: Vec<IkeSuite>,
-    /// Suites offered for the signalling Child SA, and accepted for later ones, in the `native` profile, best first.
-    pub esp_suites: Vec<EspSuite>,
+    /// Suites offered for the signalling Child SA, and accepted for later ones, in the `native` profile, best first. A
+    /// key exchange is for CREATE_CHILD_SA, in modes other than `qkd`.
+    pub esp_suites: Vec<ChildSuite>,
     /// Selectors offered for the signalling Child SA: this side.
     pub ts_local: Vec<TrafficSelector>,
     /// Selectors offered for the signalling Child SA: the N3IWF's side.

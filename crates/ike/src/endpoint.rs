@@ -2,21 +2,25 @@
 
 mod dispatch;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    net::IpAddr,
+};
 
 use keys::{QkdKey, Secret};
 use rand_core::CryptoRng;
 
 use self::dispatch::Limiter;
 use crate::{
-    config::{EndpointConfig, InitiatorConfig, Offer},
+    config::{EndpointConfig, InitiatorConfig, Mode, Offer},
+    counters::Counters,
     crypto::cookie::CookieJar,
     event::{
-        ChildAnswer, ChildId, CommandError, EapSuccess, Event, KeyRequestId, NewChild, Path,
+        ChildAnswer, ChildId, CommandError, EapSuccess, Event, Grant, KeyRequestId, NewChild, Path,
         QkdFailure, SaId, Transmit,
     },
-    sa::{Cx, Ghost, Ids, Sa, SpiChange, lose_unclaimed, window::RequestDigest},
-    status::SaStatus,
+    sa::{Cx, Ghost, Ids, ProvenIdentity, Sa, SpiChange, lose_unclaimed, window::RequestDigest},
+    status::{Census, SaStatus},
     time::Instant,
     wire::{Notify, NotifyType},
 };
@@ -45,6 +49,7 @@ pub struct Endpoint {
     cookies: CookieJar,
     cookies_until: Instant,
     unprotected: Limiter,
+    counters: Counters,
     now: Instant,
 }
 
@@ -69,6 +74,7 @@ impl Endpoint {
             cookies,
             cookies_until: Instant::ZERO,
             unprotected: Limiter::default(),
+            counters: Counters::default(),
             now: Instant::ZERO,
         }
     }
@@ -153,6 +159,12 @@ impl Endpoint {
         self.with(sa, |sa, cx| sa.send_eap(cx, packet));
     }
 
+    /// Responder in mode `plain`: consent to [`Event::PeerAuthenticated`].
+    pub fn grant(&mut self, now: Instant, sa: SaId, grant: Grant) {
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.grant(cx, grant));
+    }
+
     /// Authenticator: ends EAP well.
     pub fn eap_success(&mut self, now: Instant, sa: SaId, success: EapSuccess) {
         self.advance(now);
@@ -165,7 +177,8 @@ impl Endpoint {
         self.with(sa, |sa, cx| sa.eap_failure(cx, packet));
     }
 
-    /// Authenticator: answers with error notifies (CONGESTION, ...) in place of an EAP packet, and closes the SA.
+    /// Responder: answers with error notifies (CONGESTION, ...) in place of an EAP packet or of a grant, and closes
+    /// the SA.
     pub fn refuse(&mut self, now: Instant, sa: SaId, notifies: Vec<Notify>) {
         self.advance(now);
         self.with(sa, |sa, cx| sa.refuse(cx, notifies));
@@ -258,9 +271,56 @@ impl Endpoint {
         self.with(sa, Sa::probe);
     }
 
+    /// Initiator: this host has another address, or another route to its peer (RFC 4555 3.5). A request under way is
+    /// sent again from there, and the peer is told next; with the address as it was, it is told all the same.
+    /// Ports stay. [`Event::PathChanged`] comes at once.
+    pub fn roam(&mut self, now: Instant, sa: SaId, local: IpAddr) -> Result<(), CommandError> {
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.roam(cx, local))
+            .unwrap_or(Err(CommandError::UnknownSa))
+    }
+
+    /// Tells the peer notifies the engine has no meaning for, in an INFORMATIONAL exchange of their own; queued behind
+    /// whatever exchange is under way. The answer is [`Event::Informed`] with the same token, unless the IKE SA ends.
+    pub fn inform(
+        &mut self,
+        now: Instant,
+        sa: SaId,
+        token: u64,
+        notifies: Vec<Notify>,
+    ) -> Result<(), CommandError> {
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.inform(cx, token, notifies))
+            .unwrap_or(Err(CommandError::UnknownSa))
+    }
+
     /// All IKE SAs, oldest first.
     pub fn sas(&self) -> impl Iterator<Item = SaStatus> {
         self.sas.values().map(|sa| sa.status())
+    }
+
+    /// How many IKE SAs and Child SAs there are, without a look at each from outside.
+    pub fn census(&self) -> Census {
+        let mut census = Census::default();
+        for sa in self.sas.values() {
+            sa.count(&mut census);
+        }
+        census
+    }
+
+    /// QKD keys in IKE SAs that have no fate yet.
+    pub fn keys_held(&self) -> usize {
+        self.sas.values().map(|sa| sa.keys_held()).sum()
+    }
+
+    /// The key mode of an IKE SA, while there is one of that number.
+    pub fn mode(&self, sa: SaId) -> Option<Mode> {
+        self.sas.get(&sa).map(|sa| sa.mode())
+    }
+
+    /// What happened here so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// IKE SAs of the responder that have not reached their final IKE_AUTH.
@@ -281,6 +341,7 @@ impl Endpoint {
             transmits: &mut self.transmits,
             events: &mut self.events,
             ids: &mut self.ids,
+            counters: &mut self.counters,
         }
     }
 
@@ -303,13 +364,31 @@ impl Endpoint {
             transmits: &mut self.transmits,
             events: &mut self.events,
             ids: &mut self.ids,
+            counters: &mut self.counters,
         };
         let result = act(sa, &mut cx);
         if before && !sa.is_half_open() {
             self.half_open = self.half_open.saturating_sub(1);
         }
+        let contact = sa.take_contact();
         self.settle(id);
+        if let Some(identity) = contact {
+            self.end_older(id, &identity);
+        }
         Some(result)
+    }
+
+    /// Ends the IKE SAs that a peer had before this one.
+    fn end_older(&mut self, new: SaId, identity: &ProvenIdentity) {
+        let older: Vec<SaId> = self
+            .sas
+            .iter()
+            .filter(|(id, sa)| **id < new && sa.has_proven(identity))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in older {
+            self.with(id, Sa::forsaken);
+        }
     }
 
     /// Turns a closed SA into its ghost, and arms the timer of a living one.
@@ -350,6 +429,7 @@ impl Endpoint {
             transmits: &mut self.transmits,
             events: &mut self.events,
             ids: &mut self.ids,
+            counters: &mut self.counters,
         };
         let over = act(ghost, &mut cx);
         let next = ghost.next_timeout();

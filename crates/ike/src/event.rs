@@ -29,6 +29,11 @@ macro_rules! number {
             pub const fn number(self) -> u64 {
                 self.0
             }
+
+            /// The identifier of this number: for tests of daemons, which have no endpoint to ask.
+            pub const fn from_number(number: u64) -> Self {
+                Self(number)
+            }
         }
 
         impl fmt::Display for $name {
@@ -147,6 +152,8 @@ pub enum KeyPurpose {
     EspIntegrityDown,
     /// `K_auth`.
     Authentication,
+    /// Preshared key beside a key exchange: mode `hybrid`.
+    Ppk,
 }
 
 /// Everything a data plane needs for a Child SA.
@@ -234,6 +241,36 @@ pub enum CloseReason {
     Unsendable,
     /// Too many cookie requests or EAP rounds.
     TooManyRounds,
+    /// The peer, authenticated on a newer IKE SA, says that it has no other (INITIAL_CONTACT).
+    InitialContact,
+    /// Responder: the initiator allows no NAT (RFC 4555 3.9), and there is one.
+    UnexpectedNat,
+}
+
+impl CloseReason {
+    /// One word for metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::PeerDeleted => "peer_deleted",
+            Self::PeerDead => "peer_dead",
+            Self::HalfOpenExpired => "half_open_expired",
+            Self::LocalTimeout => "local_timeout",
+            Self::Qkd(_) => "no_keys",
+            Self::PeerQkdUnavailable(_) => "peer_no_keys",
+            Self::Refused(_) => "refused",
+            Self::AuthenticationFailed => "authentication_failed",
+            Self::AuthenticationRefused => "authentication_refused",
+            Self::EapFailure => "eap_failure",
+            Self::Syntax(_) => "syntax",
+            Self::NoProposalChosen => "no_proposal_chosen",
+            Self::InstallFailed => "install_failed",
+            Self::Unsendable => "unsendable",
+            Self::TooManyRounds => "too_many_rounds",
+            Self::InitialContact => "initial_contact",
+            Self::UnexpectedNat => "unexpected_nat",
+        }
+    }
 }
 
 impl fmt::Display for CloseReason {
@@ -264,6 +301,8 @@ impl fmt::Display for CloseReason {
             Self::InstallFailed => f.write_str("the data plane refused the signalling SA"),
             Self::Unsendable => f.write_str("a message could not be written"),
             Self::TooManyRounds => f.write_str("too many rounds"),
+            Self::InitialContact => f.write_str("replaced by the peer's initial contact"),
+            Self::UnexpectedNat => f.write_str("there is a NAT, which the peer does not allow"),
         }
     }
 }
@@ -300,6 +339,14 @@ pub enum Event {
         /// What.
         wanted: KeysWanted,
     },
+    /// IKE_SA_INIT is done at this end: the IKE SA has its keys. With a key exchange this is the first that a
+    /// responder hears of it.
+    Keyed {
+        /// The IKE SA.
+        sa: SaId,
+        /// The mode of its keys. In a responder `psk` may yet become `cert`.
+        mode: Mode,
+    },
     /// Responder: the first IKE_AUTH is accepted; answer with [`Endpoint::send_eap`](crate::Endpoint::send_eap) (5G-Start).
     EapBegin {
         /// The IKE SA.
@@ -309,6 +356,20 @@ pub enum Event {
         /// IDi. Not authenticated, never to be taken for a subscription.
         peer_id: Identification,
         /// The attributes of CFG_REQUEST, if it came here.
+        configuration: Vec<CfgAttribute>,
+        /// Whether the peer is treated as N3IWUE ([`PeerProfile`](crate::PeerProfile)).
+        legacy: bool,
+    },
+    /// Responder in mode `plain`: the initiator has proven its identity; answer with
+    /// [`Endpoint::grant`](crate::Endpoint::grant) or [`Endpoint::refuse`](crate::Endpoint::refuse).
+    PeerAuthenticated {
+        /// The IKE SA.
+        sa: SaId,
+        /// Where the peer is.
+        path: Path,
+        /// IDi.
+        peer_id: Identification,
+        /// The attributes of CFG_REQUEST.
         configuration: Vec<CfgAttribute>,
     },
     /// An EAP packet arrived. Authenticator: a response, answer with `send_eap`, `eap_success` or `eap_failure`.
@@ -337,7 +398,7 @@ pub enum Event {
         /// Both directions; boxed because of its size.
         child: Box<ChildSa>,
     },
-    /// Both AUTH payloads after EAP are good. Exactly once per IKE SA.
+    /// All AUTH payloads are good. Exactly once per IKE SA.
     /// The signalling Child SA's [`Event::ChildUp`] or [`Event::ChildFailed`] follows directly.
     Established {
         /// The IKE SA.
@@ -359,6 +420,22 @@ pub enum Event {
         ts_remote: Vec<TrafficSelector>,
         /// The notifies of the request the engine has no meaning for.
         notifies: Vec<Notify>,
+    },
+    /// The peer said this in an INFORMATIONAL request, which is answered: the notifies the engine has no meaning for.
+    Told {
+        /// The IKE SA.
+        sa: SaId,
+        /// At least one.
+        notifies: Vec<Notify>,
+    },
+    /// The peer answered [`Endpoint::inform`](crate::Endpoint::inform).
+    Informed {
+        /// The IKE SA.
+        sa: SaId,
+        /// As given there.
+        token: u64,
+        /// The error notify in the answer, if there is one.
+        refusal: Option<NotifyType>,
     },
     /// A Child SA is installed here and agreed with the peer.
     ChildUp {
@@ -399,6 +476,8 @@ pub enum Event {
         spi_i: u64,
         /// The new responder's SPI.
         spi_r: u64,
+        /// QKD keys of what was replaced, which protect nothing any more.
+        replaced: Vec<KeyId>,
     },
     /// A rekey of the IKE SA failed; it goes on, and the rekey is tried again if it was due by lifetime.
     IkeRekeyFailed {
@@ -441,12 +520,26 @@ pub enum Event {
         /// What became of it.
         fate: Fate,
     },
-    /// The peer moved (NAT rebinding): later datagrams go to the new path, and so should ESP.
+    /// One end moved: this one by [`Endpoint::roam`](crate::Endpoint::roam), the peer by MOBIKE or, without it, with its
+    /// NAT's mapping. Datagrams take the new path, and so should ESP of all Child SAs. It may come twice for one move:
+    /// whether there is a NAT on the new path is known with the peer's answer.
     PathChanged {
         /// The IKE SA.
         sa: SaId,
         /// The new path.
         path: Path,
+        /// Whether ESP travels in UDP there.
+        udp_encap: bool,
+    },
+    /// Initiator: the peer does not take the address of [`Endpoint::roam`](crate::Endpoint::roam), and goes on with the
+    /// one before. Nothing was undone here.
+    MoveRefused {
+        /// The IKE SA.
+        sa: SaId,
+        /// The path the peer does not take.
+        path: Path,
+        /// UNACCEPTABLE_ADDRESSES, UNEXPECTED_NAT_DETECTED or another error.
+        notify: NotifyType,
     },
     /// Initiator with [`QkdPolicy::Prefer`](crate::QkdPolicy::Prefer): the modes tried so far failed, and a fresh
     /// IKE_SA_INIT offers the others.
@@ -491,6 +584,19 @@ impl fmt::Debug for EapSuccess {
     }
 }
 
+/// What an authenticated peer is given: the rest of the last IKE_AUTH response.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Grant {
+    /// Attributes of CFG_REPLY; none: no CP payload.
+    pub configuration: Vec<CfgAttribute>,
+    /// Our side of the first Child SA's traffic, narrowed to what the peer offered.
+    pub ts_local: Vec<TrafficSelector>,
+    /// The peer's side.
+    pub ts_remote: Vec<TrafficSelector>,
+    /// Notifies of the response.
+    pub notifies: Vec<Notify>,
+}
+
 /// A Child SA this side wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewChild {
@@ -524,6 +630,9 @@ pub enum CommandError {
     /// Not in this mode or profile.
     #[error("not in this key mode")]
     NotInThisMode,
+    /// One of both ends has no MOBIKE.
+    #[error("no MOBIKE with this peer")]
+    NoMobike,
     /// There is no such Child SA, or it is in another state.
     #[error("no such Child SA")]
     UnknownChild,

@@ -14,8 +14,12 @@
 //! | `create_child` | CREATE_CHILD_SA | `ChildRequested`, `answer_child` |
 //! | `InstallChild`, `child_installed`, `ChildUp` | its response | `InstallChild`, `child_installed`, `ChildUp` |
 //!
-//! In modes `psk` and `cert` ([`Mode`]) no keys are asked for: IKE_SA_INIT holds a key exchange. Which mode it is to be
-//! is settled by [`Offer`], [`Acceptance`] and [`QkdPolicy`]; [`SaStatus::mode`] tells the result.
+//! In mode `hybrid` the same calls ask for one key, beside a key exchange. In modes `psk` and `cert` ([`Mode`]) no keys
+//! are asked for: IKE_SA_INIT holds a key exchange. Which mode it is to be is settled by [`Offer`], [`Acceptance`] and
+//! [`QkdPolicy`]; [`SaStatus::mode`] tells the result.
+//!
+//! Mode `plain` (IKE_AUTH without EAP) is for other peers than UE and N3IWF: `PeerAuthenticated` and `grant` take the
+//! place of the EAP events. An endpoint has it only where its configuration names it.
 //!
 //! A rekey ([`Lifetimes`], [`Endpoint::rekey_child`], [`Endpoint::rekey_ike`], or the peer's) of a Child SA is an
 //! `InstallChild` with [`ChildSa::replaces`] set, `ChildUp`, `ChildSwitched`, and `ChildDown` of the old one, on both
@@ -29,8 +33,10 @@ pub mod crypto;
 pub mod wire;
 
 mod config;
+mod counters;
 mod endpoint;
 mod event;
+mod fragmentation;
 mod key_log;
 mod sa;
 mod status;
@@ -38,14 +44,16 @@ mod time;
 
 pub use config::{
     Acceptance, CertificateUse, CookiePolicy, EndpointConfig, InitiatorConfig, Lifetime, Lifetimes,
-    Mode, Offer, PaperResponder, PeerCertificate, Profile, QkdPolicy, ResponderConfig, Timing,
-    Trust,
+    Mobike, Mode, Offer, PaperResponder, PeerCertificate, PeerProfile, PpkUse, Profile, QkdPolicy,
+    ResponderConfig, Timing, Trust,
 };
+pub use counters::{Counters, Messages};
 pub use endpoint::Endpoint;
 pub use event::{
     ChildAnswer, ChildFailure, ChildId, ChildSa, CloseReason, CommandError, EapSuccess, Event,
-    Fate, KeyPurpose, KeyRequestId, KeysWanted, NewChild, Path, QkdFailure, SaId, Transmit,
+    Fate, Grant, KeyPurpose, KeyRequestId, KeysWanted, NewChild, Path, QkdFailure, SaId, Transmit,
 };
+pub use fragmentation::Fragmentation;
 pub use key_log::KeyLog;
-pub use status::{ChildStatus, SaState, SaStatus};
+pub use status::{Census, ChildStatus, SaState, SaStatus};
 pub use time::Instant;

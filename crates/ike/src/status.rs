@@ -1,10 +1,12 @@
 //! What an endpoint tells about its SAs when asked.
 
+use std::{collections::HashMap, net::IpAddr};
+
 use keys::{KeyId, SaeId};
 
 use crate::{
     config::Mode,
-    crypto::{EspSuite, IkeSuite},
+    crypto::{EspSuite, IkeSuite, KeyExchange},
     event::{ChildId, Path, SaId},
     time::Instant,
     wire::{Identification, TrafficSelector},
@@ -19,6 +21,17 @@ pub enum SaState {
     Established,
     /// A delete is under way.
     Deleting,
+}
+
+/// How many IKE SAs and Child SAs an endpoint has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Census {
+    /// IKE SAs by state and key mode.
+    pub ike_sas: HashMap<(SaState, Mode), usize>,
+    /// Signalling Child SAs that are up.
+    pub signalling: usize,
+    /// User-plane Child SAs that are up.
+    pub user: usize,
 }
 
 /// One IKE SA, for a status table.
@@ -54,6 +67,10 @@ pub struct SaStatus {
     pub nat_local: bool,
     /// Whether the peer is behind a NAT.
     pub nat_remote: bool,
+    /// Whether both ends have MOBIKE.
+    pub mobike: bool,
+    /// Further addresses of the peer (ADDITIONAL_IP4_ADDRESS, ADDITIONAL_IP6_ADDRESS).
+    pub peer_addresses: Vec<IpAddr>,
     /// Keys in the IKE SA itself (with K_auth), in order of use.
     pub key_ids: Vec<KeyId>,
     /// Keys fetched but not used yet (of the first user-plane Child SA).
@@ -75,6 +92,8 @@ pub struct ChildStatus {
     pub spi_out: u32,
     /// Algorithms, once agreed.
     pub suite: Option<EspSuite>,
+    /// The key exchange that its keys come from besides those of the IKE SA.
+    pub key_exchange: Option<KeyExchange>,
     /// Our side of the traffic.
     pub ts_local: Vec<TrafficSelector>,
     /// The peer's side.

@@ -100,6 +100,11 @@ impl SaeId {
             .parse()
     }
 
+    /// `-`: stands where a type wants an SAE ID and no mode has QKD keys. Never sent.
+    pub fn absent() -> Self {
+        Self("-".into())
+    }
+
     /// The identifier as text.
     pub fn as_str(&self) -> &str {
         &self.0

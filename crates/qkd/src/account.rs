@@ -181,6 +181,20 @@ impl Account {
         before - ledger.entries.len()
     }
 
+    /// What these keys protected is gone: those of them that were used leave the listing (the
+    /// counters stay). Returns how many.
+    pub fn release_keys(&self, gone: &[KeyId]) -> usize {
+        let mut ledger = self.lock();
+        let mut released = 0;
+        for id in gone {
+            if matches!(ledger.entries.get(id), Some((_, State::Used { .. }))) {
+                ledger.entries.remove(id);
+                released += 1;
+            }
+        }
+        released
+    }
+
     /// Counters per peer SAE.
     pub fn totals(&self) -> BTreeMap<SaeId, Totals> {
         self.lock().totals.clone()
@@ -296,6 +310,25 @@ mod tests {
         assert_eq!(account.release("7"), 0);
         assert_eq!(account.entries().len(), 1);
         assert_eq!(account.total().used, 1);
+    }
+
+    #[test]
+    fn keys_leave_the_listing_by_number_once_used() {
+        let account = Account::new();
+        for n in 1..=3 {
+            account.fetched(&peer("ue"), id(n)).unwrap();
+        }
+        account.used(&id(1), "Child SA", "7").unwrap();
+        account.used(&id(2), "Child SA", "7").unwrap();
+        assert_eq!(account.release_keys(&[id(1), id(3), id(9)]), 1);
+        assert_eq!(account.release_keys(&[id(1)]), 0);
+        let left: Vec<_> = account
+            .entries()
+            .into_iter()
+            .map(|entry| entry.id)
+            .collect();
+        assert_eq!(left, [id(2), id(3)]);
+        assert_eq!((account.total().used, account.total().held), (2, 1));
     }
 
     #[test]

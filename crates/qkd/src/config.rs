@@ -23,6 +23,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 ///     deadline: 5s
 ///     replication: 3s
 ///     cooldown: 10s
+///     longestCooldown: 2m
 /// ```
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -87,9 +88,12 @@ pub struct RetryConfig {
     /// between KMEs, on which the standard is silent); these rounds do not count as `attempts`.
     #[serde(with = "crate::duration")]
     pub replication: Duration,
-    /// How long a failed endpoint comes after the others.
+    /// How long a failed endpoint comes after the others before it is probed; doubles with each probe that fails.
     #[serde(with = "crate::duration")]
     pub cooldown: Duration,
+    /// Longest wait before a probe.
+    #[serde(with = "crate::duration")]
+    pub longest_cooldown: Duration,
 }
 
 impl Default for RetryConfig {
@@ -101,6 +105,7 @@ impl Default for RetryConfig {
             deadline: Duration::from_secs(5),
             replication: Duration::from_secs(3),
             cooldown: Duration::from_secs(10),
+            longest_cooldown: Duration::from_secs(120),
         }
     }
 }

@@ -12,6 +12,10 @@ use crate::{
     tls,
 };
 
+/// How long a connection is kept that nobody uses. Its buffers hold the last response, keys and all,
+/// until it closes; the pool looks once in this time, so they are gone after twice of it.
+const IDLE: Duration = Duration::from_secs(12);
+
 /// What a request carries.
 pub(crate) enum Payload {
     /// A GET without query.
@@ -64,7 +68,7 @@ impl Http {
             .timeout(config.timeout)
             .tcp_keepalive(Duration::from_secs(30))
             .tcp_nodelay(true)
-            .pool_idle_timeout(Duration::from_secs(90))
+            .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(8)
             .build()
             .map_err(|error| SetupError::Http(chain(&error)))?;

@@ -2,12 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use keys::{KeyId, QkdKey, SaeId};
-use tracing::{debug, warn};
+use serde::Serialize;
+use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -26,6 +27,40 @@ const LIMIT_AGE: Duration = Duration::from_secs(600);
 /// How many peers' limits are remembered.
 const MOST_LIMITS: usize = 4096;
 
+/// One request to a KME and its end, for metrics.
+#[derive(Debug, Clone, Copy)]
+pub struct Observation {
+    /// `status`, `enc_keys`, `dec_keys`.
+    pub operation: &'static str,
+    /// `ok`, or [`QkdError::label`].
+    pub outcome: &'static str,
+    /// From the request to the last octet of the response.
+    pub took: Duration,
+}
+
+/// What the KMS told of the keys it has, in its last status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stock {
+    /// Keys it could deliver (014, `stored_key_count`).
+    pub stored: u64,
+    /// Keys it can store at most (014, `max_key_count`).
+    pub capacity: u64,
+    /// How long ago it said so.
+    pub age: Duration,
+}
+
+/// What is known of the keys in store.
+#[derive(Clone)]
+struct Shelf {
+    /// Keys for whom.
+    slave: SaeId,
+    asked: Duration,
+    /// `stored_key_count`, `max_key_count`, and when.
+    told: Option<(u64, u64, Duration)>,
+}
+
+type Observer = Box<dyn Fn(Observation) + Send + Sync>;
+
 /// The key management system of this site, as one SAE sees it.
 ///
 /// Cheap to clone; clones share connections, health and account. All calls may run at once.
@@ -41,6 +76,8 @@ struct Inner {
     failover: Mutex<Failover>,
     /// `max_key_per_request` by slave SAE, and when it was learnt.
     limits: Mutex<HashMap<SaeId, (usize, Duration)>>,
+    stock: Mutex<Option<Shelf>>,
+    observer: OnceLock<Observer>,
     account: Arc<Account>,
 }
 
@@ -66,13 +103,19 @@ impl Kms {
         let http = Http::new(config)?;
         let endpoints = http.urls().len();
         Ok(Self(Arc::new(Inner {
-            failover: Mutex::new(Failover::new(endpoints, config.retry.cooldown)),
+            failover: Mutex::new(Failover::new(
+                endpoints,
+                config.retry.cooldown,
+                config.retry.longest_cooldown,
+            )),
             http,
             method: config.method,
             retry: config.retry,
             max_keys_per_request: config.max_keys_per_request,
             origin: Instant::now(),
             limits: Mutex::default(),
+            stock: Mutex::default(),
+            observer: OnceLock::new(),
             account: Arc::default(),
         })))
     }
@@ -82,6 +125,7 @@ impl Kms {
     /// # Errors
     /// [`QkdError`] of the last attempt.
     pub async fn status(&self, slave: &SaeId) -> Result<Status, QkdError> {
+        self.probe(slave);
         let started = self.0.now();
         let status = self
             .0
@@ -119,7 +163,13 @@ impl Kms {
         if size_bits == 0 || !size_bits.is_multiple_of(8) {
             return Err(QkdError::Request("key size: a positive multiple of 8 bits"));
         }
+        self.probe(slave);
         let started = self.0.now();
+        self.0.stock().get_or_insert_with(|| Shelf {
+            slave: slave.clone(),
+            asked: Duration::ZERO,
+            told: None,
+        });
         let limit = self.limit(slave, number).await?;
         let mut harvest = Harvest::new(&self.0.account, slave);
         while harvest.keys.len() < number {
@@ -161,6 +211,7 @@ impl Kms {
         if ids.iter().collect::<HashSet<_>>().len() != ids.len() {
             return Err(QkdError::Request("the same key ID twice"));
         }
+        self.probe(master);
         let started = self.0.now();
         let limit = match (self.0.method, self.0.max_keys_per_request) {
             (Method::Get, _) => 1,
@@ -196,7 +247,52 @@ impl Kms {
 
     /// The endpoints in order of configuration and how they fare.
     pub fn health(&self) -> Vec<EndpointHealth> {
-        self.0.failover().health(self.0.http.urls())
+        let now = self.0.now();
+        self.0.failover().health(now, self.0.http.urls())
+    }
+
+    /// Tells `observer` of every request from now on; only the first observer counts.
+    pub fn observe(&self, observer: impl Fn(Observation) + Send + Sync + 'static) {
+        drop(self.0.observer.set(Box::new(observer)));
+    }
+
+    /// What the last status said of the keys in store, if there was one.
+    pub fn stock(&self) -> Option<Stock> {
+        let (stored, capacity, at) = self.0.stock().as_ref()?.told?;
+        Some(Stock {
+            stored,
+            capacity,
+            age: self.0.now().saturating_sub(at),
+        })
+    }
+
+    /// Asks for a status again unless that was done within `age`. Nothing is asked before the
+    /// first `enc_keys`: until then there is no peer to ask about.
+    pub async fn refresh_stock(&self, age: Duration) {
+        let now = self.0.now();
+        let slave = match &mut *self.0.stock() {
+            Some(shelf) if now.saturating_sub(shelf.asked) >= age => {
+                // Whoever comes meanwhile does not ask the KME as well.
+                shelf.asked = now;
+                shelf.slave.clone()
+            }
+            _ => return,
+        };
+        if let Err(error) = self.status(&slave).await {
+            debug!(%error, "no status from the KMS");
+            if let Some(shelf) = &mut *self.0.stock() {
+                shelf.told = None;
+            }
+        }
+    }
+
+    /// Asks an endpoint that failed for a status if its time has come; nobody waits for it.
+    fn probe(&self, peer: &SaeId) {
+        let due = self.0.failover().probe(self.0.now());
+        if let Some(endpoint) = due {
+            let (inner, peer) = (Arc::clone(&self.0), peer.clone());
+            tokio::spawn(async move { inner.probe(endpoint, &peer).await });
+        }
     }
 
     /// How many of `number` keys one request may ask for.
@@ -235,6 +331,10 @@ impl Inner {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn stock(&self) -> MutexGuard<'_, Option<Shelf>> {
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn known_limit(&self, slave: &SaeId) -> Option<usize> {
         let now = self.now();
         self.limits()
@@ -245,11 +345,48 @@ impl Inner {
 
     fn learn_limit(&self, slave: &SaeId, status: &Status) {
         let now = self.now();
+        *self.stock() = Some(Shelf {
+            slave: slave.clone(),
+            asked: now,
+            told: Some((status.stored_key_count, status.max_key_count, now)),
+        });
         let mut limits = self.limits();
         if limits.len() >= MOST_LIMITS {
             limits.clear();
         }
         limits.insert(slave.clone(), (limit_of(status), now));
+    }
+
+    /// Whether an endpoint works again: a status costs no key.
+    async fn probe(&self, endpoint: usize, peer: &SaeId) {
+        let begun = Instant::now();
+        let sent = self
+            .http
+            .send(endpoint, Operation::Status, peer, &Payload::None);
+        let answer = sent.await.map_err(|failure| failure.error);
+        let result = answer.and_then(|body| Ok(codec::parse_status(&body)?));
+        self.observed(Operation::Status, result.as_ref().err(), begun.elapsed());
+        let url = self.http.urls().nth(endpoint).unwrap_or_default();
+        match result {
+            Err(error) if Verdict::of(&error).blames_endpoint() => {
+                debug!(%url, %error, "KMS endpoint still fails");
+                self.failover().failed(self.now(), endpoint, &error);
+            }
+            _ => {
+                info!(%url, "KMS endpoint works again");
+                self.failover().succeeded(endpoint);
+            }
+        }
+    }
+
+    fn observed(&self, operation: Operation, error: Option<&QkdError>, took: Duration) {
+        if let Some(observer) = self.observer.get() {
+            observer(Observation {
+                operation: operation.name(),
+                outcome: error.map_or("ok", QkdError::label),
+                took,
+            });
+        }
     }
 
     /// Sends one request as often and to as many endpoints as the policy allows.
@@ -262,7 +399,7 @@ impl Inner {
         payload: &Payload,
         parse: impl Fn(&Zeroizing<Vec<u8>>) -> Result<T, Malformed>,
     ) -> Result<T, QkdError> {
-        let order = self.failover().order(self.now());
+        let order = self.failover().order();
         let mut attempts = Attempts::new(self.retry, started, order, getrandom::u64().unwrap_or(0));
         let mut reported: Option<QkdError> = None;
         loop {
@@ -281,13 +418,17 @@ impl Inner {
                 peer,
                 number,
             };
+            let begun = Instant::now();
             let sent = self.http.send(endpoint, operation, peer, payload).await;
+            let took = begun.elapsed();
             let result = sent.and_then(|body| {
                 parse(&body).map_err(|error| Failure {
                     error: error.into(),
                     uncertain: true,
                 })
             });
+            let error = result.as_ref().err().map(|failure| &failure.error);
+            self.observed(operation, error, took);
             let Failure { error, uncertain } = match result {
                 Ok(value) => {
                     pending.settled();

@@ -34,4 +34,4 @@ pub use codec::Status;
 pub use config::{KmsConfig, Method, RetryConfig};
 pub use error::{Malformed, QkdError, Reason, SetupError};
 pub use keys::{KeyId, QkdKey, SaeId, Secret};
-pub use kms::Kms;
+pub use kms::{Kms, Observation, Stock};

@@ -58,46 +58,68 @@ pub struct EndpointHealth {
     pub healthy: bool,
     /// Failures since the last success.
     pub failures: u32,
+    /// While unhealthy: milliseconds until it is probed; 0 while that is under way, or due with the next request.
+    pub probe_in_ms: Option<u64>,
     /// The last failure in words, while unhealthy.
     pub error: Option<String>,
 }
 
-/// How the endpoints fare, across operations.
+/// How the endpoints fare, across operations: a circuit breaker for each.
+///
+/// An endpoint that failed comes after those that work, whatever the order of the configuration, until a probe
+/// (a request that nobody waits for) ended well. The wait before a probe doubles with each that failed. Where no
+/// endpoint works, all are tried.
 #[derive(Debug)]
 pub struct Failover {
     cooldown: Duration,
+    longest: Duration,
     endpoints: Vec<Fare>,
 }
 
 #[derive(Debug, Default, Clone)]
 struct Fare {
     failures: u32,
-    /// Until when the others come first.
-    cooling: Option<Duration>,
+    /// When it is to be probed.
+    probe_at: Duration,
+    /// Probes that failed, and the failure before them.
+    trips: u32,
+    probing: bool,
     error: Option<String>,
 }
 
 impl Failover {
-    /// All of `endpoints` healthy.
-    pub fn new(endpoints: usize, cooldown: Duration) -> Self {
+    /// All of `endpoints` healthy. A failed one is probed after `cooldown`, later after twice as long and so on up to
+    /// `longest`.
+    pub fn new(endpoints: usize, cooldown: Duration, longest: Duration) -> Self {
         Self {
             cooldown,
+            longest: longest.max(cooldown),
             endpoints: vec![Fare::default(); endpoints],
         }
     }
 
-    /// All endpoints, best first: those not cooling down in order of configuration, then those
-    /// that are, the one closest to its end first.
-    pub fn order(&self, now: Duration) -> Vec<usize> {
+    /// All endpoints, best first: healthy ones in order of configuration, then the others, the one closest to its
+    /// probe first.
+    pub fn order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.endpoints.len()).collect();
         order.sort_by_key(|endpoint| {
-            self.endpoints
-                .get(*endpoint)
-                .and_then(|fare| fare.cooling)
-                .filter(|until| *until > now)
-                .unwrap_or(Duration::ZERO)
+            let fare = self.endpoints.get(*endpoint);
+            fare.filter(|fare| fare.failures > 0)
+                .map(|fare| fare.probe_at)
         });
         order
+    }
+
+    /// An endpoint whose time for a probe has come; one probe at a time. To be answered with
+    /// [`Failover::succeeded`] or [`Failover::failed`]. `None` for a lone endpoint: every request is its probe.
+    pub fn probe(&mut self, now: Duration) -> Option<usize> {
+        if self.endpoints.len() < 2 {
+            return None;
+        }
+        let due = |fare: &Fare| fare.failures > 0 && !fare.probing && fare.probe_at <= now;
+        let endpoint = self.endpoints.iter().position(due)?;
+        self.endpoints.get_mut(endpoint)?.probing = true;
+        Some(endpoint)
     }
 
     /// A request to `endpoint` was answered as it should be.
@@ -109,20 +131,36 @@ impl Failover {
 
     /// A request to `endpoint` failed through the endpoint's fault.
     pub fn failed(&mut self, now: Duration, endpoint: usize, error: &QkdError) {
+        let (cooldown, longest) = (self.cooldown, self.longest);
         if let Some(fare) = self.endpoints.get_mut(endpoint) {
+            // Many requests that fail together are one failure of the endpoint.
+            if fare.failures == 0 || now >= fare.probe_at {
+                let factor = 1u32.checked_shl(fare.trips).unwrap_or(u32::MAX);
+                fare.probe_at = now.saturating_add(cooldown.saturating_mul(factor).min(longest));
+                fare.trips = fare.trips.saturating_add(1).min(31);
+            }
             fare.failures = fare.failures.saturating_add(1);
-            fare.cooling = Some(now.saturating_add(self.cooldown));
+            fare.probing = false;
             fare.error = Some(error.to_string());
         }
     }
 
     /// The state of all endpoints, given their URLs in order of configuration.
-    pub fn health<'a>(&self, urls: impl Iterator<Item = &'a str>) -> Vec<EndpointHealth> {
+    pub fn health<'a>(
+        &self,
+        now: Duration,
+        urls: impl Iterator<Item = &'a str>,
+    ) -> Vec<EndpointHealth> {
+        let wait = |fare: &Fare| {
+            let wait = fare.probe_at.saturating_sub(now).as_millis();
+            u64::try_from(wait).unwrap_or(u64::MAX)
+        };
         urls.zip(&self.endpoints)
             .map(|(url, fare)| EndpointHealth {
                 url: url.to_owned(),
                 healthy: fare.failures == 0,
                 failures: fare.failures,
+                probe_in_ms: (fare.failures > 0).then(|| wait(fare)),
                 error: fare.error.clone(),
             })
             .collect()
@@ -286,6 +324,7 @@ mod tests {
             deadline: 2000 * MS,
             replication: 1500 * MS,
             cooldown: 1000 * MS,
+            longest_cooldown: 4000 * MS,
         }
     }
 
@@ -356,21 +395,66 @@ mod tests {
     }
 
     #[test]
-    fn failed_endpoints_come_last_until_they_cooled_down() {
-        let mut failover = Failover::new(3, 1000 * MS);
-        assert_eq!(failover.order(Duration::ZERO), [0, 1, 2]);
+    fn failed_endpoints_come_last_until_a_probe_ended_well() {
+        let mut failover = Failover::new(3, 1000 * MS, 3000 * MS);
+        assert_eq!(failover.order(), [0, 1, 2]);
         failover.failed(100 * MS, 0, &QkdError::Timeout);
         failover.failed(50 * MS, 1, &QkdError::Timeout);
-        assert_eq!(failover.order(200 * MS), [2, 1, 0]);
-        assert_eq!(failover.order(1060 * MS), [1, 2, 0]);
-        assert_eq!(failover.order(1200 * MS), [0, 1, 2]);
-        failover.failed(1300 * MS, 0, &QkdError::Timeout);
-        let health = failover.health(["a", "b", "c"].into_iter());
-        assert_eq!((health[0].healthy, health[0].failures), (false, 2));
-        assert!(health[0].error.is_some());
+        assert_eq!(failover.order(), [2, 1, 0]);
+        assert_eq!(failover.probe(1000 * MS), None, "too early");
+        assert_eq!(failover.probe(1060 * MS), Some(1));
+        assert_eq!(failover.probe(1070 * MS), None, "one at a time");
+        assert_eq!(
+            failover.order(),
+            [2, 1, 0],
+            "nobody waits for what may fail"
+        );
+        assert_eq!(failover.probe(1200 * MS), Some(0));
         failover.succeeded(0);
-        assert_eq!(failover.order(1400 * MS), [0, 1, 2]);
-        assert!(failover.health(["a", "b", "c"].into_iter())[0].healthy);
+        assert_eq!(failover.order(), [0, 2, 1], "the first is preferred again");
+        failover.failed(1300 * MS, 1, &QkdError::Timeout);
+        let health = failover.health(1400 * MS, ["a", "b", "c"].into_iter());
+        assert!(health[0].healthy && health[2].healthy);
+        assert_eq!((health[1].healthy, health[1].failures), (false, 2));
+        assert_eq!(health[1].probe_in_ms, Some(1900), "twice as long");
+        assert!(health[1].error.is_some() && health[0].error.is_none());
+    }
+
+    #[test]
+    fn probes_become_rare_and_a_success_forgets_all() {
+        let mut failover = Failover::new(2, 1000 * MS, 5000 * MS);
+        let mut now = Duration::ZERO;
+        let mut waits = Vec::new();
+        failover.failed(now, 0, &QkdError::Timeout);
+        for _ in 0..5 {
+            let from = now;
+            while failover.probe(now).is_none() {
+                now += 10 * MS;
+            }
+            waits.push((now - from).as_millis());
+            failover.failed(now, 0, &QkdError::Timeout);
+        }
+        assert_eq!(waits, [1000, 2000, 4000, 5000, 5000]);
+        failover.succeeded(0);
+        failover.failed(now, 0, &QkdError::Timeout);
+        assert_eq!(failover.probe(now + 1000 * MS), Some(0));
+    }
+
+    #[test]
+    fn requests_that_fail_together_count_once_for_the_wait() {
+        let mut failover = Failover::new(2, 1000 * MS, 60_000 * MS);
+        for n in 0..20 {
+            failover.failed(n * MS, 0, &QkdError::Timeout);
+        }
+        assert_eq!(failover.probe(1000 * MS), Some(0));
+    }
+
+    #[test]
+    fn a_lone_endpoint_needs_no_probe() {
+        let mut failover = Failover::new(1, 1000 * MS, 1000 * MS);
+        failover.failed(Duration::ZERO, 0, &QkdError::Timeout);
+        assert_eq!(failover.probe(5000 * MS), None);
+        assert_eq!(failover.order(), [0]);
     }
 
     proptest! {
@@ -394,6 +478,7 @@ mod tests {
                 deadline: MS * u32::try_from(deadline).unwrap(),
                 replication: MS * u32::try_from(replication).unwrap(),
                 cooldown: MS,
+                longest_cooldown: MS,
             };
             let mut cycle = verdicts.iter().cycle();
             let mut dead = Vec::new();

@@ -1,14 +1,17 @@
 //! GTP-U (TS 29.281) to GRE (TS 24.502, 9.3.3).
 
 use aya_ebpf::programs::TcContext;
-use ebpf_common::relay::Reason;
+use ebpf_common::relay::{Reason, flow_place};
 
 use super::{
-    DOWNLINKS, META, Verdict, count,
+    DOWNLINK_FLOWS, META, Verdict, count, counter,
     header::{self, GRE, IPPROTO_GRE, IPV4, Place, UDP, write_ipv4},
-    mss, redirect_neigh, redirect_xfrm,
+    mss, rate, redirect_neigh, redirect_xfrm, session,
 };
-use crate::{buffer, packet::IPPROTO_UDP};
+use crate::{
+    buffer::{self, coarse_time},
+    packet::IPPROTO_UDP,
+};
 
 /// The mandatory part of a GTP-U header.
 const GTP_U: u32 = 8;
@@ -26,13 +29,13 @@ const PACKET_HOST: u32 = 0;
 
 #[inline(always)]
 pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
-    let malformed = || Verdict::Pass(Reason::Malformed);
+    let malformed = || Verdict::pass(Reason::Malformed);
     // SAFETY: the context is valid while the program runs; the verifier checks each access.
     let (kind, vlan) = unsafe { ((*ctx.skb.skb).pkt_type, (*ctx.skb.skb).vlan_present) };
     if kind != PACKET_HOST || vlan != 0 {
-        return Err(Verdict::Pass(Reason::Other));
+        return Err(Verdict::pass(Reason::Other));
     }
-    let meta = META.get(0).ok_or(Verdict::Pass(Reason::Other))?;
+    let meta = META.get(0).ok_or(Verdict::pass(Reason::Other))?;
     let (header, Place { link, total }) = header::find(ctx, IPPROTO_UDP, meta.n3_address)?;
     if total < IPV4 + UDP + GTP_U {
         return Err(malformed());
@@ -40,7 +43,7 @@ pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
     let headers: [u8; (IPV4 + UDP + GTP_U) as usize] =
         header::headers(ctx, link, &header).ok_or_else(malformed)?;
     if u16::from_be_bytes([headers[22], headers[23]]) != PORT {
-        return Err(Verdict::Pass(Reason::Other));
+        return Err(Verdict::pass(Reason::Other));
     }
     let udp = u32::from(u16::from_be_bytes([headers[24], headers[25]]));
     let gtp = u32::from(u16::from_be_bytes([headers[30], headers[31]]));
@@ -53,31 +56,42 @@ pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
         return Err(malformed());
     }
     if headers[29] != G_PDU {
-        return Err(Verdict::Pass(Reason::Signalling));
+        return Err(Verdict::pass(Reason::Signalling));
     }
     let teid = [headers[32], headers[33], headers[34], headers[35]];
-    // SAFETY: user space replaces values as a whole, and does not reuse a place before all programs
-    // that saw its old value have ended.
-    let session = unsafe { DOWNLINKS.get(&teid) }.ok_or(Verdict::Pass(Reason::NoSession))?;
+    let session = session::downlink(teid, meta.mask).ok_or(Verdict::pass(Reason::NoSession))?;
     if [headers[12], headers[13], headers[14], headers[15]] != session.upf {
-        return Err(Verdict::Pass(Reason::WrongAddress));
+        return Err(Verdict::pass(Reason::WrongAddress).of(session.session));
     }
     let (optional, flow) = optional(ctx, link + IPV4 + UDP + GTP_U, flags, gtp)?;
     let flow = flow.unwrap_or(session.default_qfi as u8 & 0x3f);
     if (session.qfis >> (flow & 0x3f)) & 1 == 0 {
-        return Err(Verdict::Pass(Reason::QfiNotAllowed));
+        return Err(Verdict::pass(Reason::QfiNotAllowed).of(session.session));
     }
     let old = IPV4 + UDP + GTP_U + optional;
     let pdu = gtp - optional;
     if pdu < MIN_PDU {
-        return Err(Verdict::Pass(Reason::TooShort));
+        return Err(Verdict::pass(Reason::TooShort));
     }
     if pdu > meta.downlink_max {
-        return Err(Verdict::Pass(Reason::TooBig));
+        return Err(Verdict::pass(Reason::TooBig).of(session.session));
     }
+    let now = coarse_time();
+    if !rate::admit(
+        &session.rates,
+        |rate| unsafe { &raw mut (*rate).downlink },
+        pdu,
+        now,
+    ) {
+        return Err(Verdict::drop(Reason::Rate).of(session.session));
+    }
+    let place = session.flows + flow_place(session.qfis, (flow & 0x3f).into());
+    let counter = counter(&DOWNLINK_FLOWS, place);
+    let head = header::Head::read(ctx, link + old, pdu);
     let mut new = [0u8; NEW as usize];
     write_ipv4(
         &mut new,
+        head.tos(session.dscp, header[1]),
         (pdu + NEW) as u16,
         IPPROTO_GRE,
         meta.up_address,
@@ -88,36 +102,31 @@ pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
     // RQI is 0x40 of the container's octet and 0x80 of the key's last one.
     [new[24], new[27]] = [flow & 0x3f, (flow & 0x40) << 1];
 
-    let (ifindex, index, wants_link) = (session.ifindex, session.index, session.link_header);
     // All of the old headers go before the new ones come: the kernel then forgets a UDP checksum
     // that a virtual device left for later, whose place is gone.
     if !buffer::adjust_room(ctx, -(old as i32)) {
-        return Err(Verdict::Pass(Reason::Failed));
+        return Err(Verdict::pass(Reason::Failed));
     }
     if !buffer::adjust_room(ctx, NEW as i32) || !buffer::store(ctx, link, &new) {
-        return Err(Verdict::Drop(Reason::Failed));
+        return Err(Verdict::drop(Reason::Failed));
     }
     if meta.mss != 0 {
-        mss::clamp(ctx, link + NEW, pdu, meta.mss);
+        mss::clamp(ctx, &head, link + NEW, pdu, meta.mss);
     }
-    let action = if wants_link == 0 {
-        redirect_xfrm(ifindex)
+    let action = if session.link_header == 0 {
+        redirect_xfrm(session.ifindex)
     } else {
-        redirect_neigh(ctx, ifindex, link)?
+        redirect_neigh(ctx, session.ifindex, link)?
     };
-    count(
-        index,
-        |counters| unsafe { &raw mut (*counters).downlink },
-        pdu,
-    );
+    count(counter, pdu, now);
     Ok(action)
 }
 
 /// Octets of the optional part at `at`, and RQI and QFI of a PDU Session Container in it.
 #[inline(always)]
 fn optional(ctx: &TcContext, at: u32, flags: u8, gtp: u32) -> Result<(u32, Option<u8>), Verdict> {
-    let malformed = || Verdict::Pass(Reason::Malformed);
-    let extension = || Verdict::Pass(Reason::Extension);
+    let malformed = || Verdict::pass(Reason::Malformed);
+    let extension = || Verdict::pass(Reason::Extension);
     if flags & 7 == 0 {
         return Ok((0, None));
     }

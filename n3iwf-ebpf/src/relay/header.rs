@@ -21,6 +21,36 @@ pub(super) struct Place {
     pub(super) total: u32,
 }
 
+/// Congestion experienced (RFC 3168, section 5).
+const CE: u8 = 3;
+
+/// The first octets of a PDU: what an IP header and the TCP flags of an IPv4 packet take.
+pub(super) struct Head(pub(super) Option<[u8; 34]>);
+
+impl Head {
+    /// PDUs that are shorter than IPv4 and TCP are left unread.
+    #[inline(always)]
+    pub(super) fn read(ctx: &TcContext, at: u32, len: u32) -> Self {
+        if len < IPV4 + 20 {
+            return Self(None);
+        }
+        Self(buffer::octets(ctx, at))
+    }
+
+    /// Traffic class of the new outer header: its DSCP is the session's; ECN is the PDU's, or what
+    /// congestion the old outer header tells of (RFC 6040, sections 4.1 and 4.2).
+    #[inline(always)]
+    pub(super) fn tos(&self, dscp: u16, old: u8) -> u8 {
+        let ecn = match &self.0 {
+            Some(head) if head[0] >> 4 == 4 => head[1] & CE,
+            Some(head) if head[0] >> 4 == 6 => (head[1] >> 4) & CE,
+            _ => 0,
+        };
+        let ecn = if ecn != 0 && old & CE == CE { CE } else { ecn };
+        ((dscp as u8) << 2) | ecn
+    }
+}
+
 /// A whole IPv4 packet of `protocol` to `address` without options. An XFRM interface keeps a link
 /// header in front of the decrypted packet if the encrypted one had one, so only the lengths tell.
 #[inline(always)]
@@ -29,7 +59,7 @@ pub(super) fn find(
     protocol: u8,
     address: [u8; 4],
 ) -> Result<([u8; IPV4 as usize], Place), Verdict> {
-    let other = || Verdict::Pass(Reason::Other);
+    let other = || Verdict::pass(Reason::Other);
     // SAFETY: the context is valid while the program runs; the verifier checks each access.
     let (ethertype, len, gso_size) = unsafe {
         let skb = ctx.skb.skb;
@@ -46,19 +76,19 @@ pub(super) fn find(
         return Err(other());
     }
     if gso_size != 0 {
-        return Err(Verdict::Pass(Reason::Gso));
+        return Err(Verdict::pass(Reason::Gso));
     }
     if header[0] & 15 != 5 {
-        return Err(Verdict::Pass(Reason::Options));
+        return Err(Verdict::pass(Reason::Options));
     }
     // More Fragments, or an offset.
     if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
-        return Err(Verdict::Pass(Reason::Fragment));
+        return Err(Verdict::pass(Reason::Fragment));
     }
     let total = u32::from(u16::from_be_bytes([header[2], header[3]]));
     let link = len.wrapping_sub(total);
     if sum(&header) != 0xffff || total < IPV4 || (link != 0 && link != ETHERNET_HEADER) {
-        return Err(Verdict::Pass(Reason::Malformed));
+        return Err(Verdict::pass(Reason::Malformed));
     }
     Ok((header, Place { link, total }))
 }
@@ -97,12 +127,19 @@ fn sum(header: &[u8]) -> u16 {
 
 /// Writes an IPv4 header to the front of `out`. Routers may fragment the packet, so it has an ID.
 #[inline(always)]
-pub(super) fn write_ipv4(out: &mut [u8], total: u16, protocol: u8, from: [u8; 4], to: [u8; 4]) {
+pub(super) fn write_ipv4(
+    out: &mut [u8],
+    tos: u8,
+    total: u16,
+    protocol: u8,
+    from: [u8; 4],
+    to: [u8; 4],
+) {
     // SAFETY: the helper takes nothing.
     let id = unsafe { bpf_get_prandom_u32() };
     let total = total.to_be_bytes();
     out[0] = 0x45;
-    out[1] = 0;
+    out[1] = tos;
     out[2] = total[0];
     out[3] = total[1];
     out[4] = (id >> 8) as u8;

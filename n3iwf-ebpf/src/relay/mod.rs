@@ -4,16 +4,19 @@
 //! relay with the same sessions decides about it; only what is certainly wrong is dropped here.
 
 mod downlink;
+mod event;
 mod header;
 mod mss;
+mod rate;
+mod session;
 mod uplink;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    btf_maps::{Array, HashMap, PerCpuArray},
+    btf_maps::{Array, PerCpuArray},
     helpers::{
         bpf_redirect,
-        generated::{bpf_ktime_get_coarse_ns, bpf_redirect_neigh, bpf_skb_change_head},
+        generated::{bpf_redirect_neigh, bpf_skb_change_head},
     },
     macros::btf_map,
     programs::TcContext,
@@ -21,26 +24,27 @@ use aya_ebpf::{
 use ebpf_common::{
     Counter,
     relay::{
-        DownlinkSession, REASONS, Reason, RelayCounters, RelayMeta, RelayReasons, UplinkKey,
-        UplinkSession,
+        BLOCK, DOWNLINK, FlowBlock, NO_SESSION, REASONS, Reason, RelayMeta, RelayReasons,
+        SessionDrops, UPLINK,
     },
 };
 
-use crate::ETHERNET_HEADER;
+use crate::{
+    ETHERNET_HEADER,
+    buffer::{self, coarse_time},
+};
 
 /// The loader sets the number that the configuration says; without a relay there is none.
 const MAX_SESSIONS: usize = 1;
 
-// Preallocated: sessions lie close together, and 10 000 of them are found faster. User space puts
-// nothing in the place of a deleted session before all programs that saw it have ended.
-#[btf_map(name = "relay_ul")]
-static UPLINKS: HashMap<UplinkKey, UplinkSession, MAX_SESSIONS> = HashMap::new();
+#[btf_map(name = "relay_ul_flows")]
+static UPLINK_FLOWS: PerCpuArray<FlowBlock, MAX_SESSIONS> = PerCpuArray::new();
 
-#[btf_map(name = "relay_dl")]
-static DOWNLINKS: HashMap<[u8; 4], DownlinkSession, MAX_SESSIONS> = HashMap::new();
+#[btf_map(name = "relay_dl_flows")]
+static DOWNLINK_FLOWS: PerCpuArray<FlowBlock, MAX_SESSIONS> = PerCpuArray::new();
 
-#[btf_map(name = "relay_stats")]
-static COUNTERS: PerCpuArray<RelayCounters, MAX_SESSIONS> = PerCpuArray::new();
+#[btf_map(name = "relay_refused")]
+static REFUSED: PerCpuArray<SessionDrops, MAX_SESSIONS> = PerCpuArray::new();
 
 #[btf_map(name = "relay_drops")]
 static REASON_COUNTS: PerCpuArray<RelayReasons, 2> = PerCpuArray::new();
@@ -49,16 +53,48 @@ static REASON_COUNTS: PerCpuArray<RelayReasons, 2> = PerCpuArray::new();
 static META: Array<RelayMeta, 1> = Array::new();
 
 /// Why a packet is not relayed, and whether it may go on to user space.
-pub(crate) enum Verdict {
-    Pass(Reason),
-    Drop(Reason),
+pub(crate) struct Verdict {
+    reason: Reason,
+    action: i32,
+    /// The session that it is counted for too.
+    session: Option<u16>,
+}
+
+impl Verdict {
+    /// User space decides.
+    #[inline(always)]
+    fn pass(reason: Reason) -> Self {
+        Self {
+            reason,
+            action: TC_ACT_UNSPEC,
+            session: None,
+        }
+    }
+
+    /// The packet ends here.
+    #[inline(always)]
+    fn drop(reason: Reason) -> Self {
+        Self {
+            reason,
+            action: TC_ACT_SHOT,
+            session: None,
+        }
+    }
+
+    #[inline(always)]
+    fn of(self, session: u16) -> Self {
+        Self {
+            session: Some(session),
+            ..self
+        }
+    }
 }
 
 #[inline(always)]
 pub(crate) fn uplink(ctx: &TcContext) -> i32 {
     match uplink::relay(ctx) {
         Ok(action) => action,
-        Err(verdict) => refuse(ebpf_common::relay::UPLINK, verdict),
+        Err(verdict) => refuse(ctx, UPLINK, &verdict),
     }
 }
 
@@ -66,41 +102,82 @@ pub(crate) fn uplink(ctx: &TcContext) -> i32 {
 pub(crate) fn downlink(ctx: &TcContext) -> i32 {
     match downlink::relay(ctx) {
         Ok(action) => action,
-        Err(verdict) => refuse(ebpf_common::relay::DOWNLINK, verdict),
+        Err(verdict) => refuse(ctx, DOWNLINK, &verdict),
     }
 }
 
+/// The IPv4 source of a packet that is left as it came.
 #[inline(always)]
-fn refuse(direction: u32, verdict: Verdict) -> i32 {
-    let (reason, action) = match verdict {
-        Verdict::Pass(reason) => (reason, TC_ACT_UNSPEC),
-        Verdict::Drop(reason) => (reason, TC_ACT_SHOT),
-    };
+fn source(ctx: &TcContext) -> Option<[u8; 4]> {
+    let header: [u8; 16] = buffer::network_octets(ctx)?;
+    Some([header[12], header[13], header[14], header[15]])
+}
+
+#[inline(always)]
+fn refuse(ctx: &TcContext, direction: u32, verdict: &Verdict) -> i32 {
     // The compiler knows that every reason is below `REASONS`, the verifier does not.
-    let index = core::hint::black_box(reason as u32);
+    let index = core::hint::black_box(verdict.reason as u32);
     if let Some(counts) = REASON_COUNTS.get_ptr_mut(direction)
         && index < REASONS
     {
         let counts: *mut u64 = counts.cast();
         // SAFETY: this CPU's value of the map, which is `REASONS` numbers in a row.
-        unsafe { *counts.add(index as usize) += 1 };
+        let count = unsafe {
+            let count = counts.add(index as usize);
+            *count += 1;
+            *count
+        };
+        if verdict.reason.is_told() {
+            let source = source(ctx).unwrap_or([0; 4]);
+            let session = verdict.session.map_or(NO_SESSION, u32::from);
+            event::refused(direction, index, session, source, count, coarse_time());
+        }
     }
-    action
+    if let Some(session) = verdict.session
+        && let Some(counts) = REFUSED.get_ptr_mut(session.into())
+    {
+        // SAFETY: this CPU's value of the map.
+        let both = unsafe {
+            match verdict.reason {
+                Reason::WrongSa => &raw mut (*counts).wrong_sa,
+                Reason::WrongAddress => &raw mut (*counts).wrong_address,
+                Reason::QfiNotAllowed => &raw mut (*counts).qfi_not_allowed,
+                Reason::TooBig => &raw mut (*counts).too_big,
+                Reason::Rate => &raw mut (*counts).rate,
+                _ => return verdict.action,
+            }
+        };
+        let one: *mut u64 = both.cast();
+        // SAFETY: as above; there are two numbers, uplink first.
+        unsafe { *one.add(usize::from(direction != UPLINK)) += 1 };
+    }
+    verdict.action
 }
 
-/// Adds a relayed PDU to one direction of a session.
+/// The counter of the flow at a place.
 #[inline(always)]
-fn count(index: u32, which: fn(*mut RelayCounters) -> *mut Counter, octets: u32) {
-    let Some(counters) = COUNTERS.get_ptr_mut(index) else {
+fn counter(flows: &PerCpuArray<FlowBlock, MAX_SESSIONS>, place: u32) -> Option<*mut Counter> {
+    let block = flows.get_ptr_mut(place / BLOCK)?;
+    let counters: *mut Counter = block.cast();
+    // SAFETY: this CPU's value of the map, which is `BLOCK` counters in a row.
+    let counter = unsafe { counters.add((place % BLOCK) as usize) };
+    // Its line comes from memory while the headers are made, not after that.
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const (*counter).packets) };
+    Some(counter)
+}
+
+/// Adds a relayed PDU to the counter of a flow.
+#[inline(always)]
+fn count(counter: Option<*mut Counter>, octets: u32, now: u64) {
+    let Some(counter) = counter else {
         return;
     };
-    // SAFETY: this CPU's value of the map; tc programs of one CPU do not interrupt each other. The
-    // helper only reads a clock.
+    // SAFETY: this CPU's value of the map; tc programs of one CPU do not interrupt each other.
     unsafe {
-        let counter = which(counters);
         (*counter).packets += 1;
         (*counter).bytes += u64::from(octets);
-        (*counter).last_seen_ns = bpf_ktime_get_coarse_ns();
+        (*counter).last_seen_ns = now;
     }
 }
 
@@ -112,7 +189,7 @@ fn redirect_neigh(ctx: &TcContext, ifindex: u32, link_header: u32) -> Result<i32
         // SAFETY: the helper takes the context of this program.
         let ret = unsafe { bpf_skb_change_head(ctx.skb.skb, ETHERNET_HEADER, 0) };
         if ret != 0 {
-            return Err(Verdict::Drop(Reason::Failed));
+            return Err(Verdict::drop(Reason::Failed));
         }
     }
     // SAFETY: without parameters the helper looks the destination up itself.

@@ -3,6 +3,7 @@
 
 use aya_ebpf::{helpers::generated::bpf_l4_csum_replace, programs::TcContext};
 
+use super::header::Head;
 use crate::buffer;
 
 const IPV4: u32 = 20;
@@ -18,11 +19,8 @@ const MSS: u8 = 2;
 
 /// Lowers the MSS of a SYN at `pdu` to what fits: `limit` over IPv4, 20 less over IPv6.
 #[inline(always)]
-pub(super) fn clamp(ctx: &TcContext, pdu: u32, len: u32, limit: u32) {
-    if len < IPV4 + TCP {
-        return;
-    }
-    let Some(head): Option<[u8; 34]> = buffer::octets(ctx, pdu) else {
+pub(super) fn clamp(ctx: &TcContext, head: &Head, pdu: u32, len: u32, limit: u32) {
+    let Some(head) = &head.0 else {
         return;
     };
     let (header, flags, data_offset, limit) = if head[0] == 0x45 && head[9] == IPPROTO_TCP {

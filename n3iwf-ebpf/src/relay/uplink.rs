@@ -1,14 +1,17 @@
 //! GRE (TS 24.502, 9.3.3) to GTP-U (TS 29.281) with a PDU Session Container (TS 38.415).
 
 use aya_ebpf::programs::TcContext;
-use ebpf_common::relay::{Reason, SESSION_SAS, UplinkKey, UplinkSession};
+use ebpf_common::relay::{FRESH, Reason, SESSION_SAS, UplinkKey, UplinkSession, flow_place};
 
 use super::{
-    META, UPLINKS, Verdict, count,
+    META, UPLINK_FLOWS, Verdict, count, counter, event,
     header::{self, GRE, IPPROTO_GRE, IPV4, Place, UDP, write_ipv4},
-    mss, redirect_neigh,
+    mss, rate, redirect_neigh, session,
 };
-use crate::{buffer, packet::IPPROTO_UDP};
+use crate::{
+    buffer::{self, coarse_time},
+    packet::IPPROTO_UDP,
+};
 
 /// GTP-U with the optional fields and a PDU Session Container of four octets.
 const GTP_U: u32 = 16;
@@ -18,16 +21,16 @@ const PORT: [u8; 2] = 2152u16.to_be_bytes();
 
 #[inline(always)]
 pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
-    let meta = META.get(0).ok_or(Verdict::Pass(Reason::Other))?;
+    let meta = META.get(0).ok_or(Verdict::pass(Reason::Other))?;
     let (header, Place { link, total }) = header::find(ctx, IPPROTO_GRE, meta.up_address)?;
     if total < OLD {
-        return Err(Verdict::Pass(Reason::Malformed));
+        return Err(Verdict::pass(Reason::Malformed));
     }
     let headers: [u8; OLD as usize] =
-        header::headers(ctx, link, &header).ok_or(Verdict::Pass(Reason::Malformed))?;
+        header::headers(ctx, link, &header).ok_or(Verdict::pass(Reason::Malformed))?;
     // A key and nothing else: flags 0x2000. The protocol type is not looked at.
     if headers[20] != 0x20 || headers[21] != 0 {
-        return Err(Verdict::Pass(Reason::Extension));
+        return Err(Verdict::pass(Reason::Extension));
     }
     let qfi = headers[24] & 0x3f;
     let key = UplinkKey {
@@ -37,22 +40,38 @@ pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
             (*ctx.skb.skb).ifindex
         },
     };
-    // SAFETY: user space replaces values as a whole, and does not reuse a place before all programs
-    // that saw its old value have ended.
-    let session = unsafe { UPLINKS.get(&key) }.ok_or(Verdict::Pass(Reason::NoSession))?;
-    if !from_its_sa(ctx, session) {
-        return Err(Verdict::Drop(Reason::WrongSa));
-    }
+    let session = session::uplink(key, meta.mask).ok_or(Verdict::pass(Reason::NoSession))?;
+    let Some(spi) = from_its_sa(ctx, session) else {
+        return Err(Verdict::drop(Reason::WrongSa).of(session.session));
+    };
     if (session.qfis >> qfi) & 1 == 0 {
-        return Err(Verdict::Pass(Reason::QfiNotAllowed));
+        return Err(Verdict::pass(Reason::QfiNotAllowed).of(session.session));
     }
     let pdu = total - OLD;
     if pdu > meta.uplink_max {
-        return Err(Verdict::Pass(Reason::TooBig));
+        return Err(Verdict::pass(Reason::TooBig).of(session.session));
     }
+    let now = coarse_time();
+    if !rate::admit(
+        &session.rates,
+        |rate| unsafe { &raw mut (*rate).uplink },
+        pdu,
+        now,
+    ) {
+        return Err(Verdict::drop(Reason::Rate).of(session.session));
+    }
+    let counter = counter(
+        &UPLINK_FLOWS,
+        session.flows + flow_place(session.qfis, qfi.into()),
+    );
+    if session.state == FRESH {
+        event::first_packet(&raw const session.state, session.session, spi, now);
+    }
+    let head = header::Head::read(ctx, link + OLD, pdu);
     let mut new = [0u8; NEW as usize];
     write_ipv4(
         &mut new,
+        head.tos(session.dscp, header[1]),
         (pdu + NEW) as u16,
         IPPROTO_UDP,
         meta.n3_address,
@@ -68,41 +87,34 @@ pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
     [new[32], new[33], new[34], new[35]] = teid;
     [new[39], new[40], new[41], new[42]] = [0x85, 1, 0x10, qfi];
 
-    let (n3, index) = (session.n3_ifindex, session.index);
     if meta.mss != 0 {
-        mss::clamp(ctx, link + OLD, pdu, meta.mss);
+        mss::clamp(ctx, &head, link + OLD, pdu, meta.mss);
     }
     if !buffer::adjust_room(ctx, (NEW - OLD) as i32) {
-        return Err(Verdict::Pass(Reason::Failed));
+        return Err(Verdict::pass(Reason::Failed));
     }
     if !buffer::store(ctx, link, &new) {
-        return Err(Verdict::Drop(Reason::Failed));
+        return Err(Verdict::drop(Reason::Failed));
     }
-    let action = redirect_neigh(ctx, n3, link)?;
-    count(
-        index,
-        |counters| unsafe { &raw mut (*counters).uplink },
-        pdu,
-    );
+    let action = redirect_neigh(ctx, session.n3_ifindex, link)?;
+    count(counter, pdu, now);
     Ok(action)
 }
 
-/// Whether the SA that decrypted the packet is one of the session's. The policies of the kernel
-/// would ask that only later, behind this program.
+/// The SPI of the SA that decrypted the packet, if it is one of the session's; 0 where none is asked
+/// for. The policies of the kernel would ask that only later, behind this program.
 #[inline(always)]
-fn from_its_sa(ctx: &TcContext, session: &UplinkSession) -> bool {
+fn from_its_sa(ctx: &TcContext, session: &UplinkSession) -> Option<u32> {
     if session.reqids[0] == 0 {
-        return true;
+        return Some(0);
     }
-    let Some(state) = buffer::xfrm_state(ctx) else {
-        return false;
-    };
+    let state = buffer::xfrm_state(ctx)?;
     let mut place = 0;
     while place < SESSION_SAS {
         if session.reqids[place] == state.reqid {
-            return true;
+            return Some(u32::from_be(state.spi));
         }
         place += 1;
     }
-    false
+    None
 }

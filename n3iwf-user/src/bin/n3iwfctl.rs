@@ -7,6 +7,7 @@ use daemon::control::Client;
 use n3iwf_user::{
     render,
     report::{Counters, Keys, Request, Sas, Status, Ues},
+    top,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -37,10 +38,25 @@ enum Command {
     Keys,
     /// Packets and octets: classes, kernel and eBPF per Child SA, relay per PDU session.
     Counters,
+    /// UEs, SAs, keys and rates, live; ends with q.
+    Top(top::Top),
+    /// One line per interval and per change, as JSON with --json.
+    Watch(top::Watch),
     /// Lets the AMF release a UE.
     Release {
         /// RAN-UE-NGAP-ID, as `ues` shows it.
         ue: u32,
+    },
+    /// Rekeys the Child SAs of a UE, or its IKE SA.
+    Rekey {
+        /// RAN-UE-NGAP-ID, as `ues` shows it.
+        ue: u32,
+        /// The IKE SA in place of Child SAs.
+        #[arg(long, conflicts_with = "child")]
+        ike: bool,
+        /// One Child SA, by its number in `sas`; all of them without it.
+        #[arg(long, value_name = "NUMBER")]
+        child: Option<u64>,
     },
 }
 
@@ -60,15 +76,24 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let mut client = Client::connect(&arguments.socket).await?;
     let request = match arguments.command {
+        Command::Top(options) => {
+            top::top(&arguments.socket, options).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Watch(options) => {
+            top::watch(&arguments.socket, options, arguments.json).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Status => Request::Status,
         Command::Sas => Request::Sas,
         Command::Ues => Request::Ues,
         Command::Keys => Request::Keys,
         Command::Counters => Request::Counters,
         Command::Release { ue } => Request::Release { ue },
+        Command::Rekey { ue, ike, child } => Request::Rekey { ue, ike, child },
     };
+    let mut client = Client::connect(&arguments.socket).await?;
     let reply: Value = client.call(&request).await?;
     let ready = reply.get("ready").and_then(Value::as_bool).unwrap_or(true);
     let text = if arguments.json {
@@ -81,6 +106,9 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Command::Keys => render::keys(&read::<Keys>(reply)?),
             Command::Counters => render::counters(&read::<Counters>(reply)?),
             Command::Release { ue } => format!("UE {ue}: release asked for\n"),
+            Command::Rekey { ue, .. } => format!("UE {ue}: rekey begun\n"),
+            // Handled above.
+            Command::Top(_) | Command::Watch(_) => String::new(),
         }
     };
     std::io::stdout().lock().write_all(text.as_bytes())?;

@@ -6,10 +6,11 @@ use std::{
     time::Duration,
 };
 
-use ike::crypto::{EspSuite, IkeSuite};
+use ike::crypto::{ChildSuite, IkeSuite};
+use ike_config::{Lifetimes, ModeWord, PeerWord, PolicyWord, Proposals};
 use ipnet::Ipv4Net;
 use keys::SaeId;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -68,20 +69,37 @@ pub struct Configuration {
     pub n3iwf_gtp_bind_address: Ipv4Addr,
     /// IDr.
     pub fqdn: String,
-    /// RSA key of `certificate`, PEM; the `paper` profile alone needs it.
+    /// Private key of `certificate`, PEM.
     #[serde(default)]
     pub private_key: Option<PathBuf>,
-    /// Accepted for compatibility; CERTREQ is not evaluated.
+    /// Authorities of the UEs' certificates, PEM; mode `cert` needs them.
     #[serde(default)]
     pub certificate_authority: Option<PathBuf>,
-    /// X.509 certificate, PEM; the `paper` profile alone needs it.
+    /// This N3IWF's certificate and what leads from it to an authority, PEM.
     #[serde(default)]
     pub certificate: Option<PathBuf>,
+    /// Key modes accepted, best first.
+    #[serde(default = "default_modes")]
+    pub modes: Vec<ModeWord>,
+    /// What an attach needs; follows from `modes` where those leave no doubt.
+    #[serde(default)]
+    pub policy: Option<PolicyWord>,
     /// Whether and how silent UEs are probed.
     #[serde(default)]
     pub liveness_check: LivenessCheck,
-    /// QKD and IKE.
-    pub qkd: Qkd,
+    /// QKD keys; not needed where no mode takes any.
+    #[serde(default)]
+    pub qkd: Option<Qkd>,
+    /// IKE.
+    #[serde(default)]
+    pub ike: Ike,
+    /// When SAs are rekeyed.
+    #[serde(default)]
+    pub lifetimes: Lifetimes,
+    /// How long an authentication is good for (RFC 4478): the UE is told, and at its end the IKE SA
+    /// is deleted unless the UE has attached anew; absent: for ever.
+    #[serde(default, deserialize_with = "optional_duration")]
+    pub authentication_lifetime: Option<Duration>,
     /// IPsec and the user plane.
     #[serde(default)]
     pub dataplane: dataplane::Options,
@@ -94,6 +112,12 @@ pub struct Configuration {
     /// The control socket.
     #[serde(default = "default_control")]
     pub control: PathBuf,
+    /// The endpoint for Prometheus; none without the section.
+    #[serde(default)]
+    pub metrics: Option<metrics::Options>,
+    /// What the daemon gives up once it serves.
+    #[serde(default)]
+    pub hardening: daemon::hardening::Options,
     /// Where to write keys for Wireshark. Never in service.
     #[serde(default)]
     pub debug_key_log: Option<PathBuf>,
@@ -217,50 +241,159 @@ impl Default for LivenessCheck {
     }
 }
 
-/// QKD and IKE.
+fn optional_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    qkd::duration::deserialize(from).map(Some)
+}
+
+/// QKD keys.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Qkd {
     /// This N3IWF's SAE ID: the master.
     pub sae_id: SaeId,
-    /// What an attach needs.
-    #[serde(default)]
-    pub policy: Policy,
     /// Accepted wire profiles.
     #[serde(default = "default_profiles")]
     pub profiles: Vec<WireProfile>,
     /// The KMS of this site.
     pub kms: qkd::KmsConfig,
-    /// When senders have to show return routability first.
+    /// Keys fetched before anybody needs them; none without the section.
     #[serde(default)]
-    pub cookie: Cookie,
-    /// Half-open IKE SAs beyond this are not created.
-    #[serde(default = "default_half_open_limit")]
-    pub half_open_limit: usize,
-    /// How long an IKE SA may stay half-open.
-    #[serde(default = "default_half_open_lifetime", with = "qkd::duration")]
-    pub half_open_lifetime: Duration,
-    /// Suites of the IKE SA, best first.
-    #[serde(default = "default_ike_suites")]
-    pub ike_suites: Vec<Text<IkeSuite>>,
-    /// Suites of Child SAs, best first.
-    #[serde(default = "default_esp_suites")]
-    pub esp_suites: Vec<Text<EspSuite>>,
-    /// Wait before the first retransmission; doubles.
-    #[serde(default = "default_retransmit", with = "qkd::duration")]
-    pub retransmit: Duration,
+    pub ahead: Option<Ahead>,
+    /// Keys of each peer that new attaches leave for rekeys.
+    #[serde(default)]
+    pub floor: u64,
+    /// What becomes of an attach while there are no keys.
+    #[serde(default)]
+    pub when_empty: WhenEmpty,
+    /// For `wait`: how long.
+    #[serde(default = "default_wait", with = "qkd::duration")]
+    pub wait: Duration,
     /// What the `paper` profile needs besides certificate and key.
     #[serde(default)]
     pub paper: Option<Paper>,
 }
 
-/// What an attach needs; more words join with the modes they stand for.
+/// Keys fetched before anybody needs them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Ahead {
+    /// Keys held for each peer after a refill.
+    pub keys: usize,
+    /// A refill begins when fewer are left.
+    pub refill_below: usize,
+    /// Older ones are wiped, and counted as lost.
+    #[serde(with = "qkd::duration")]
+    pub maximum_age: Duration,
+    /// Keys held for all peers together at most.
+    pub total: usize,
+    /// Peers whose keys are fetched from the start; others from their first attach on.
+    pub peers: Vec<SaeId>,
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Self {
+            keys: 14,
+            refill_below: 7,
+            maximum_age: Duration::from_secs(3600),
+            total: 4096,
+            peers: Vec::new(),
+        }
+    }
+}
+
+impl Ahead {
+    pub(super) fn fault(&self) -> Option<(&'static str, &'static str)> {
+        if self.refill_below == 0 || self.refill_below > self.keys {
+            Some(("refillBelow", "1 to `keys`"))
+        } else if self.keys > 1024 {
+            Some(("keys", "at most 1024"))
+        } else if self.total < self.keys {
+            Some(("total", "at least `keys`"))
+        } else if self.maximum_age < Duration::from_secs(1) {
+            Some(("maximumAge", "1s or more"))
+        } else {
+            None
+        }
+    }
+}
+
+/// What becomes of an attach while there are no keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenEmpty {
+    /// QKD_UNAVAILABLE at once.
+    #[default]
+    Refuse,
+    /// It waits for keys, and is refused then.
+    Wait,
+}
+
+/// IKE.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Ike {
+    /// Suites of the IKE SA, best first; those with a key exchange method are for modes without QKD
+    /// keys, those without one for mode `qkd`. What the modes need when absent.
+    pub proposals: Option<Proposals<IkeSuite>>,
+    /// Suites of Child SAs, best first.
+    pub esp_proposals: Proposals<ChildSuite>,
+    /// Whose faults are borne with, and whose suites are accepted besides.
+    pub peer_profile: PeerWord,
+    /// When the first AUTH is by certificate in mode `psk`.
+    pub send_certificate: SendCertificate,
+    /// When senders have to show return routability first.
+    pub cookie: Cookie,
+    /// Half-open IKE SAs beyond this are not created.
+    pub half_open_limit: usize,
+    /// How long an IKE SA may stay half-open.
+    #[serde(with = "qkd::duration")]
+    pub half_open_lifetime: Duration,
+    /// Wait before the first retransmission; doubles.
+    #[serde(with = "qkd::duration")]
+    pub retransmit: Duration,
+    /// Octets of the largest IP datagram, from 576: what is larger is sent in fragments (RFC 7383).
+    pub fragment_size: u16,
+    /// Whether UEs may change their address (MOBIKE, RFC 4555).
+    pub mobike: bool,
+    /// Whether a new address has to return a cookie before Child SAs go there (RFC 4555, 3.7).
+    pub check_routability: bool,
+}
+
+impl Default for Ike {
+    fn default() -> Self {
+        Self {
+            proposals: None,
+            esp_proposals: Proposals(
+                ["AES_GCM_16-256/ESN", "AES_GCM_16-256"]
+                    .iter()
+                    .filter_map(|text| text.parse().ok())
+                    .collect(),
+            ),
+            peer_profile: PeerWord::default(),
+            send_certificate: SendCertificate::default(),
+            cookie: Cookie::default(),
+            half_open_limit: 4096,
+            half_open_lifetime: Duration::from_secs(30),
+            retransmit: Duration::from_secs(1),
+            fragment_size: ike_config::FRAGMENT_SIZE,
+            mobike: false,
+            check_routability: true,
+        }
+    }
+}
+
+/// When the first AUTH is by certificate in mode `psk` (TS 24.502, 7.3.2.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Policy {
-    /// QKD keys, or no attach.
+pub enum SendCertificate {
+    /// When the UE sent CERTREQ.
     #[default]
-    RequireQkd,
+    WhenAsked,
+    /// In every attach.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// A wire profile of mode `qkd`.
@@ -345,19 +478,6 @@ impl Logger {
     }
 }
 
-/// A value that is text in the file and has a reader of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Text<T>(pub T);
-
-impl<'de, T: std::str::FromStr<Err: std::fmt::Display>> Deserialize<'de> for Text<T> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        text.parse()
-            .map(Self)
-            .map_err(|error| de::Error::custom(format_args!("`{text}`: {error}")))
-    }
-}
-
 /// Digits that YAML may take for a number: `208`, `93`. Written `001`, they need quotes in some
 /// readers, not in this one.
 fn digits<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
@@ -392,34 +512,14 @@ fn default_control() -> PathBuf {
     "/run/n3iwf/n3iwf.sock".into()
 }
 
+const fn default_wait() -> Duration {
+    Duration::from_secs(10)
+}
+
 fn default_profiles() -> Vec<WireProfile> {
     vec![WireProfile::Native]
 }
 
-const fn default_half_open_limit() -> usize {
-    4096
-}
-
-const fn default_half_open_lifetime() -> Duration {
-    Duration::from_secs(30)
-}
-
-const fn default_retransmit() -> Duration {
-    Duration::from_secs(1)
-}
-
-fn default_ike_suites() -> Vec<Text<IkeSuite>> {
-    suites(&["AES_GCM_16-256/PRF_HMAC_SHA2_256"])
-}
-
-fn default_esp_suites() -> Vec<Text<EspSuite>> {
-    suites(&["AES_GCM_16-256/ESN", "AES_GCM_16-256"])
-}
-
-fn suites<T: std::str::FromStr>(texts: &[&str]) -> Vec<Text<T>> {
-    texts
-        .iter()
-        .filter_map(|text| text.parse().ok())
-        .map(Text)
-        .collect()
+fn default_modes() -> Vec<ModeWord> {
+    vec![ModeWord::Qkd]
 }

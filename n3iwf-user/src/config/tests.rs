@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use ike::{CookiePolicy, Mode, Profile, QkdPolicy};
+
 use super::*;
 
 const SAMPLE: &str = include_str!("../../config/n3iwf.yaml");
@@ -26,7 +28,9 @@ fn the_sample_loads_as_it_is() {
     assert_eq!(file.relay().gtp.to_string(), "203.0.113.1:2152");
     let endpoint = file.endpoint().unwrap();
     let responder = endpoint.responder.unwrap();
-    assert_eq!(responder.profiles, [Profile::Native]);
+    let acceptance = endpoint.acceptance;
+    assert_eq!(acceptance.modes, [Mode::Qkd(Profile::Native)]);
+    assert_eq!(acceptance.policy, QkdPolicy::Require);
     assert_eq!(responder.sae_id.as_str(), "sae-n3iwf");
     assert!(!responder.ike_suites.is_empty() && !responder.esp_suites.is_empty());
     assert_eq!(file.logger.filter(), "info");
@@ -56,7 +60,7 @@ configuration:
     let file = read(text).unwrap();
     assert_eq!(file.core().unwrap().amfs, ["unix:/run/amf.sock"]);
     assert_eq!(file.configuration.nas_tcp_port, 20_000);
-    assert_eq!(file.configuration.qkd.policy, Policy::RequireQkd);
+    assert_eq!(file.choice().unwrap().policy, QkdPolicy::Require);
     let cookies = file.endpoint().unwrap().responder.unwrap().cookies;
     assert_eq!(cookies, CookiePolicy::Above(32));
     let timing = file.endpoint().unwrap().timing;
@@ -140,10 +144,41 @@ fn mistakes_are_named_with_their_place() {
             "six hexadecimal",
         ),
         (
-            "AES_GCM_16-256/PRF_HMAC_SHA2_256",
-            "ROT13/PRF_HMAC_SHA2_256",
-            "qkd.ikeSuites[0]",
-            "ROT13",
+            "    espProposals: [aes256gcm16-esn, aes256gcm16]",
+            "    espProposals: [rot13]",
+            "ike.espProposals[0]",
+            "rot13",
+        ),
+        (
+            "modes: [qkd]",
+            "modes: [pks]",
+            "modes[0]",
+            "did you mean `psk`?",
+        ),
+        (
+            "modes: [qkd]",
+            "modes: [qkd, psk]",
+            "modes",
+            "`policy` has to say",
+        ),
+        ("modes: [qkd]", "modes: [cert]", "modes", "mode cert needs"),
+        (
+            "  # policy: require-qkd",
+            "  policy: no-qkd",
+            "policy",
+            "leaves none of `modes`",
+        ),
+        (
+            "    # sendCertificate: when-asked",
+            "    sendCertificate: always",
+            "ike.sendCertificate",
+            "needs `certificate`",
+        ),
+        (
+            "    # proposals: [aes256gcm16-prfsha256, aes256gcm16-prfsha384-ecp384-x25519]",
+            "    proposals: aes256gcm16-prfsha384-ecp384",
+            "ike.proposals",
+            "mode qkd needs a proposal",
         ),
     ] {
         let text = changed(from, to);
@@ -175,4 +210,26 @@ fn the_paper_profile_needs_files_that_fit() {
         complaint.contains("configuration.certificate"),
         "{complaint}"
     );
+}
+
+#[test]
+fn the_peer_profile_brings_suites_and_wants_its_conditions() {
+    let standard = read(SAMPLE).unwrap().endpoint().unwrap();
+    assert_eq!(standard.peer_profile, ike::PeerProfile::Standard);
+    let sha1 = "AES_CBC-256/HMAC_SHA1_96/PRF_HMAC_SHA1/MODP_2048"
+        .parse()
+        .unwrap();
+    assert!(!standard.responder.unwrap().ike_suites.contains(&sha1));
+    let with = SAMPLE.replace("# peerProfile: standard", "peerProfile: free5gc");
+    let error = read(&with).unwrap_err();
+    assert!(error.contains("configuration.ike.peerProfile"), "{error}");
+    let psk = with.replace("modes: [qkd]", "modes: [psk]");
+    let error = read(&psk).unwrap_err();
+    assert!(error.contains("configuration.greProtocol"), "{error}");
+    let file = read(&psk.replace("greProtocol: 0", "greProtocol: 2048")).unwrap();
+    let endpoint = file.endpoint().unwrap();
+    assert_eq!(endpoint.peer_profile, ike::PeerProfile::Free5gc);
+    let suites = endpoint.responder.unwrap().ike_suites;
+    assert_eq!(suites.last(), Some(&sha1), "after all others");
+    assert!(suites.len() > 2);
 }

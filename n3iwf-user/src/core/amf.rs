@@ -18,6 +18,8 @@ pub(super) struct Amf {
     state: State,
     pub(super) info: AmfInfo,
     backoff: Duration,
+    setups: u64,
+    losses: u64,
     /// Why it is not ready, in words.
     trouble: Option<String>,
 }
@@ -49,6 +51,12 @@ pub struct AmfStatus {
     pub capacity: u8,
     /// UEs it serves here.
     pub ues: usize,
+    /// How often NG Setup was done.
+    #[serde(default)]
+    pub setups: u64,
+    /// How often an association was lost, or did not come about.
+    #[serde(default)]
+    pub losses: u64,
     /// Why it is not ready.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trouble: Option<String>,
@@ -60,6 +68,8 @@ impl Amf {
             state: State::Down(Instant::from_origin(Duration::MAX)),
             info: AmfInfo::default(),
             backoff: timing.reconnect_first,
+            setups: 0,
+            losses: 0,
             trouble: None,
         }
     }
@@ -99,6 +109,7 @@ impl N3iwf {
             return;
         }
         let wait = entry.backoff;
+        entry.losses += 1;
         entry.state = State::Down(now + wait);
         entry.trouble = Some(reason.to_owned());
         entry.backoff = (wait * 2).min(self.config.timing.reconnect_max);
@@ -130,6 +141,8 @@ impl N3iwf {
                     .values()
                     .filter(|ue| ue.amf == Some(number))
                     .count(),
+                setups: amf.setups,
+                losses: amf.losses,
                 trouble: amf.trouble.clone(),
             })
             .collect()
@@ -193,6 +206,7 @@ impl N3iwf {
             "NG Setup done"
         );
         entry.state = State::Ready;
+        entry.setups += 1;
         entry.info = info;
         entry.backoff = first;
         entry.trouble = None;
@@ -331,6 +345,7 @@ impl N3iwf {
         ue.context = None;
         ue.setups.clear();
         ue.releases.clear();
+        ue.modifies.clear();
         if ue.ike == IkeState::Authenticating {
             // An answer is owed to the UE: EAP-Failure now, or when it has spoken.
             self.pump_eap(now, number);
@@ -377,6 +392,7 @@ mod tests {
             gtp_address: "203.0.113.1".parse().unwrap(),
             slots: 1,
             replay_window: 64,
+            keys: crate::core::KeyPolicy::default(),
             timing: CoreTiming::default(),
         };
         let mut core = N3iwf::new(config);

@@ -18,19 +18,22 @@ use tracing::{debug, info, warn};
 
 use super::{
     DOWNLINK_LIMIT, N3iwf,
+    pacing::Pace,
     types::{Action, Command, Eap, IkeState, N2State, NasLink, PendingContext, Ue},
 };
 use crate::ngap::{self, Cause, CauseRadioNetwork, ContextSetup};
 
 impl N3iwf {
     /// IKE_AUTH 1 is accepted: 5G-Start.
-    pub(super) fn eap_begin(&mut self, now: Instant, sa: SaId, path: Path) {
+    pub(super) fn eap_begin(&mut self, now: Instant, sa: SaId, path: Path, legacy: bool) {
         self.touched = Some(sa);
         let mut timeline = self
             .half_open
             .remove(&sa)
             .unwrap_or_else(|| Timeline::begin(now.since_origin()));
         timeline.enter(Phase::Auth, now.since_origin());
+        self.phases
+            .push_back((Phase::Init, timeline.of(Phase::Init)));
         let number = match self.ran_ids.take() {
             Some(number) if !self.stopping && self.any_amf_ready() => number,
             taken => {
@@ -45,7 +48,7 @@ impl N3iwf {
                 return;
             }
         };
-        info!(ue = number, remote = %path.remote, "UE begins EAP-5G");
+        info!(ue = number, remote = %path.remote, legacy, "UE begins EAP-5G");
         let eap = Eap {
             identifier: 1,
             awaits_ue: true,
@@ -63,7 +66,9 @@ impl N3iwf {
                 eap,
                 downlink: Default::default(),
                 link: None,
+                pace: legacy.then(Pace::new),
                 inner: None,
+                ambr: None,
                 children: Default::default(),
                 signalling: None,
                 context: None,
@@ -71,6 +76,7 @@ impl N3iwf {
                 lost: Vec::new(),
                 setups: Vec::new(),
                 releases: Vec::new(),
+                modifies: Vec::new(),
                 relays: Default::default(),
                 timeline,
                 since: now,
@@ -216,6 +222,7 @@ impl N3iwf {
             packet = encoded;
         }
         ue.inner = Some(inner);
+        ue.ambr = setup.ue_ambr;
         ue.ike = IkeState::Finishing;
         ue.context = Some(PendingContext::Finishing {
             nas: setup.nas,
@@ -224,19 +231,21 @@ impl N3iwf {
         let sa = ue.sa;
         self.by_inner.insert(inner, number);
         let (address_kind, address) = notify::nas_address(self.config.inner_address);
+        let mut notifies = vec![
+            private_notify(address_kind, address),
+            private_notify(
+                notify::NAS_TCP_PORT,
+                notify::encode_port(self.config.nas_port),
+            ),
+        ];
+        notifies.extend(self.auth_lifetime(now, number));
         let success = EapSuccess {
             packet,
             msk: setup.key,
             configuration: configuration(inner, self.config.inner_range),
             ts_local: vec![TrafficSelector::host(self.config.inner_address)],
             ts_remote: vec![TrafficSelector::host(inner)],
-            notifies: vec![
-                private_notify(address_kind, address),
-                private_notify(
-                    notify::NAS_TCP_PORT,
-                    notify::encode_port(self.config.nas_port),
-                ),
-            ],
+            notifies,
         };
         info!(ue = number, %inner, "EAP-Success");
         self.commands.push_back(Command::EapSuccess {
@@ -253,8 +262,7 @@ impl N3iwf {
         };
         match (ue.ike, ue.link) {
             (IkeState::Up, Some(link)) => {
-                self.actions
-                    .push_back(Action::SendNas { link, message: nas });
+                self.send_nas(now, number, link, nas);
             }
             (IkeState::Authenticating | IkeState::Finishing | IkeState::Up, _)
                 if ue.downlink.len() < DOWNLINK_LIMIT =>
@@ -272,7 +280,7 @@ impl N3iwf {
 
     /// A UE opened its NAS TCP connection; it is known by the inner address it comes from, which
     /// its SA alone may use. A new connection replaces an old one.
-    pub fn nas_connected(&mut self, link: NasLink, from: IpAddr) {
+    pub fn nas_connected(&mut self, now: Instant, link: NasLink, from: IpAddr) {
         let number = self.by_inner.get(&from).copied();
         let Some(ue) = number.and_then(|number| self.ues.get_mut(&number)) else {
             warn!(%from, "NAS connection from no UE of ours");
@@ -289,9 +297,10 @@ impl N3iwf {
             self.by_link.remove(&old);
             self.actions.push_back(Action::CloseNas { link: old });
         }
-        self.by_link.insert(link, ue.number);
-        for message in ue.downlink.drain(..) {
-            self.actions.push_back(Action::SendNas { link, message });
+        let number = ue.number;
+        self.by_link.insert(link, number);
+        for message in std::mem::take(&mut ue.downlink) {
+            self.send_nas(now, number, link, message);
         }
     }
 
@@ -365,6 +374,8 @@ impl N3iwf {
         };
         ue.ike = IkeState::Up;
         ue.timeline.enter(Phase::Child, now.since_origin());
+        self.phases
+            .push_back((Phase::Auth, ue.timeline.of(Phase::Auth)));
         info!(ue = number, "signalling Child SA up");
         if let Some(PendingContext::Finishing { nas, sessions }) = ue.context.take() {
             self.begin_setup(number, true, sessions);

@@ -22,6 +22,8 @@ impl N3iwf {
     pub(super) fn install_child(&mut self, sa: SaId, child: ChildSa) {
         self.touched = Some(sa);
         let (id, token) = (child.id, child.token);
+        // Who answers a rekey sends through the old one until the peer has the new one.
+        let inbound = child.replaces.is_some() && !child.role_initiator;
         let spec = self
             .by_sa
             .get(&sa)
@@ -41,6 +43,7 @@ impl N3iwf {
             sa,
             child: id,
             spec: Box::new(spec),
+            inbound,
         });
     }
 
@@ -60,23 +63,41 @@ impl N3iwf {
         };
         let ue = self.ues.get_mut(&number)?;
         let inner_remote = ue.inner?;
+        let replaced = match child.replaces {
+            Some(old) => Some(ue.children.get(&old)?.reqid),
+            None => None,
+        };
         let (plane, pdu_session, slot) = if child.signalling {
-            ue.signalling = Some(child.id);
+            if replaced.is_none() {
+                ue.signalling = Some(child.id);
+            }
             (Plane::Control, None, 0)
         } else {
             let (id, session) = ue
                 .sessions
                 .iter_mut()
                 .find(|(_, session)| session.token == child.token)?;
-            session.child = Some(child.id);
+            if replaced.is_none() {
+                session.child = Some(child.id);
+            }
             (Plane::User, Some(*id), session.slot)
         };
-        let reqid = self.reqids.take()?;
+        // The policies name states by it: the newer one takes over from the older.
+        let reqid = match replaced {
+            Some(reqid) => reqid,
+            None => self.reqids.take()?,
+        };
         ue.children.insert(
             child.id,
             Child {
                 state: ChildState::Installing,
                 reqid,
+                replaces: child.replaces,
+                inbound: replaced.is_some() && !child.role_initiator,
+                superseded: false,
+                expired: false,
+                rekey_at: None,
+                key_ids: child.key_ids,
             },
         );
         let spec = ChildSaSpec {
@@ -113,9 +134,12 @@ impl N3iwf {
         let Some(ue) = self.ues.get_mut(&number) else {
             return;
         };
+        let carries = |child: ChildId| {
+            ue.signalling == Some(child) || ue.sessions.values().any(|s| s.child == Some(child))
+        };
+        let replaces = ue.children.get(&child).and_then(|entry| entry.replaces);
         let wanted = !matches!(ue.ike, IkeState::Closed)
-            && (ue.signalling == Some(child)
-                || ue.sessions.values().any(|s| s.child == Some(child)));
+            && (carries(child) || replaces.is_some_and(carries));
         match result {
             Ok(()) if wanted => {
                 if let Some(entry) = ue.children.get_mut(&child) {
@@ -138,6 +162,10 @@ impl N3iwf {
             }
             Err(error) => {
                 warn!(ue = number, %child, error, "the data plane refused a Child SA");
+                if let Some(entry) = ue.children.get_mut(&child) {
+                    // Never used, and booked as such.
+                    entry.key_ids.clear();
+                }
                 self.commands.push_back(Command::ChildInstalled {
                     sa,
                     child,
@@ -153,12 +181,16 @@ impl N3iwf {
         let Some(number) = self.by_child.remove(&child) else {
             return;
         };
-        if let Some(entry) = self
-            .ues
-            .get_mut(&number)
-            .and_then(|ue| ue.children.remove(&child))
+        if let Some(ue) = self.ues.get_mut(&number)
+            && let Some(entry) = ue.children.remove(&child)
         {
-            self.reqids.give_back(entry.reqid);
+            if ue.children.values().all(|other| other.reqid != entry.reqid) {
+                self.reqids.give_back(entry.reqid);
+            }
+            if ue.ike != IkeState::Closed && !entry.key_ids.is_empty() {
+                let ids = entry.key_ids;
+                self.actions.push_back(Action::ReleaseKeys { ids });
+            }
         }
         self.reap(number);
     }

@@ -9,33 +9,39 @@
 mod amf;
 mod attach;
 mod child;
+mod key_orders;
+mod keydesk;
+mod modify;
+mod pacing;
 mod pool;
+mod rekey;
 mod release;
 mod session;
 mod status;
 mod types;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::IpAddr,
     time::Duration,
 };
 
-use daemon::timeline::{Party, Timeline};
-use ike::{ChildId, Event, Instant, KeyRequestId, KeysWanted, QkdFailure, SaId};
-use keys::QkdKey;
+use daemon::timeline::{Party, Phase, PhaseTimes, Timeline};
+use ike::{ChildId, Event, Instant, SaId};
 use oxirush_ngap::Error as NgapError;
 use tracing::{debug, error, info, warn};
 
 use self::{
     amf::Amf,
+    keydesk::KeyDesk,
     pool::Numbers,
     types::{IkeState, N2State, Ue},
 };
 pub use self::{
     amf::AmfStatus,
+    keydesk::{Ahead, DeskCounts, KeyPolicy, WhenEmpty},
     pool::{AddressPool, NotTaken},
-    status::{ChildRow, SessionRow, UeStatus},
+    status::{Census, ChildRow, SessionRow, UeStatus},
     types::{Action, AmfNumber, Command, CoreConfig, CoreTiming, NasLink, RelaySession},
 };
 use crate::ngap::{self, AmfMessage, Cause, CauseRadioNetwork, UeIds};
@@ -54,8 +60,13 @@ pub struct N3iwf {
     by_inner: HashMap<IpAddr, u32>,
     by_link: HashMap<NasLink, u32>,
     by_child: HashMap<ChildId, u32>,
-    /// IKE SAs that asked for keys and have no UE yet.
+    /// When a Child SA has drained, or is rekeyed again.
+    rekey_timers: BTreeSet<(Instant, ChildId)>,
+    /// When the authentication of a UE is too old.
+    auth_timers: BTreeSet<(Instant, u32)>,
+    /// IKE SAs that asked for keys, or have them, and have no UE yet.
     half_open: HashMap<SaId, Timeline>,
+    desk: KeyDesk,
     pool: AddressPool,
     ran_ids: Numbers,
     reqids: Numbers,
@@ -63,6 +74,10 @@ pub struct N3iwf {
     tokens: u64,
     actions: VecDeque<Action>,
     commands: VecDeque<Command>,
+    /// Phases that ended, until somebody takes note.
+    phases: VecDeque<(Phase, PhaseTimes)>,
+    sessions_up: u64,
+    sessions_failed: u64,
     /// The IKE SA the last input was about: its handler time is charged there.
     touched: Option<SaId>,
     stopping: bool,
@@ -85,24 +100,32 @@ impl N3iwf {
             by_inner: HashMap::new(),
             by_link: HashMap::new(),
             by_child: HashMap::new(),
+            rekey_timers: BTreeSet::new(),
+            auth_timers: BTreeSet::new(),
             half_open: HashMap::new(),
+            desk: KeyDesk::new(config.keys.clone()),
             ran_ids: Numbers::new(1, u32::MAX),
             reqids: Numbers::new(1, LAST_REQID),
             teids: Numbers::new(1, u32::MAX),
             tokens: 0,
             actions: VecDeque::new(),
             commands: VecDeque::new(),
+            phases: VecDeque::new(),
+            sessions_up: 0,
+            sessions_failed: 0,
             touched: None,
             stopping: false,
             config,
         }
     }
 
-    /// Begins: connects to every AMF.
-    pub fn start(&mut self) {
+    /// Begins: connects to every AMF, fetches keys ahead.
+    pub fn start(&mut self, now: Instant) {
         for amf in 0..self.amfs.len() {
             self.connect(amf);
         }
+        self.desk.start(now);
+        self.key_orders(now);
     }
 
     /// The next thing to do outside.
@@ -122,11 +145,21 @@ impl N3iwf {
             N2State::Releasing(_, deadline) | N2State::Orphaned(deadline) => Some(deadline),
             _ => None,
         });
-        amfs.chain(ues).min()
+        let paced = self
+            .ues
+            .values()
+            .filter_map(|ue| ue.pace.as_ref()?.deadline());
+        amfs.chain(ues)
+            .chain(paced)
+            .chain(self.next_rekey())
+            .chain(self.desk.poll_timeout())
+            .min()
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.desk.handle_timeout(now);
+        self.key_orders(now);
         for amf in 0..self.amfs.len() {
             self.amf_timeout(now, amf);
         }
@@ -139,6 +172,16 @@ impl N3iwf {
             })
             .map(|ue| ue.number)
             .collect();
+        self.rekeys_due(now);
+        let paced: Vec<u32> = self
+            .ues
+            .values()
+            .filter(|ue| ue.pace.is_some())
+            .map(|ue| ue.number)
+            .collect();
+        for number in paced {
+            self.pace(now, number);
+        }
         for number in late {
             warn!(ue = number, "the AMF does not answer the release request");
             self.forget_context(now, number);
@@ -153,10 +196,22 @@ impl N3iwf {
                 request,
                 wanted,
             } => self.keys_needed(now, sa, request, wanted),
-            Event::EapBegin { sa, path, .. } => self.eap_begin(now, sa, path),
+            Event::Keyed { sa, .. } => {
+                self.touched = Some(sa);
+                self.half_open
+                    .entry(sa)
+                    .or_insert_with(|| Timeline::begin(now.since_origin()));
+            }
+            Event::EapBegin {
+                sa, path, legacy, ..
+            } => self.eap_begin(now, sa, path, legacy),
             Event::Eap { sa, packet } => self.eap(now, sa, &packet),
             Event::InstallChild { sa, child } => self.install_child(sa, *child),
-            Event::Established { sa, .. } => self.touched = Some(sa),
+            Event::Established { sa, .. } => {
+                self.touched = Some(sa);
+                self.desk.established(now, sa);
+                self.key_orders(now);
+            }
             Event::ChildUp { sa, child, token } => self.child_up(now, sa, child, token),
             Event::ChildFailed {
                 sa,
@@ -165,43 +220,51 @@ impl N3iwf {
                 reason,
             } => self.child_failed(now, sa, child, token, &reason),
             Event::ChildDown { sa, child, .. } => self.child_down(now, sa, child),
+            Event::ChildSwitched { sa, from, to } => self.child_switched(sa, from, to),
+            Event::ChildRekeyFailed { sa, child, reason } => {
+                self.child_rekey_failed(now, sa, child, reason);
+            }
+            Event::IkeRekeyed { sa, replaced, .. } => self.ike_rekeyed(sa, replaced),
+            Event::IkeRekeyFailed { sa, reason } => {
+                self.touched = Some(sa);
+                warn!(%sa, ?reason, "the IKE SA was not rekeyed");
+            }
             Event::ChildRequested { sa, child, .. } => {
                 // TS 24.502 7.1: the N3IWF alone begins user-plane Child SAs.
                 self.commands.push_back(Command::RefuseChild { sa, child });
             }
+            Event::Informed { sa, token, refusal } => self.informed(sa, token, Some(refusal)),
             Event::KeyFate { sa, id, fate } => {
                 self.actions.push_back(Action::BookKey { sa, id, fate });
             }
-            Event::PathChanged { sa, path } => {
+            Event::PathChanged {
+                sa,
+                path,
+                udp_encap,
+            } => {
                 if let Some(ue) = self.ue_of(sa) {
-                    info!(ue = ue.number, %path, "the UE moved");
+                    info!(ue = ue.number, %path, udp_encap, "the UE moved");
+                    // The AMF hears of it with the next UPLINK NAS TRANSPORT: TS 29.413, 5.2 has no
+                    // location report for this access.
                     ue.path = path;
+                    let moved = ue.in_data_plane();
+                    let moves = moved.map(|child| Action::MoveSa {
+                        child,
+                        path,
+                        udp_encap,
+                    });
+                    let moves: Vec<Action> = moves.collect();
+                    self.actions.extend(moves);
                 }
             }
-            Event::Closed { sa, reason } => self.closed(now, sa, &reason),
+            Event::Closed { sa, reason } => {
+                self.desk.ended(now, sa);
+                self.key_orders(now);
+                self.closed(now, sa, &reason);
+            }
             // The initiator's events, and what a later engine may add.
             _ => {}
         }
-    }
-
-    /// An answer to [`Action::FetchKeys`].
-    pub fn keys_fetched(
-        &mut self,
-        now: Instant,
-        sa: SaId,
-        request: KeyRequestId,
-        keys: Result<Vec<QkdKey>, QkdFailure>,
-    ) {
-        self.touched = Some(sa);
-        if let Err(failure) = &keys {
-            warn!(%sa, %failure, "no QKD keys");
-        }
-        if let Some(timeline) = self.timeline(sa) {
-            timeline.done_waiting(Party::Kms, now.since_origin());
-        }
-        // Keys for an SA that is gone are the endpoint's to account for.
-        self.commands
-            .push_back(Command::ProvideKeys { sa, request, keys });
     }
 
     /// An NGAP message of an AMF.
@@ -240,10 +303,32 @@ impl N3iwf {
                     self.context_setup(now, number, setup);
                 }
             }
-            AmfMessage::SessionSetup { ue, nas, sessions } => {
+            AmfMessage::SessionSetup {
+                ue,
+                nas,
+                ue_ambr,
+                sessions,
+            } => {
                 if let Some(number) = self.find(now, amf, ue) {
                     self.core_answered(now, number);
+                    if let Some(ambr) = ue_ambr {
+                        self.change_ue_ambr(number, ambr);
+                    }
                     self.session_setup(now, number, nas, sessions);
+                }
+            }
+            AmfMessage::SessionModify { ue, sessions } => {
+                if let Some(number) = self.find(now, amf, ue) {
+                    self.session_modify(number, sessions);
+                }
+            }
+            AmfMessage::ContextModification {
+                ue,
+                ue_ambr,
+                new_amf,
+            } => {
+                if let Some(number) = self.find(now, amf, ue) {
+                    self.context_modification(number, ue_ambr, new_amf);
                 }
             }
             AmfMessage::SessionRelease { ue, nas, sessions } => {
@@ -280,6 +365,8 @@ impl N3iwf {
     /// Ends: every UE is released towards AMF and UE. Done when [`is_empty`](Self::is_empty).
     pub fn shut_down(&mut self, now: Instant) {
         self.stopping = true;
+        self.desk.close(now);
+        self.key_orders(now);
         let all: Vec<u32> = self.ues.keys().copied().collect();
         for number in all {
             self.release_now(now, number, Cause::misc(ngap::CauseMisc::om_intervention));
@@ -289,49 +376,6 @@ impl N3iwf {
     /// Whether nothing of any UE is left.
     pub fn is_empty(&self) -> bool {
         self.ues.is_empty()
-    }
-
-    fn keys_needed(&mut self, now: Instant, sa: SaId, request: KeyRequestId, wanted: KeysWanted) {
-        self.touched = Some(sa);
-        let KeysWanted::Allocate {
-            slave,
-            number,
-            size_bits,
-        } = wanted
-        else {
-            // The slave's side: never asked of a responder.
-            self.commands.push_back(Command::ProvideKeys {
-                sa,
-                request,
-                keys: Err(QkdFailure::UnknownKey),
-            });
-            return;
-        };
-        if !self.by_sa.contains_key(&sa) {
-            if self.stopping || !self.any_amf_ready() {
-                // No core, no attach: not one key is spent on it, and the UE backs off.
-                info!(%sa, "no AMF: attach refused");
-                self.commands.push_back(Command::ProvideKeys {
-                    sa,
-                    request,
-                    keys: Err(QkdFailure::Quota),
-                });
-                return;
-            }
-            self.half_open
-                .entry(sa)
-                .or_insert_with(|| Timeline::begin(now.since_origin()));
-        }
-        if let Some(timeline) = self.timeline(sa) {
-            timeline.wait(Party::Kms, now.since_origin());
-        }
-        self.actions.push_back(Action::FetchKeys {
-            sa,
-            request,
-            slave,
-            number,
-            size_bits,
-        });
     }
 
     /// The UE a message of `amf` is about. Unknown and contradicting identifiers are answered

@@ -129,7 +129,9 @@ impl N3iwf {
         let leftover: Vec<_> = ue
             .children
             .iter_mut()
-            .filter(|(_, child)| child.state == ChildState::Installed)
+            .filter(|(_, child)| {
+                matches!(child.state, ChildState::Installed | ChildState::Draining(_))
+            })
             .map(|(id, child)| {
                 child.state = ChildState::Removing;
                 *id
@@ -157,9 +159,10 @@ impl N3iwf {
 /// How the end of an IKE SA is told to the AMF.
 fn cause(reason: &CloseReason) -> Cause {
     Cause::radioNetwork(match reason {
-        CloseReason::PeerDead | CloseReason::PeerDeleted | CloseReason::HalfOpenExpired => {
-            CauseRadioNetwork::radio_connection_with_ue_lost
-        }
+        CloseReason::PeerDead
+        | CloseReason::PeerDeleted
+        | CloseReason::HalfOpenExpired
+        | CloseReason::InitialContact => CauseRadioNetwork::radio_connection_with_ue_lost,
         CloseReason::Local => CauseRadioNetwork::release_due_to_ngran_generated_reason,
         _ => CauseRadioNetwork::failure_in_radio_interface_procedure,
     })

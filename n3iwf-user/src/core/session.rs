@@ -1,5 +1,6 @@
 //! PDU sessions (TS 24.502, 7.5 to 7.7; TS 38.413, 8.2).
 
+use daemon::timeline::Phase;
 use ike::{ChildFailure, ChildId, Instant, NewChild, SaId, wire::TrafficSelector};
 use nwu::{QosInfo, notify};
 use tracing::{info, warn};
@@ -7,10 +8,8 @@ use tracing::{info, warn};
 use super::{
     N3iwf,
     attach::private_notify,
-    types::{
-        Action, Command, IkeState, N2State, Relay, RelaySession, Release, Session, SessionState,
-        Setup,
-    },
+    modify::relay_session,
+    types::{Action, Command, IkeState, N2State, Relay, Release, Session, SessionState, Setup},
 };
 use crate::ngap::{
     self, Cause, CauseMisc, CauseRadioNetwork, CauseTransport, SessionOutcome, SessionRequest,
@@ -92,7 +91,7 @@ impl N3iwf {
         let inner = ue.inner.ok_or(no_room.clone())?;
         let qos = QosInfo {
             pdu_session: request.id,
-            qfis: transfer.qfis.clone(),
+            qfis: transfer.flows.iter().map(|flow| flow.qfi).collect(),
             default: true,
             dscp: None,
         };
@@ -108,12 +107,14 @@ impl N3iwf {
                 token,
                 child: None,
                 slot,
-                qfis: transfer.qfis,
+                flows: transfer.flows,
+                ambr: transfer.ambr,
                 upf: transfer.upf,
                 ul_teid: transfer.ul_teid,
                 dl_teid,
                 security_indicated: transfer.security_indicated,
                 nas: request.nas,
+                change: None,
             },
         );
         Ok(Command::CreateChild {
@@ -140,10 +141,13 @@ impl N3iwf {
             self.signalling_up(now, number);
             return;
         }
-        let (Some(inner), Some(installed)) = (ue.inner, ue.children.get(&child)) else {
+        let Some(installed) = ue.children.get(&child) else {
             return;
         };
-        let reqid = installed.reqid;
+        if installed.replaces.is_some() {
+            // It takes over with `ChildSwitched`.
+            return;
+        }
         let Some((id, session)) = ue
             .sessions
             .iter_mut()
@@ -159,19 +163,13 @@ impl N3iwf {
             return;
         }
         session.state = SessionState::Relaying;
-        let relay = RelaySession {
-            ue: number,
-            session: *id,
-            ue_inner: inner,
-            up_address: inner_address,
-            slot: session.slot,
-            reqid,
-            qfis: session.qfis.clone(),
-            upf: session.upf,
-            ul_teid: session.ul_teid,
-            dl_teid: session.dl_teid,
+        let (id, dl_teid) = (*id, session.dl_teid);
+        let session = ue.sessions.get(&id);
+        let relay = session.and_then(|session| relay_session(ue, id, session, inner_address));
+        let Some(relay) = relay else {
+            return;
         };
-        ue.relays.insert(relay.dl_teid, Relay::Adding);
+        ue.relays.insert(dl_teid, Relay::Adding);
         self.actions.push_back(Action::AddSession(relay));
     }
 
@@ -215,15 +213,20 @@ impl N3iwf {
             let up = SessionUp {
                 address,
                 dl_teid,
-                qfis: session.qfis.clone(),
+                qfis: session.qfis(),
                 security_result: session.security_indicated,
             };
             let nas = session.nas.take();
-            ue.timeline.end(now.since_origin());
+            if ue.timeline.phase() == Some(Phase::Child) {
+                ue.timeline.end(now.since_origin());
+                self.phases
+                    .push_back((Phase::Child, ue.timeline.of(Phase::Child)));
+            }
             info!(ue = number, session = id, "PDU session up");
             self.finish(number, id, Ok(up));
             // After the Child SA exists, and not before (TS 23.502, 4.12.5).
             if let Some(nas) = nas {
+                self.let_settle(now, number);
                 self.deliver(now, number, nas);
             }
         } else {
@@ -333,6 +336,12 @@ impl N3iwf {
             return;
         };
         let number = ue.number;
+        if self.drain(now, number, child) {
+            return;
+        }
+        let Some(ue) = self.ues.get_mut(&number) else {
+            return;
+        };
         let id = ue
             .sessions
             .iter()
@@ -345,7 +354,7 @@ impl N3iwf {
         if let Some((id, SessionState::Up)) = id {
             ue.lost.push(id);
         }
-        self.remove_child(number, child);
+        self.remove_with_drained(number, child);
         if let Some((id, _)) = id {
             let lost = CauseRadioNetwork::radio_connection_with_ue_lost;
             self.end_session(number, id, &Cause::radioNetwork(lost));
@@ -407,6 +416,7 @@ impl N3iwf {
         }
         info!(ue = number, session = id, "PDU session gone");
         self.finish(number, id, Err(cause.clone()));
+        self.finish_modify(number, id, Err(cause.clone()));
         self.finish_release(number, id);
     }
 
@@ -461,7 +471,9 @@ impl N3iwf {
                 SessionState::Creating | SessionState::Releasing => {}
             }
             let interrupted = CauseRadioNetwork::interaction_with_other_procedure;
-            self.finish(number, *id, Err(Cause::radioNetwork(interrupted)));
+            let interrupted = Cause::radioNetwork(interrupted);
+            self.finish(number, *id, Err(interrupted.clone()));
+            self.finish_modify(number, *id, Err(interrupted));
         }
         if release.waiting.is_empty() {
             self.answer_release(number, &release);
@@ -494,6 +506,12 @@ impl N3iwf {
     }
 
     fn answer_setup(&mut self, number: u32, setup: &Setup) {
+        for outcome in &setup.outcomes {
+            match outcome.result {
+                Ok(_) => self.sessions_up += 1,
+                Err(_) => self.sessions_failed += 1,
+            }
+        }
         self.send_about(number, |ids, _| {
             if setup.context {
                 ngap::context_setup_response(ids, &setup.outcomes)

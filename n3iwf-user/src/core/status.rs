@@ -1,8 +1,11 @@
 //! What the core shows of itself.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
-use daemon::timeline::Row;
+use daemon::timeline::{Phase, PhaseTimes, Row};
 use ike::Instant;
 use serde::{Deserialize, Serialize};
 
@@ -70,10 +73,83 @@ pub struct SessionRow {
     pub slot: u32,
 }
 
+/// How many there are, by state, and what came of sessions so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// UEs by state.
+    pub ues: BTreeMap<&'static str, usize>,
+    /// PDU sessions by state.
+    pub sessions: BTreeMap<&'static str, usize>,
+    /// PDU sessions that came up since the start.
+    pub sessions_up: u64,
+    /// PDU sessions that the core asked for and that did not come up.
+    pub sessions_failed: u64,
+}
+
+fn ue_state(ue: &Ue) -> &'static str {
+    match (ue.ike, ue.n2) {
+        (IkeState::Authenticating, _) => "authenticating",
+        (IkeState::Finishing, _) => "finishing",
+        (IkeState::Up, N2State::Releasing(..)) => "releasing",
+        (IkeState::Up, _) => "up",
+        (IkeState::Closing, _) => "closing",
+        (IkeState::Closed, _) => "closed",
+    }
+}
+
+const fn session_state(state: SessionState) -> &'static str {
+    match state {
+        SessionState::Creating => "creating",
+        SessionState::Relaying => "relaying",
+        SessionState::Up => "up",
+        SessionState::Releasing => "releasing",
+    }
+}
+
 impl N3iwf {
+    /// Counts without a look at each from outside.
+    pub fn census(&self) -> Census {
+        // States without anybody are counted, too: a series that comes and goes tells less.
+        let none = |names: &[&'static str]| names.iter().map(|name| (*name, 0)).collect();
+        let mut census = Census {
+            ues: none(&[
+                "authenticating",
+                "finishing",
+                "up",
+                "releasing",
+                "closing",
+                "closed",
+            ]),
+            sessions: none(&["creating", "relaying", "up", "releasing"]),
+            sessions_up: self.sessions_up,
+            sessions_failed: self.sessions_failed,
+        };
+        for ue in self.ues.values() {
+            *census.ues.entry(ue_state(ue)).or_default() += 1;
+            for session in ue.sessions.values() {
+                *census
+                    .sessions
+                    .entry(session_state(session.state))
+                    .or_default() += 1;
+            }
+        }
+        census
+    }
+
+    /// A phase of an attach that ended, and its times.
+    pub fn poll_phase(&mut self) -> Option<(Phase, PhaseTimes)> {
+        self.phases.pop_front()
+    }
+
     /// All UEs by number.
     pub fn ues(&self, now: Instant) -> Vec<UeStatus> {
         self.ues.values().map(|ue| self.row(ue, now)).collect()
+    }
+
+    /// The UEs with the lowest numbers.
+    pub fn first_ues(&self, now: Instant, limit: usize) -> Vec<UeStatus> {
+        let first = self.ues.values().take(limit);
+        first.map(|ue| self.row(ue, now)).collect()
     }
 
     /// Inner addresses given out.
@@ -95,15 +171,7 @@ impl N3iwf {
             ue: ue.number,
             ike_sa: ue.sa.number(),
             remote: ue.path.remote,
-            state: match (ue.ike, ue.n2) {
-                (IkeState::Authenticating, _) => "authenticating",
-                (IkeState::Finishing, _) => "finishing",
-                (IkeState::Up, N2State::Releasing(..)) => "releasing",
-                (IkeState::Up, _) => "up",
-                (IkeState::Closing, _) => "closing",
-                (IkeState::Closed, _) => "closed",
-            }
-            .to_owned(),
+            state: ue_state(ue).to_owned(),
             amf_ue_ngap_id: ue.n2.amf_ue(),
             amf: ue.amf.map(|amf| self.amf_name(amf).to_owned()),
             inner: ue.inner,
@@ -115,15 +183,9 @@ impl N3iwf {
                 .iter()
                 .map(|(id, session)| SessionRow {
                     session: *id,
-                    state: match session.state {
-                        SessionState::Creating => "creating",
-                        SessionState::Relaying => "relaying",
-                        SessionState::Up => "up",
-                        SessionState::Releasing => "releasing",
-                    }
-                    .to_owned(),
+                    state: session_state(session.state).to_owned(),
                     child: session.child.map(ike::ChildId::number),
-                    qfis: session.qfis.clone(),
+                    qfis: session.qfis(),
                     upf: session.upf,
                     ul_teid: session.ul_teid,
                     dl_teid: session.dl_teid,

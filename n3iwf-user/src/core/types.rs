@@ -7,7 +7,7 @@ use std::{
 };
 
 use daemon::timeline::Timeline;
-use dataplane::ChildSaSpec;
+use dataplane::{ChildSaSpec, relay::Ambr};
 use ike::{
     ChildId, EapSuccess, Fate, Instant, KeyRequestId, NewChild, Path, QkdFailure, SaId,
     wire::Notify,
@@ -15,7 +15,8 @@ use ike::{
 use ipnet::IpNet;
 use keys::{KeyId, QkdKey, SaeId};
 
-use crate::ngap::{ContextSetup, Node, SessionOutcome, SessionRequest};
+use super::{keydesk::KeyPolicy, modify::Modify, pacing::Pace};
+use crate::ngap::{ContextSetup, ModifiedFlows, Node, QosFlow, SessionOutcome, SessionRequest};
 
 /// What the core is told once.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct CoreConfig {
     pub slots: u32,
     /// Replay window of ESP, packets.
     pub replay_window: u32,
+    /// How QKD keys are given out.
+    pub keys: KeyPolicy,
     /// Timers.
     pub timing: CoreTiming,
 }
@@ -51,6 +54,12 @@ pub struct CoreTiming {
     pub reconnect_max: Duration,
     /// How long the AMF may take to answer UE CONTEXT RELEASE REQUEST before the UE is dropped.
     pub context_release: Duration,
+    /// How long a Child SA that was rekeyed stays in the data plane for packets still on their way.
+    pub drain: Duration,
+    /// Wait before a Child SA at a soft limit is rekeyed again when that failed.
+    pub rekey_retry: Duration,
+    /// How long an authentication is good for (AUTH_LIFETIME of RFC 4478); `None`: for ever.
+    pub authentication: Option<Duration>,
 }
 
 impl Default for CoreTiming {
@@ -60,6 +69,9 @@ impl Default for CoreTiming {
             reconnect_first: Duration::from_secs(1),
             reconnect_max: Duration::from_secs(30),
             context_release: Duration::from_secs(10),
+            drain: Duration::from_secs(5),
+            rekey_retry: Duration::from_secs(10),
+            authentication: None,
         }
     }
 }
@@ -106,6 +118,25 @@ pub enum Action {
         /// Of which size in bits.
         size_bits: u32,
     },
+    /// Ask the KMS for keys before anybody needs them; answer with `keys_ahead`.
+    FetchAhead {
+        /// The UE's SAE.
+        slave: SaeId,
+        /// How many keys.
+        number: usize,
+        /// Of which size in bits.
+        size_bits: u32,
+    },
+    /// Ask the KMS for its status; answer with `stock_told`.
+    AskStock {
+        /// The UE's SAE.
+        slave: SaeId,
+    },
+    /// These were wiped unused: book them as lost.
+    LoseKeys {
+        /// The keys.
+        ids: Vec<KeyId>,
+    },
     /// Book a key's fate in the account.
     BookKey {
         /// Of which IKE SA.
@@ -120,6 +151,11 @@ pub enum Action {
         /// Which IKE SA.
         sa: SaId,
     },
+    /// What these keys protected is gone, the IKE SA goes on: they leave the listing.
+    ReleaseKeys {
+        /// The keys.
+        ids: Vec<KeyId>,
+    },
     /// Install a Child SA; answer with `child_installed`.
     InstallSa {
         /// Of which IKE SA.
@@ -128,6 +164,22 @@ pub enum Action {
         child: ChildId,
         /// Everything about it.
         spec: Box<ChildSaSpec>,
+        /// Without the outbound state, which waits for [`Action::SwitchSa`].
+        inbound: bool,
+    },
+    /// Let packets leave through a Child SA that has its inbound state alone.
+    SwitchSa {
+        /// Which.
+        child: ChildId,
+    },
+    /// The peer of a Child SA is elsewhere.
+    MoveSa {
+        /// Which.
+        child: ChildId,
+        /// The new path.
+        path: Path,
+        /// Whether ESP goes in UDP there.
+        udp_encap: bool,
     },
     /// Remove a Child SA; answer with `child_removed`.
     RemoveSa {
@@ -136,6 +188,20 @@ pub enum Action {
     },
     /// Relay a PDU session; answer with `session_added`.
     AddSession(RelaySession),
+    /// Relay a PDU session otherwise than before; answer with `session_modified`.
+    ModifySession {
+        /// As it shall be from now on; the downlink TEID says which.
+        session: RelaySession,
+        /// To be given back.
+        token: u64,
+    },
+    /// Change the limit that all sessions of a UE share; no answer is waited for.
+    SetUeAmbr {
+        /// Whose.
+        ue: u32,
+        /// UE-AMBR.
+        ambr: Ambr,
+    },
     /// Stop relaying a PDU session; answer with `session_removed`.
     RemoveSession {
         /// Whose.
@@ -172,6 +238,10 @@ pub struct RelaySession {
     pub slot: u32,
     /// Reqid of the session's Child SA: uplink packets come out of no other.
     pub reqid: u32,
+    /// Session-AMBR.
+    pub ambr: Option<Ambr>,
+    /// UE-AMBR, which all sessions of the UE share.
+    pub ue_ambr: Option<Ambr>,
     /// QFIs allowed; the first is the default.
     pub qfis: Vec<u8>,
     /// The UPF's N3 address.
@@ -245,8 +315,24 @@ pub enum Command {
         /// The Child SA that is not to be.
         child: ChildId,
     },
+    /// `Endpoint::inform`; a refusal comes back through `inform_refused`.
+    Inform {
+        /// The IKE SA.
+        sa: SaId,
+        /// To be given back.
+        token: u64,
+        /// 5G_QOS_INFO.
+        notifies: Vec<Notify>,
+    },
     /// `Endpoint::delete_child`.
     DeleteChild {
+        /// The IKE SA.
+        sa: SaId,
+        /// The Child SA.
+        child: ChildId,
+    },
+    /// `Endpoint::rekey_child`; what becomes of it is an event.
+    RekeyChild {
         /// The IKE SA.
         sa: SaId,
         /// The Child SA.
@@ -271,7 +357,11 @@ pub(crate) struct Ue {
     /// Downlink NAS that waits for its turn in EAP, or for the TCP connection.
     pub(crate) downlink: VecDeque<Vec<u8>>,
     pub(crate) link: Option<NasLink>,
+    /// Of a UE that cannot take downlink NAS as it comes.
+    pub(crate) pace: Option<Pace>,
     pub(crate) inner: Option<IpAddr>,
+    /// UE-AMBR, as the AMF told it last.
+    pub(crate) ambr: Option<Ambr>,
     pub(crate) children: HashMap<ChildId, Child>,
     pub(crate) signalling: Option<ChildId>,
     /// Received, and answered only once the signalling Child SA is up.
@@ -281,6 +371,7 @@ pub(crate) struct Ue {
     pub(crate) lost: Vec<u8>,
     pub(crate) setups: Vec<Setup>,
     pub(crate) releases: Vec<Release>,
+    pub(crate) modifies: Vec<Modify>,
     /// Downlink TEIDs the relay knows, or is being told about.
     pub(crate) relays: BTreeMap<u32, Relay>,
     pub(crate) timeline: Timeline,
@@ -338,16 +429,29 @@ pub(crate) struct Eap {
 }
 
 /// A Child SA in the data plane, or on its way in or out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Child {
     pub(crate) state: ChildState,
     pub(crate) reqid: u32,
+    /// The Child SA it takes over from.
+    pub(crate) replaces: Option<ChildId>,
+    /// Packets do not leave through it yet.
+    pub(crate) inbound: bool,
+    /// Another one has taken over from it.
+    pub(crate) superseded: bool,
+    /// It reached a soft limit.
+    pub(crate) expired: bool,
+    /// When its rekey, which failed, is tried again.
+    pub(crate) rekey_at: Option<Instant>,
+    pub(crate) key_ids: Vec<KeyId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChildState {
     Installing,
     Installed,
+    /// Replaced; still there for packets on their way.
+    Draining(Instant),
     Removing,
 }
 
@@ -369,12 +473,34 @@ pub(crate) struct Session {
     pub(crate) token: u64,
     pub(crate) child: Option<ChildId>,
     pub(crate) slot: u32,
-    pub(crate) qfis: Vec<u8>,
+    pub(crate) flows: Vec<QosFlow>,
+    pub(crate) ambr: Option<Ambr>,
     pub(crate) upf: IpAddr,
     pub(crate) ul_teid: u32,
     pub(crate) dl_teid: u32,
     pub(crate) security_indicated: bool,
     pub(crate) nas: Option<Vec<u8>>,
+    pub(crate) change: Option<Change>,
+}
+
+impl Session {
+    pub(crate) fn qfis(&self) -> Vec<u8> {
+        self.flows.iter().map(|flow| flow.qfi).collect()
+    }
+}
+
+/// What a session is to become.
+pub(crate) struct Change {
+    /// Marks the questions to UE and relay; never 0.
+    pub(crate) token: u64,
+    /// The relay has been told.
+    pub(crate) applied: bool,
+    pub(crate) flows: Vec<QosFlow>,
+    pub(crate) ambr: Option<Ambr>,
+    pub(crate) upf: IpAddr,
+    pub(crate) ul_teid: u32,
+    pub(crate) nas: Option<Vec<u8>>,
+    pub(crate) outcome: ModifiedFlows,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,24 +5,26 @@ use std::{
     time::Duration,
 };
 
+use dataplane::relay::Ambr;
 use keys::Secret;
 use nwu::{Guami, Plmn};
 use oxirush_ngap::{
     Deviation, Error, NgapPduKind, extract_ngap_ies, ie,
     ngap::{
         AMFUENGAPID, AllowedNSSAI, Cause, CauseProtocol, CauseRadioNetwork, Criticality,
-        CriticalityDiagnostics, NGAPPDU, PDUSessionResourceSetupListCxtReq,
-        PDUSessionResourceSetupListSUReq, PDUSessionResourceSetupRequestTransfer,
-        PDUSessionResourceToReleaseListRelCmd, PLMNIdentity, PLMNSupportList,
-        QosFlowSetupRequestList, RANUENGAPID, ResetType, SecurityIndication, ServedGUAMIList,
-        TimeToWait, TransportLayerAddress, UENGAPIDs, UPTransportLayerInformation,
-        decode_open_type,
+        CriticalityDiagnostics, NGAPPDU, PDUSessionAggregateMaximumBitRate,
+        PDUSessionResourceSetupListCxtReq, PDUSessionResourceSetupListSUReq,
+        PDUSessionResourceSetupRequestTransfer, PDUSessionResourceToReleaseListRelCmd,
+        PLMNIdentity, PLMNSupportList, QosCharacteristics, QosFlowIdentifier,
+        QosFlowLevelQosParameters, QosFlowSetupRequestList, RANUENGAPID, ResetType,
+        SecurityIndication, ServedGUAMIList, TimeToWait, TransportLayerAddress,
+        UEAggregateMaximumBitRate, UENGAPIDs, UPTransportLayerInformation, decode_open_type,
     },
 };
 
 use super::{
-    AmfInfo, AmfMessage, ContextSetup, ResetScope, SessionRequest, SetupTransfer, UeIds,
-    encode::error_indication_with,
+    AmfInfo, AmfMessage, ContextSetup, QosFlow, ResetScope, SessionRequest, SetupTransfer, UeIds,
+    encode::error_indication_with, modify,
 };
 
 /// Why a message has no meaning, and what to send back.
@@ -164,6 +166,7 @@ fn message(pdu: &NGAPPDU<'_>) -> Result<AmfMessage, Error> {
                 req ran: u32 = RAN_UE_NGAP_ID(id),
                 opt nas: Vec<u8> = NAS_PDU(nas) => nas.0.into_vec(),
                 req list: PDUSessionResourceSetupListSUReq = PDUSessionResourceSetupListSUReq(list) => list,
+                lax ambr: Ambr = UEAggregateMaximumBitRate(rate) => ue_ambr(&rate),
             );
             let sessions = list
                 .0
@@ -177,6 +180,7 @@ fn message(pdu: &NGAPPDU<'_>) -> Result<AmfMessage, Error> {
             AmfMessage::SessionSetup {
                 ue: UeIds { amf, ran },
                 nas,
+                ue_ambr: ambr,
                 sessions,
             }
         }
@@ -193,6 +197,8 @@ fn message(pdu: &NGAPPDU<'_>) -> Result<AmfMessage, Error> {
                 sessions: list.0.iter().map(|item| item.pdu_session_id.0).collect(),
             }
         }
+        K::Initiating_PDUSessionResourceModify => modify::session_modify(pdu)?,
+        K::Initiating_UEContextModification => modify::context_modification(pdu)?,
         K::Initiating_UEContextRelease => {
             extract_ngap_ies!(pdu, UEContextReleaseCommand,
                 req ids: UENGAPIDs = UE_NGAP_IDs(ids) => ids,
@@ -279,6 +285,7 @@ fn context_setup(pdu: &NGAPPDU<'_>) -> Result<ContextSetup, Error> {
         req key: Secret = SecurityKey(key) => Secret::from_slice(key.0.as_octets()),
         opt list: PDUSessionResourceSetupListCxtReq = PDUSessionResourceSetupListCxtReq(list) => list,
         lax nas: Vec<u8> = NAS_PDU(nas) => nas.0.into_vec(),
+        lax ambr: Ambr = UEAggregateMaximumBitRate(rate) => ue_ambr(&rate),
     );
     let sessions = list
         .into_iter()
@@ -293,6 +300,7 @@ fn context_setup(pdu: &NGAPPDU<'_>) -> Result<ContextSetup, Error> {
         ue: UeIds { amf, ran },
         key,
         nas,
+        ue_ambr: ambr,
         sessions,
     })
 }
@@ -306,44 +314,78 @@ fn transfer(octets: &[u8]) -> Result<SetupTransfer, Cause> {
             req tunnel: UPTransportLayerInformation = UL_NGU_UP_TNLInformation(tunnel) => tunnel,
             req flows: QosFlowSetupRequestList = QosFlowSetupRequestList(flows) => flows,
             opt security: SecurityIndication = SecurityIndication(security) => security,
+            lax ambr: Ambr = PDUSessionAggregateMaximumBitRate(rate) => session_ambr(&rate),
         );
-        let tunnel = match tunnel {
-            UPTransportLayerInformation::gTPTunnel(tunnel) => Some((
-                address(&tunnel.transport_layer_address),
-                u32::from_be_bytes(tunnel.gtp_teid.0),
-            )),
-            _ => None,
-        };
-        Ok((tunnel, flows, security.is_some()))
+        Ok((self::tunnel(&tunnel), flows, security.is_some(), ambr))
     };
-    let (tunnel, flows, security_indicated) =
+    let (tunnel, flows, security_indicated, ambr) =
         read().map_err(|_| Cause::protocol(CauseProtocol::abstract_syntax_error_reject))?;
-    let Some((Some(upf), ul_teid)) = tunnel else {
+    let Some((upf, ul_teid)) = tunnel else {
         return Err(Cause::protocol(CauseProtocol::semantic_error));
     };
-    let mut qfis = Vec::with_capacity(flows.0.len());
+    let mut known: Vec<QosFlow> = Vec::with_capacity(flows.0.len());
     for flow in &flows.0 {
-        // QFI is 0..63 with an extension marker; GRE and GTP-U have six bits for it.
-        let qfi = u8::try_from(flow.qos_flow_identifier.0)
-            .ok()
-            .filter(|qfi| *qfi < 64)
-            .ok_or(Cause::radioNetwork(CauseRadioNetwork::unkown_qos_flow_ID))?;
-        if qfis.contains(&qfi) {
+        let qfi = qfi(&flow.qos_flow_identifier)?;
+        if known.iter().any(|other| other.qfi == qfi) {
             return Err(Cause::radioNetwork(
                 CauseRadioNetwork::multiple_qos_flow_ID_instances,
             ));
         }
-        qfis.push(qfi);
+        known.push(QosFlow {
+            qfi,
+            five_qi: five_qi(&flow.qos_flow_level_qos_parameters),
+        });
     }
-    if qfis.is_empty() {
+    if known.is_empty() {
         return Err(Cause::protocol(CauseProtocol::semantic_error));
     }
     Ok(SetupTransfer {
         upf,
         ul_teid,
-        qfis,
+        flows: known,
+        ambr,
         security_indicated,
     })
+}
+
+/// QFI is 0..63 with an extension marker; GRE and GTP-U have six bits for it.
+pub(super) fn qfi(identifier: &QosFlowIdentifier) -> Result<u8, Cause> {
+    u8::try_from(identifier.0)
+        .ok()
+        .filter(|qfi| *qfi < 64)
+        .ok_or(Cause::radioNetwork(CauseRadioNetwork::unkown_qos_flow_ID))
+}
+
+pub(super) fn five_qi(parameters: &QosFlowLevelQosParameters) -> Option<u8> {
+    let five_qi = match &parameters.qos_characteristics {
+        QosCharacteristics::nonDynamic5QI(descriptor) => Some(descriptor.five_qi.0),
+        QosCharacteristics::dynamic5QI(descriptor) => descriptor.five_qi.as_ref().map(|qi| qi.0),
+        _ => None,
+    };
+    five_qi.and_then(|five_qi| u8::try_from(five_qi).ok())
+}
+
+/// Address and TEID of a GTP-U tunnel.
+pub(super) fn tunnel(information: &UPTransportLayerInformation<'_>) -> Option<(IpAddr, u32)> {
+    let UPTransportLayerInformation::gTPTunnel(tunnel) = information else {
+        return None;
+    };
+    let teid = u32::from_be_bytes(tunnel.gtp_teid.0);
+    address(&tunnel.transport_layer_address).map(|address| (address, teid))
+}
+
+pub(super) fn session_ambr(rate: &PDUSessionAggregateMaximumBitRate) -> Ambr {
+    Ambr {
+        uplink: rate.pdu_session_aggregate_maximum_bit_rate_ul.0,
+        downlink: rate.pdu_session_aggregate_maximum_bit_rate_dl.0,
+    }
+}
+
+pub(super) fn ue_ambr(rate: &UEAggregateMaximumBitRate) -> Ambr {
+    Ambr {
+        uplink: rate.ue_aggregate_maximum_bit_rate_ul.0,
+        downlink: rate.ue_aggregate_maximum_bit_rate_dl.0,
+    }
 }
 
 /// A Transport Layer Address is 32, 128 or 160 bits; of the last, the IPv4 part is taken

@@ -4,11 +4,13 @@
 
 mod decode;
 mod encode;
+mod modify;
 #[cfg(test)]
 mod tests;
 
 use std::{fmt, net::IpAddr, time::Duration};
 
+use dataplane::relay::Ambr;
 use keys::Secret;
 use nwu::{Guami, Plmn};
 pub use oxirush_ngap::ngap::{
@@ -22,6 +24,10 @@ pub use encode::{
     context_setup_failure, context_setup_response, error_indication, initial_ue_message,
     nas_non_delivery, ng_setup_request, reset_acknowledge, session_notify,
     session_release_response, session_setup_response, uplink_nas,
+};
+pub use modify::{
+    FlowRequest, ModifiedFlows, ModifyOutcome, ModifyRequest, ModifyTransfer, TunnelChange,
+    context_modification_response, session_modify_response,
 };
 
 /// The pair of identifiers of a UE on N2.
@@ -60,8 +66,26 @@ pub enum AmfMessage {
         ue: UeIds,
         /// NAS PDU of the message itself, for the UE whatever becomes of the sessions.
         nas: Option<Vec<u8>>,
+        /// UE-AMBR, if it changes.
+        ue_ambr: Option<Ambr>,
         /// The sessions.
         sessions: Vec<SessionRequest>,
+    },
+    /// PDU SESSION RESOURCE MODIFY REQUEST.
+    SessionModify {
+        /// For whom.
+        ue: UeIds,
+        /// The sessions.
+        sessions: Vec<ModifyRequest>,
+    },
+    /// UE CONTEXT MODIFICATION REQUEST: what is `None` stays.
+    ContextModification {
+        /// For whom.
+        ue: UeIds,
+        /// UE-AMBR.
+        ue_ambr: Option<Ambr>,
+        /// AMF-UE-NGAP-ID from now on.
+        new_amf: Option<u64>,
     },
     /// PDU SESSION RESOURCE RELEASE COMMAND.
     SessionRelease {
@@ -130,6 +154,8 @@ pub struct ContextSetup {
     pub key: Secret,
     /// NAS PDU, delivered once the signalling Child SA is up.
     pub nas: Option<Vec<u8>>,
+    /// UE-AMBR.
+    pub ue_ambr: Option<Ambr>,
     /// PDU sessions to set up at once.
     pub sessions: Vec<SessionRequest>,
 }
@@ -161,10 +187,21 @@ pub struct SetupTransfer {
     pub upf: IpAddr,
     /// The TEID uplink packets carry.
     pub ul_teid: u32,
-    /// QFIs, in the SMF's order; never empty. The first is the default.
-    pub qfis: Vec<u8>,
+    /// QoS flows, in the SMF's order; never empty. The first is the default.
+    pub flows: Vec<QosFlow>,
+    /// Session-AMBR.
+    pub ambr: Option<Ambr>,
     /// Whether a Security Indication came, which wants a Security Result.
     pub security_indicated: bool,
+}
+
+/// A QoS flow of a PDU session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QosFlow {
+    /// QoS flow identifier, 0..63.
+    pub qfi: u8,
+    /// 5G QoS identifier (TS 23.501, 5.7.4), if it has one.
+    pub five_qi: Option<u8>,
 }
 
 /// What NG RESET is about.

@@ -65,6 +65,23 @@ fn every_uplink_message_is_complete_at_the_bounds_of_its_identifiers() {
         result: Err(cause()),
     };
     let sessions = [up, down];
+    let modified = [
+        ModifyOutcome {
+            id: 255,
+            result: Ok(ModifiedFlows {
+                done: vec![0, 63],
+                failed: vec![(5, cause())],
+            }),
+        },
+        ModifyOutcome {
+            id: 1,
+            result: Ok(ModifiedFlows::default()),
+        },
+        ModifyOutcome {
+            id: 0,
+            result: Err(cause()),
+        },
+    ];
     let messages = [
         initial_ue_message(u32::MAX, &[1], v6, None, None, None),
         uplink_nas(UE, &[0; 70_000], v6),
@@ -74,6 +91,9 @@ fn every_uplink_message_is_complete_at_the_bounds_of_its_identifiers() {
         context_setup_failure(UE, cause()),
         session_setup_response(UE, &sessions),
         session_release_response(UE, &[0, 255]),
+        session_modify_response(UE, &modified),
+        session_modify_response(UE, &modified[1..2]),
+        context_modification_response(UE),
         session_notify(UE, &[7], &cause()),
         context_release_request(UE, cause()),
         context_release_complete(UE, &[]),

@@ -3,9 +3,9 @@
 //! One task owns the gateway. Everything that waits (KMS, data plane, N2, NAS TCP) does so in tasks
 //! of its own and reports back through one channel, so that the gateway sees one input at a time.
 
-mod account;
 mod control;
 mod keylog;
+mod kms;
 mod n2link;
 mod nas;
 mod plane;
@@ -13,36 +13,35 @@ mod plane;
 mod tests;
 mod udp;
 
-use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use daemon::{Shutdown, control::Server, timeline::Stopwatch};
+use daemon::{Shutdown, control::Server, hardening::Hardening, timeline::Stopwatch};
 use dataplane::{
     Dataplane, StartReport,
     relay::{self, AccessEvent, AccessRelay},
 };
 use ike::{ChildId, Endpoint, Instant, KeyRequestId, QkdFailure, SaId};
-use keys::QkdKey;
-use qkd::{Kms, QkdError, Reason};
+use keys::{QkdKey, SaeId};
+use qkd::Kms;
 use rand_core::UnwrapErr;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::{sleep_until, timeout},
 };
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use self::{keylog::DebugKeyLog, n2link::N2, nas::Nas, plane::Plane, udp::Udp};
+use self::{keylog::DebugKeyLog, kms::Keys, n2link::N2, nas::Nas, plane::Plane, udp::Udp};
 use crate::{
     config::File,
-    core::{Action, AmfNumber, AmfStatus, N3iwf, NasLink, UeStatus},
-    gateway::Gateway,
+    core::{Action, AmfNumber, N3iwf, NasLink, UeStatus},
+    gateway::{Census, Gateway, RekeyWhat},
+    metrics::{Metrics, PORT},
 };
 
 /// Inputs that wait for the gateway; whoever sends more waits itself.
 const INPUTS: usize = 4096;
-/// Requests to the KMS at one time.
-const KMS_AT_ONCE: usize = 64;
 /// How long a shutdown waits for UEs and the AMF.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// How often the relay is asked for events.
@@ -71,6 +70,14 @@ enum Input {
         request: KeyRequestId,
         keys: Result<Vec<QkdKey>, QkdFailure>,
     },
+    Ahead {
+        slave: SaeId,
+        keys: Result<Vec<QkdKey>, QkdFailure>,
+    },
+    Stock {
+        slave: SaeId,
+        stored: Option<u64>,
+    },
     Installed {
         sa: SaId,
         child: ChildId,
@@ -82,6 +89,11 @@ enum Input {
     SessionAdded {
         ue: u32,
         dl_teid: u32,
+        result: Result<(), String>,
+    },
+    SessionModified {
+        ue: u32,
+        token: u64,
         result: Result<(), String>,
     },
     SessionRemoved {
@@ -101,9 +113,21 @@ enum Input {
         link: NasLink,
     },
     Snapshot(oneshot::Sender<Snapshot>),
+    /// Keys held ahead, by peer.
+    HeldAhead(oneshot::Sender<BTreeMap<SaeId, usize>>),
+    Census {
+        /// How many UEs to name.
+        ues: usize,
+        reply: oneshot::Sender<(Box<Census>, Vec<UeStatus>)>,
+    },
     Release {
         ue: u32,
         done: oneshot::Sender<bool>,
+    },
+    Rekey {
+        ue: u32,
+        what: RekeyWhat,
+        done: oneshot::Sender<Result<(), String>>,
     },
 }
 
@@ -112,22 +136,19 @@ struct Snapshot {
     now: Instant,
     sas: Vec<ike::SaStatus>,
     ues: Vec<UeStatus>,
-    amfs: Vec<AmfStatus>,
-    half_open: usize,
-    addresses_taken: usize,
 }
 
 /// Runs the daemon until a signal ends it.
 ///
 /// # Errors
 /// What keeps it from starting. Once it runs, nothing outside ends it but a signal.
-pub async fn run(path: &Path, file: File) -> anyhow::Result<()> {
+pub async fn run(path: &Path, file: File, hardening: Option<&Hardening>) -> anyhow::Result<()> {
     // From here on a signal is answered in order.
     let mut shutdown = Shutdown::catch()?;
-    daemon::harden().context("hardening the process")?;
     let own = &file.configuration;
-    let complaint = |complaint| anyhow::anyhow!("{}: {complaint}", path.display());
+    let complaint = |complaint| daemon::config::place(path, complaint);
     let core = file.core().map_err(complaint)?;
+    let choice = file.choice().map_err(complaint)?;
     let mut endpoint = file.endpoint().map_err(complaint)?;
     let key_log = own.debug_key_log.as_deref().map(DebugKeyLog::open);
     let key_log = key_log.transpose().context("debugKeyLog")?;
@@ -142,7 +163,12 @@ pub async fn run(path: &Path, file: File) -> anyhow::Result<()> {
     // First of all: a second daemon with the same file ends here and disturbs nothing.
     let server = Server::bind(&own.control).await?;
     crate::tls_provider();
-    let kms = Kms::new(&own.qkd.kms).context("configuration.qkd.kms")?;
+    let kms = match own.qkd.as_ref().filter(|_| choice.needs_kms()) {
+        Some(qkd) => Some(Kms::new(&qkd.kms).context("configuration.qkd.kms")?),
+        None => None,
+    };
+    let modes: Vec<String> = choice.order().iter().map(ToString::to_string).collect();
+    info!(modes = modes.join(" "), policy = %choice.policy, "key modes accepted");
     let dataplane = dataplane::open(file.dataplane())?;
     let started = dataplane.start().await.context("data plane")?;
     report_start(&started);
@@ -156,6 +182,7 @@ pub async fn run(path: &Path, file: File) -> anyhow::Result<()> {
         &dataplane,
         started,
         key_log,
+        hardening,
         &mut shutdown,
     )
     .await;
@@ -191,10 +218,11 @@ async fn serve(
     core: crate::core::CoreConfig,
     endpoint: ike::EndpointConfig,
     server: Server,
-    kms: Kms,
+    kms: Option<Kms>,
     dataplane: &Arc<dyn Dataplane>,
     started: StartReport,
     key_log: Option<Arc<DebugKeyLog>>,
+    hardening: Option<&Hardening>,
     shutdown: &mut Shutdown,
 ) -> anyhow::Result<()> {
     let own = &file.configuration;
@@ -209,32 +237,54 @@ async fn serve(
     let options = n2::Options::default().with_local(own.local_sctp_addr);
     let n2 = N2::new(file.amfs(), options, inputs.clone());
     let names = file.dataplane();
+    let sums = Arc::<dataplane::Sums>::default();
     let plane = Plane::start(
         Arc::clone(dataplane),
         Arc::clone(&relay),
         move |slot| encapsulate.then(|| names.interface(slot)),
         key_log,
+        Arc::clone(&sums),
         inputs.clone(),
     );
     let control = control::Context {
         inputs: inputs.clone(),
         dataplane: Arc::clone(dataplane),
         relay: Arc::clone(&relay),
+        sums,
         kms: kms.clone(),
-        sae_id: own.qkd.sae_id.to_string(),
+        sae_id: own.qkd.as_ref().map(|qkd| qkd.sae_id.to_string()),
         kme: own
             .qkd
-            .kms
-            .kme_id
-            .first()
-            .or(own.qkd.kms.endpoints.first())
+            .as_ref()
+            .map(|qkd| &qkd.kms)
+            .and_then(|kms| kms.kme_id.first().or(kms.endpoints.first()))
             .cloned(),
+        policy: endpoint.acceptance.policy,
         recording: !encapsulate,
         started,
+    };
+    let mut served = tokio::task::JoinSet::new();
+    let metrics = match &own.metrics {
+        Some(options) => {
+            let metrics = Arc::new(Metrics::new(options, kms.as_ref()));
+            let server = metrics::Server::bind(options.address(PORT)).await?;
+            info!(address = %server.address()?, "metrics");
+            served.spawn(server.serve({
+                let (context, metrics) = (control.clone(), Arc::clone(&metrics));
+                move || control::page(context.clone(), Arc::clone(&metrics))
+            }));
+            Some(metrics)
+        }
+        None => None,
     };
     let control =
         tokio::spawn(server.serve(move |request| control::answer(control.clone(), request)));
 
+    // Everything is open and loaded; nothing of a peer was read yet.
+    if let Some(hardening) = hardening {
+        let standing = hardening.settle().context("hardening")?;
+        info!(threads = standing.threads, "hardened: {standing}");
+    }
     let rng = Box::new(UnwrapErr(getrandom::SysRng));
     let mut shell = Shell {
         origin: std::time::Instant::now(),
@@ -243,13 +293,12 @@ async fn serve(
         n2,
         nas,
         plane,
-        kms,
-        kms_slots: Arc::new(Semaphore::new(KMS_AT_ONCE)),
-        inputs,
+        keys: Keys::new(kms, inputs),
+        metrics,
     };
     shell.turn(Gateway::start);
     info!("ready");
-    shell.serve(&mut input, &relay, shutdown).await;
+    shell.serve(&mut input, &relay, dataplane, shutdown).await;
     control.abort();
     shell.say_goodbye(&mut input).await;
     Ok(())
@@ -262,9 +311,8 @@ struct Shell {
     n2: N2,
     nas: Nas,
     plane: Plane,
-    kms: Kms,
-    kms_slots: Arc<Semaphore>,
-    inputs: mpsc::Sender<Input>,
+    keys: Keys,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl Shell {
@@ -272,6 +320,7 @@ impl Shell {
         &mut self,
         input: &mut mpsc::Receiver<Input>,
         relay: &Arc<dyn AccessRelay>,
+        dataplane: &Arc<dyn Dataplane>,
         shutdown: &mut Shutdown,
     ) {
         let mut relay_poll = tokio::time::interval(RELAY_POLL);
@@ -286,6 +335,9 @@ impl Shell {
                 socket = self.udp.readable() => self.receive(socket),
                 Some(first) = input.recv() => self.accept(first, input),
                 () = sleep_until(deadline) => self.turn(Gateway::handle_timeout),
+                expiry = dataplane.expired() => {
+                    self.turn(|gateway, now| gateway.child_expired(now, expiry.id, expiry.hard));
+                }
                 _ = relay_poll.tick() => {
                     while let Some(AccessEvent::TunnelUnknown { dl_teid }) = relay.poll_event() {
                         self.turn(|gateway, now| gateway.tunnel_lost(now, dl_teid));
@@ -305,14 +357,7 @@ impl Shell {
             self.emptied(input, FAREWELL).await;
         }
         self.n2.close().await;
-        let total = self.kms.account().total();
-        info!(
-            fetched = total.fetched,
-            used = total.used,
-            lost = total.lost,
-            held = total.held,
-            "key account at the end"
-        );
+        self.keys.report();
     }
 
     /// Goes on until no UE is left, or the time is over.
@@ -357,6 +402,11 @@ impl Shell {
         }
         while let Some(action) = self.gateway.poll_action() {
             self.act(action);
+        }
+        while let Some((phase, times)) = self.gateway.poll_phase() {
+            if let Some(metrics) = &self.metrics {
+                metrics.phase(phase, times);
+            }
         }
     }
 
@@ -406,6 +456,12 @@ impl Shell {
             Input::Keys { sa, request, keys } => {
                 self.turn(|gateway, now| gateway.keys_fetched(now, sa, request, keys));
             }
+            Input::Ahead { slave, keys } => {
+                self.turn(|gateway, now| gateway.keys_ahead(now, &slave, keys));
+            }
+            Input::Stock { slave, stored } => {
+                self.turn(|gateway, now| gateway.stock_told(now, &slave, stored));
+            }
             Input::Installed { sa, child, result } => {
                 self.turn(|gateway, now| gateway.child_installed(now, sa, child, result));
             }
@@ -417,6 +473,9 @@ impl Shell {
                 dl_teid,
                 result,
             } => self.turn(|gateway, now| gateway.session_added(now, ue, dl_teid, result)),
+            Input::SessionModified { ue, token, result } => {
+                self.turn(|gateway, now| gateway.session_modified(now, ue, token, result));
+            }
             Input::SessionRemoved { ue, dl_teid } => {
                 self.turn(|gateway, now| gateway.session_removed(now, ue, dl_teid));
             }
@@ -438,15 +497,23 @@ impl Shell {
                     now,
                     sas: self.gateway.sas(),
                     ues: self.gateway.ues(now),
-                    amfs: self.gateway.amfs(),
-                    half_open: self.gateway.half_open(),
-                    addresses_taken: self.gateway.addresses_taken(),
                 }));
+            }
+            Input::HeldAhead(reply) => drop(reply.send(self.gateway.held_ahead())),
+            Input::Census { ues, reply } => {
+                let now = self.now();
+                let census = Box::new(self.gateway.census(now));
+                let _ = reply.send((census, self.gateway.first_ues(now, ues)));
             }
             Input::Release { ue, done } => {
                 let mut known = false;
                 self.turn(|gateway, now| known = gateway.release(now, ue));
                 let _ = done.send(known);
+            }
+            Input::Rekey { ue, what, done } => {
+                let mut outcome = Ok(());
+                self.turn(|gateway, now| outcome = gateway.rekey(now, ue, what));
+                let _ = done.send(outcome);
             }
         }
     }
@@ -462,58 +529,36 @@ impl Shell {
                 slave,
                 number,
                 size_bits,
-            } => self.fetch(sa, request, slave, number, size_bits),
-            Action::BookKey { sa, id, fate } => account::book(self.kms.account(), sa, id, fate),
-            Action::ForgetKeys { sa } => {
-                self.kms.account().release(&sa.to_string());
-            }
-            Action::InstallSa { sa, child, spec } => self.plane.install(sa, child, spec),
+            } => self.keys.fetch(sa, request, slave, number, size_bits),
+            Action::FetchAhead {
+                slave,
+                number,
+                size_bits,
+            } => self.keys.fetch_ahead(slave, number, size_bits),
+            Action::AskStock { slave } => self.keys.ask_stock(slave),
+            Action::BookKey { sa, id, fate } => self.keys.book(sa, id, fate),
+            Action::LoseKeys { ids } => self.keys.lose(&ids),
+            Action::ForgetKeys { sa } => self.keys.forget(sa),
+            Action::ReleaseKeys { ids } => self.keys.release(&ids),
+            Action::InstallSa {
+                sa,
+                child,
+                spec,
+                inbound,
+            } => self.plane.install(sa, child, spec, inbound),
+            Action::SwitchSa { child } => self.plane.switch(child),
+            Action::MoveSa {
+                child,
+                path,
+                udp_encap,
+            } => self.plane.relocate(child, path, udp_encap),
             Action::RemoveSa { child } => self.plane.remove(child),
             Action::AddSession(session) => self.plane.add_session(session),
+            Action::ModifySession { session, token } => self.plane.modify_session(session, token),
+            Action::SetUeAmbr { ue, ambr } => self.plane.set_ue_ambr(ue, ambr),
             Action::RemoveSession { ue, dl_teid } => self.plane.remove_session(ue, dl_teid),
             Action::SendNas { link, message } => self.nas.send(link, &message),
             Action::CloseNas { link } => self.nas.close(link),
         }
-    }
-
-    fn fetch(
-        &self,
-        sa: SaId,
-        request: KeyRequestId,
-        slave: keys::SaeId,
-        number: usize,
-        size_bits: u32,
-    ) {
-        let (kms, slots, inputs) = (
-            self.kms.clone(),
-            Arc::clone(&self.kms_slots),
-            self.inputs.clone(),
-        );
-        tokio::spawn(async move {
-            let _slot = slots.acquire().await;
-            let keys = kms
-                .enc_keys(&slave, number, size_bits)
-                .await
-                .map_err(|error| {
-                    warn!(%sa, slave = %slave, %error, "KMS");
-                    failure(&error)
-                });
-            if let Err(lost) = inputs.send(Input::Keys { sa, request, keys }).await
-                && let Input::Keys { keys: Ok(keys), .. } = lost.0
-            {
-                // The daemon ends: the keys die unused, and the account says so.
-                for key in keys {
-                    account::lose(kms.account(), &key.id);
-                }
-            }
-        });
-    }
-}
-
-fn failure(error: &QkdError) -> QkdFailure {
-    match error.reason() {
-        Reason::NoKeys => QkdFailure::NoKeys,
-        Reason::Unreachable => QkdFailure::Unreachable,
-        Reason::UnknownSae => QkdFailure::UnknownSae,
     }
 }

@@ -1,6 +1,6 @@
 //! NAS over TCP inside the signalling Child SAs (TS 24.502, 8.2 and 9.4).
 
-use std::{collections::HashMap, io, net::SocketAddr, time::Duration};
+use std::{collections::HashMap, io, net::SocketAddr, pin::pin, time::Duration};
 
 use nwu::{EnvelopeReader, nas_envelope};
 use tokio::{
@@ -11,6 +11,7 @@ use tokio::{
     },
     sync::mpsc,
     task::JoinHandle,
+    time::timeout,
 };
 use tracing::{debug, warn};
 
@@ -19,6 +20,9 @@ use crate::core::NasLink;
 
 /// NAS messages that wait for a UE to take them.
 const QUEUE: usize = 64;
+/// How long a UE may take to make room for one message: longer than a handover, and the most that
+/// a connection lives on that a UE acknowledges and does not read.
+const TAKING: Duration = Duration::from_secs(30);
 /// Connections at one time.
 const MAX_LINKS: usize = 65_536;
 
@@ -113,14 +117,32 @@ async fn accept(listener: TcpListener, inputs: mpsc::Sender<Input>) {
         if inputs.send(connected).await.is_err() {
             return;
         }
-        tokio::spawn(write(writer, waiting));
-        let inputs = inputs.clone();
-        tokio::spawn(async move {
-            if let Err(error) = read(link, reader, &inputs).await {
+        tokio::spawn(serve(link, reader, writer, waiting, inputs.clone()));
+    }
+}
+
+/// Serves a connection until the UE ends it, or we do: then what is queued is written, and the
+/// socket is closed whatever the UE does. A UE cannot keep more of them than it has the use of.
+async fn serve(
+    link: NasLink,
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    waiting: mpsc::Receiver<Vec<u8>>,
+    inputs: mpsc::Sender<Input>,
+) {
+    let mut writing = pin!(write(writer, waiting));
+    let ended_by_ue = tokio::select! {
+        () = &mut writing => false,
+        result = read(link, reader, &inputs) => {
+            if let Err(error) = result {
                 debug!(link = link.0, %error, "NAS connection");
             }
-            drop(inputs.send(Input::NasClosed { link }).await);
-        });
+            true
+        }
+    };
+    drop(inputs.send(Input::NasClosed { link }).await);
+    if ended_by_ue {
+        writing.await;
     }
 }
 
@@ -135,9 +157,16 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 /// One write per envelope: some UEs take what one read returns for one message.
 async fn write(mut writer: OwnedWriteHalf, mut waiting: mpsc::Receiver<Vec<u8>>) {
     while let Some(envelope) = waiting.recv().await {
-        if let Err(error) = writer.write_all(&envelope).await {
-            debug!(%error, "NAS: write");
-            return;
+        match timeout(TAKING, writer.write_all(&envelope)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                debug!(%error, "NAS: write");
+                return;
+            }
+            Err(_) => {
+                debug!("NAS: the UE takes nothing");
+                return;
+            }
         }
     }
     drop(writer.shutdown().await);

@@ -3,10 +3,10 @@
 use std::{net::IpAddr, sync::Arc};
 
 use dataplane::{
-    ChildSaSpec, Dataplane,
-    relay::{AccessRelay, AccessSession},
+    ChildSaSpec, Dataplane, Sums,
+    relay::{AccessRelay, AccessSession, Ambr},
 };
-use ike::{ChildId, SaId};
+use ike::{ChildId, Path, SaId};
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
@@ -18,11 +18,28 @@ enum Job {
         sa: SaId,
         child: ChildId,
         spec: Box<ChildSaSpec>,
+        inbound: bool,
+    },
+    Switch {
+        child: ChildId,
+    },
+    Move {
+        child: ChildId,
+        path: Path,
+        udp_encap: bool,
     },
     Remove {
         child: ChildId,
     },
     AddSession(RelaySession),
+    ModifySession {
+        session: RelaySession,
+        token: u64,
+    },
+    SetUeAmbr {
+        ue: u32,
+        ambr: Ambr,
+    },
     RemoveSession {
         ue: u32,
         dl_teid: u32,
@@ -38,6 +55,7 @@ struct Worker<F> {
     relay: Arc<dyn AccessRelay>,
     interface: F,
     key_log: Option<Arc<DebugKeyLog>>,
+    sums: Arc<Sums>,
     inputs: mpsc::Sender<Input>,
 }
 
@@ -48,6 +66,7 @@ impl Plane {
         relay: Arc<dyn AccessRelay>,
         interface: F,
         key_log: Option<Arc<DebugKeyLog>>,
+        sums: Arc<Sums>,
         inputs: mpsc::Sender<Input>,
     ) -> Self
     where
@@ -60,11 +79,14 @@ impl Plane {
             relay,
             interface,
             key_log,
+            sums,
             inputs,
         };
         tokio::spawn(async move {
             while let Some(job) = waiting.recv().await {
-                let result = worker.work(job).await;
+                let Some(result) = worker.work(job).await else {
+                    continue;
+                };
                 if worker.inputs.send(result).await.is_err() {
                     return;
                 }
@@ -73,8 +95,26 @@ impl Plane {
         Self { jobs }
     }
 
-    pub(super) fn install(&self, sa: SaId, child: ChildId, spec: Box<ChildSaSpec>) {
-        self.give(Job::Install { sa, child, spec });
+    /// `inbound`: without the outbound state, which [`switch`](Self::switch) adds.
+    pub(super) fn install(&self, sa: SaId, child: ChildId, spec: Box<ChildSaSpec>, inbound: bool) {
+        self.give(Job::Install {
+            sa,
+            child,
+            spec,
+            inbound,
+        });
+    }
+
+    pub(super) fn switch(&self, child: ChildId) {
+        self.give(Job::Switch { child });
+    }
+
+    pub(super) fn relocate(&self, child: ChildId, path: Path, udp_encap: bool) {
+        self.give(Job::Move {
+            child,
+            path,
+            udp_encap,
+        });
     }
 
     pub(super) fn remove(&self, child: ChildId) {
@@ -83,6 +123,14 @@ impl Plane {
 
     pub(super) fn add_session(&self, session: RelaySession) {
         self.give(Job::AddSession(session));
+    }
+
+    pub(super) fn modify_session(&self, session: RelaySession, token: u64) {
+        self.give(Job::ModifySession { session, token });
+    }
+
+    pub(super) fn set_ue_ambr(&self, ue: u32, ambr: Ambr) {
+        self.give(Job::SetUeAmbr { ue, ambr });
     }
 
     pub(super) fn remove_session(&self, ue: u32, dl_teid: u32) {
@@ -97,27 +145,58 @@ impl Plane {
 }
 
 impl<F: Fn(u32) -> Option<String>> Worker<F> {
-    async fn work(&self, job: Job) -> Input {
-        match job {
-            Job::Install { sa, child, spec } => {
+    async fn work(&self, job: Job) -> Option<Input> {
+        Some(match job {
+            Job::Install {
+                sa,
+                child,
+                spec,
+                inbound,
+            } => {
                 if let Some(log) = &self.key_log {
                     log.child_sa(&spec);
                 }
-                let result = self.dataplane.install(*spec).await;
+                let result = match inbound {
+                    true => self.dataplane.install_inbound(*spec).await,
+                    false => self.dataplane.install(*spec).await,
+                };
                 Input::Installed {
                     sa,
                     child,
                     result: result.map_err(|error| error.to_string()),
                 }
             }
+            Job::Switch { child } => {
+                if let Err(error) = self.dataplane.switch(child.number()).await {
+                    error!(%child, %error, "packets do not leave through the rekeyed Child SA");
+                }
+                return None;
+            }
+            Job::Move {
+                child,
+                path,
+                udp_encap,
+            } => {
+                let (local, remote) = (path.local, path.remote);
+                let moved = self
+                    .dataplane
+                    .relocate(child.number(), local, remote, udp_encap);
+                if let Err(error) = moved.await {
+                    error!(%child, %path, %error, "the Child SA does not follow its peer");
+                }
+                return None;
+            }
             Job::Remove { child } => {
                 match self.dataplane.remove(child.number()).await {
-                    Ok(Some(last)) => info!(
-                        %child,
-                        packets_in = last.kernel_in.packets,
-                        packets_out = last.kernel_out.packets,
-                        "Child SA removed"
-                    ),
+                    Ok(Some(last)) => {
+                        self.sums.sa_gone(&last);
+                        info!(
+                            %child,
+                            packets_in = last.kernel_in.packets,
+                            packets_out = last.kernel_out.packets,
+                            "Child SA removed"
+                        );
+                    }
                     Ok(None) => error!(%child, "the data plane does not know the Child SA"),
                     Err(error) => error!(%child, %error, "Child SA cannot be removed"),
                 }
@@ -128,32 +207,56 @@ impl<F: Fn(u32) -> Option<String>> Worker<F> {
                 dl_teid: session.dl_teid,
                 result: self.add(session),
             },
+            Job::ModifySession { session, token } => Input::SessionModified {
+                ue: session.ue,
+                token,
+                result: self.access(session).and_then(|session| {
+                    self.relay
+                        .modify(session)
+                        .map_err(|error| error.to_string())
+                }),
+            },
+            Job::SetUeAmbr { ue, ambr } => {
+                self.relay.set_ue_ambr(ue, ambr);
+                return None;
+            }
             Job::RemoveSession { ue, dl_teid } => {
-                self.relay.remove(dl_teid);
+                if let Some(last) = self.relay.remove(dl_teid) {
+                    self.sums.session_gone(&last);
+                }
                 Input::SessionRemoved { ue, dl_teid }
             }
-        }
+        })
     }
 
     fn add(&self, session: RelaySession) -> Result<(), String> {
+        let (dl_teid, reqid) = (session.dl_teid, session.reqid);
+        let session = self.access(session)?;
+        self.relay.add(session).map_err(|error| error.to_string())?;
+        self.relay.bind(dl_teid, reqid);
+        Ok(())
+    }
+
+    /// A session in the relay's terms.
+    fn access(&self, session: RelaySession) -> Result<AccessSession, String> {
         let (IpAddr::V4(upf), IpAddr::V4(ue_inner)) = (session.upf, session.ue_inner) else {
             return Err("the relay speaks IPv4 alone".to_owned());
         };
-        let default_qfi = session.qfis.first().copied().unwrap_or_default();
-        self.relay
-            .add(AccessSession {
-                dl_teid: session.dl_teid,
-                ul_teid: session.ul_teid,
-                upf,
-                ue_inner,
-                pdu_session: session.session,
-                qfis: session.qfis,
-                default_qfi,
-                slot: session.slot,
-                interface: (self.interface)(session.slot),
-            })
-            .map_err(|error| error.to_string())?;
-        self.relay.bind(session.dl_teid, session.reqid);
-        Ok(())
+        Ok(AccessSession {
+            dl_teid: session.dl_teid,
+            ul_teid: session.ul_teid,
+            upf,
+            ue_inner,
+            pdu_session: session.session,
+            default_qfi: session.qfis.first().copied().unwrap_or_default(),
+            qfis: session.qfis,
+            slot: session.slot,
+            interface: (self.interface)(session.slot),
+            ue: session.ue,
+            session_ambr: session.ambr,
+            ue_ambr: session.ue_ambr,
+            tunnel_dscp: None,
+            n3_dscp: None,
+        })
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use dataplane::{
     ChildSaSpec, ClassReading, SaReading, StopReport,
-    relay::{AccessSession, Drops, SessionReading},
+    relay::{AccessSession, Ambr, Drops, SessionReading},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -201,6 +201,35 @@ async fn a_nas_stream_that_makes_no_sense_is_closed() {
     assert!(rest.is_empty() && end.map_or(true, |octets| octets == 0));
 }
 
+/// A UE that opens connections and leaves each half open: what we close is closed.
+#[tokio::test]
+async fn a_nas_connection_we_close_is_gone_though_the_ue_keeps_its_end() {
+    let (mut nas, address, mut input) = nas_test().await;
+    let mut kept = Vec::new();
+    for _ in 0..8 {
+        // Half an envelope, and then nothing more.
+        let mut ue = TcpStream::connect(address).await.unwrap();
+        ue.write_all(&[0]).await.unwrap();
+        let Input::NasConnected { link, writer, .. } = next(&mut input).await else {
+            panic!("connected");
+        };
+        nas.opened(link, writer);
+        kept.push((link, ue));
+    }
+    for (link, ue) in &mut kept {
+        nas.close(*link);
+        assert!(matches!(next(&mut input).await, Input::NasClosed { link: of } if of == *link));
+        assert_eq!(ue.read(&mut [0; 16]).await.unwrap(), 0, "our end");
+        // Nobody reads there any more: the system says so to who writes on.
+        let refused = timeout(Duration::from_secs(60), async {
+            while ue.write_all(&[0; 64]).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        refused.await.expect("a reset");
+    }
+}
+
 #[tokio::test]
 async fn a_ue_that_reads_nothing_loses_its_connection_and_nothing_else() {
     let (mut nas, address, mut input) = nas_test().await;
@@ -245,6 +274,31 @@ impl Dataplane for Journal {
         Ok(())
     }
 
+    async fn install_inbound(&self, sa: ChildSaSpec) -> Result<(), dataplane::Error> {
+        self.note(format!("install {} inbound", sa.id));
+        Ok(())
+    }
+
+    async fn switch(&self, id: u64) -> Result<(), dataplane::Error> {
+        self.note(format!("switch to {id}"));
+        Ok(())
+    }
+
+    async fn relocate(
+        &self,
+        id: u64,
+        _local: SocketAddr,
+        remote: SocketAddr,
+        _udp_encap: bool,
+    ) -> Result<(), dataplane::Error> {
+        self.note(format!("{id} goes to {remote}"));
+        Ok(())
+    }
+
+    async fn expired(&self) -> dataplane::Expiry {
+        std::future::pending().await
+    }
+
     async fn remove(&self, id: u64) -> Result<Option<SaReading>, dataplane::Error> {
         self.note(format!("remove {id}"));
         Ok(None)
@@ -266,14 +320,29 @@ impl Dataplane for Journal {
 impl AccessRelay for Journal {
     fn add(&self, session: AccessSession) -> Result<(), dataplane::Error> {
         self.note(format!(
-            "add {} on {:?}, default QFI {}",
-            session.dl_teid, session.interface, session.default_qfi
+            "add {} on {:?}, default QFI {}, {:?} bit/s down",
+            session.dl_teid,
+            session.interface,
+            session.default_qfi,
+            session.session_ambr.map(|ambr| ambr.downlink)
         ));
         Ok(())
     }
 
     fn bind(&self, dl_teid: u32, reqid: u32) {
         self.note(format!("bind {dl_teid} to {reqid}"));
+    }
+
+    fn modify(&self, session: AccessSession) -> Result<(), dataplane::Error> {
+        self.note(format!(
+            "modify {}: QFIs {:?}, TEID {}",
+            session.dl_teid, session.qfis, session.ul_teid
+        ));
+        Ok(())
+    }
+
+    fn set_ue_ambr(&self, ue: u32, ambr: Ambr) {
+        self.note(format!("UE {ue}: {} bit/s down", ambr.downlink));
     }
 
     fn remove(&self, dl_teid: u32) -> Option<SessionReading> {
@@ -303,6 +372,7 @@ async fn the_data_plane_works_in_the_order_it_is_told() {
         Arc::clone(&journal) as Arc<dyn AccessRelay>,
         |slot| Some(format!("xfrmi-{slot}")),
         None,
+        Arc::default(),
         inputs,
     );
     let session = |upf: &str| RelaySession {
@@ -312,12 +382,30 @@ async fn the_data_plane_works_in_the_order_it_is_told() {
         up_address: "10.0.0.1".parse().unwrap(),
         slot: 2,
         reqid: 11,
+        ambr: Some(Ambr {
+            uplink: 1_000_000,
+            downlink: 2_000_000,
+        }),
+        ue_ambr: None,
         qfis: vec![9, 1],
         upf: upf.parse().unwrap(),
         ul_teid: 5,
         dl_teid: 6,
     };
     plane.add_session(session("203.0.113.2"));
+    plane.modify_session(
+        RelaySession {
+            qfis: vec![9, 2],
+            ul_teid: 7,
+            ..session("203.0.113.2")
+        },
+        44,
+    );
+    let ambr = Ambr {
+        uplink: 1,
+        downlink: 2,
+    };
+    plane.set_ue_ambr(3, ambr);
     plane.remove_session(3, 6);
     plane.add_session(session("2001:db8::2"));
     assert!(matches!(
@@ -325,6 +413,14 @@ async fn the_data_plane_works_in_the_order_it_is_told() {
         Input::SessionAdded {
             ue: 3,
             dl_teid: 6,
+            result: Ok(())
+        }
+    ));
+    assert!(matches!(
+        next(&mut input).await,
+        Input::SessionModified {
+            ue: 3,
+            token: 44,
             result: Ok(())
         }
     ));
@@ -342,8 +438,10 @@ async fn the_data_plane_works_in_the_order_it_is_told() {
     assert_eq!(
         *journal.lines.lock().unwrap(),
         [
-            "add 6 on Some(\"xfrmi-2\"), default QFI 9",
+            "add 6 on Some(\"xfrmi-2\"), default QFI 9, Some(2000000) bit/s down",
             "bind 6 to 11",
+            "modify 6: QFIs [9, 2], TEID 7",
+            "UE 3: 2 bit/s down",
             "end 6",
         ]
     );

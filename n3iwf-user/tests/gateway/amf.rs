@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use dataplane::relay::Ambr;
 use n3iwf_user::ngap::Cause;
 use oxirush_ngap::{
     BitString, NgapPduKind, build_ngap, build_ngap_ie, extract_ngap_ies,
@@ -11,6 +12,14 @@ use oxirush_ngap::{
 };
 
 pub(crate) const K_N3IWF: [u8; 32] = [7; 32];
+pub(crate) const UE_AMBR: Ambr = Ambr {
+    uplink: 50_000_000,
+    downlink: 200_000_000,
+};
+pub(crate) const SESSION_AMBR: Ambr = Ambr {
+    uplink: 10_000_000,
+    downlink: 100_000_000,
+};
 
 /// A message that arrived at the AMF.
 pub(crate) struct Uplink {
@@ -123,6 +132,11 @@ pub(crate) fn context_setup(
             s_nssai(1, Some([1, 2, 3])),
             None
         )])),
+        UEAggregateMaximumBitRate(UEAggregateMaximumBitRate::new(
+            BitRate(UE_AMBR.downlink),
+            BitRate(UE_AMBR.uplink),
+            None
+        )),
         UESecurityCapabilities(ue_security_capabilities(0xe0, 0xe0)),
         SecurityKey(K_N3IWF),
     )
@@ -189,7 +203,15 @@ pub(crate) fn transfer(ul_teid: u32, qfis: &[u8]) -> Vec<u8> {
         Some(MaximumIntegrityProtectedDataRate::maximum_UE_rate),
         None,
     );
+    let ambr = PDUSessionAggregateMaximumBitRate::new(
+        BitRate(SESSION_AMBR.downlink),
+        BitRate(SESSION_AMBR.uplink),
+        None,
+    );
     let transfer = PDUSessionResourceSetupRequestTransfer::new(ProtocolIEContainer(vec![
+        build_ngap_ie!(PDUSessionResourceSetupRequestTransfer, REJECT
+            PDUSessionAggregateMaximumBitRate(ambr))
+        .unwrap(),
         build_ngap_ie!(PDUSessionResourceSetupRequestTransfer, REJECT
             UL_NGU_UP_TNLInformation(tunnel))
         .unwrap(),

@@ -11,6 +11,9 @@
 mod amf;
 mod attach;
 mod failure;
+mod hostile;
+mod modify;
 mod n2;
+mod rekey;
 mod sessions;
 mod world;

@@ -237,16 +237,16 @@ fn every_truncation_of_a_message_is_survived() {
 #[test]
 fn unknown_procedures_follow_their_criticality() {
     let mut world = World::new();
-    // UE CONTEXT MODIFICATION is of criticality reject, PAGING of criticality ignore.
-    let modification = build_ngap!(
+    // UE RADIO CAPABILITY CHECK is of criticality reject, OVERLOAD START of criticality ignore.
+    let check = build_ngap!(
         InitiatingMessage,
-        UEContextModification,
-        UEContextModificationRequest,
+        UERadioCapabilityCheck,
+        UERadioCapabilityCheckRequest,
         AMF_UE_NGAP_ID(5u64),
         RAN_UE_NGAP_ID(6u32),
     )
     .unwrap();
-    world.ngap(&modification.encode().unwrap());
+    world.ngap(&check.encode().unwrap());
     let answer = world.next();
     assert_eq!(answer.kind(), NgapPduKind::Initiating_ErrorIndication);
     assert_eq!(

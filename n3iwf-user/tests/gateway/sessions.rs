@@ -25,6 +25,10 @@ fn a_session_is_answered_and_accepted_after_its_child_sa() {
         (0xabcd, 5, 0)
     );
     assert_eq!(relayed.ue_inner, world.ues[ue].inner.unwrap());
+    assert_eq!(
+        (relayed.ambr, relayed.ue_ambr),
+        (Some(amf::SESSION_AMBR), Some(amf::UE_AMBR))
+    );
     assert_eq!(world.nas_sent.last().unwrap().1, b"accept");
     assert_eq!(
         world.fetched, fetched,

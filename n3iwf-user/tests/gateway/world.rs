@@ -1,7 +1,7 @@
 //! One gateway, any number of UEs, and doubles for everything outside.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
@@ -9,13 +9,13 @@ use std::{
 use dataplane::Plane;
 use ike::{
     ChildAnswer, ChildId, CloseReason, CookiePolicy, Endpoint, EndpointConfig, Event, Fate,
-    InitiatorConfig, Instant, KeysWanted, Path, PeerCertificate, Profile, QkdFailure,
+    InitiatorConfig, Instant, KeysWanted, Lifetimes, Path, PeerCertificate, Profile, QkdFailure,
     ResponderConfig, SaId, Timing,
     wire::{CfgAttribute, CfgAttributeType, Identification, Notify, NotifyType, TrafficSelector},
 };
 use keys::{KeyId, QkdKey, Secret};
 use n3iwf_user::{
-    core::{Action, CoreConfig, CoreTiming, N3iwf, NasLink, RelaySession},
+    core::{Action, CoreConfig, CoreTiming, KeyPolicy, N3iwf, NasLink, RelaySession},
     gateway::Gateway,
     ngap::{Node, SupportedArea, SupportedPlmn},
 };
@@ -50,6 +50,8 @@ pub(crate) struct Ue {
     /// Child SAs by whether they are signalling, with the notifies they came with.
     pub(crate) children: BTreeMap<ChildId, (bool, Vec<Notify>)>,
     pub(crate) refuse_children: bool,
+    /// What the N3IWF told without a Child SA.
+    pub(crate) told: Vec<Vec<Notify>>,
 }
 
 /// What the data plane double holds.
@@ -60,6 +62,8 @@ pub(crate) struct Held {
     pub(crate) reqid: u32,
     pub(crate) inner_remote: IpAddr,
     pub(crate) pdu_session: Option<u8>,
+    /// Packets do not leave through it.
+    pub(crate) inbound: bool,
 }
 
 pub(crate) struct World {
@@ -76,7 +80,14 @@ pub(crate) struct World {
     keys: HashMap<KeyId, Vec<u8>>,
     pub(crate) fetched: usize,
     pub(crate) fates: HashMap<KeyId, Fate>,
+    pub(crate) released: HashSet<KeyId>,
+    /// What a NAT before all UEs adds to their ports.
+    pub(crate) nat: u16,
+    /// Child SAs that follow their UE, and where to.
+    pub(crate) moved: Vec<(ChildId, SocketAddr)>,
     pub(crate) kms_failure: Option<QkdFailure>,
+    /// `stored_key_count` of a status, if one comes.
+    pub(crate) stored: Option<u64>,
     pub(crate) held: HashMap<ChildId, Held>,
     pub(crate) refuse_install: bool,
     pub(crate) relay: BTreeMap<u32, RelaySession>,
@@ -84,6 +95,10 @@ pub(crate) struct World {
     pub(crate) nas_sent: Vec<(NasLink, Vec<u8>)>,
     pub(crate) nas_closed: Vec<NasLink>,
     pub(crate) sent_on_ue_stream: usize,
+    /// Every datagram of the UEs, as the gateway got it.
+    pub(crate) recorded: Vec<(Path, Vec<u8>)>,
+    /// How many datagrams the gateway has sent.
+    pub(crate) answers: usize,
 }
 
 pub(crate) fn core_config(range: &str) -> CoreConfig {
@@ -108,6 +123,7 @@ pub(crate) fn core_config(range: &str) -> CoreConfig {
         gtp_address: "203.0.113.1".parse().unwrap(),
         slots: 3,
         replay_window: 128,
+        keys: KeyPolicy::default(),
         timing: CoreTiming::default(),
     }
 }
@@ -115,7 +131,22 @@ pub(crate) fn core_config(range: &str) -> CoreConfig {
 impl World {
     /// A gateway whose AMF is in service.
     pub(crate) fn new() -> Self {
-        let mut world = Self::without_amf("10.0.0.0/16");
+        Self::with_core(|_| {})
+    }
+
+    /// As [`new`](Self::new), with another core configuration.
+    pub(crate) fn with_core(change: impl FnOnce(&mut CoreConfig)) -> Self {
+        let mut config = core_config("10.0.0.0/16");
+        change(&mut config);
+        Self::in_service(Self::of(config, |_| {}))
+    }
+
+    /// As [`new`](Self::new), with another responder.
+    pub(crate) fn with_endpoint(change: impl FnOnce(&mut ResponderConfig)) -> Self {
+        Self::in_service(Self::of(core_config("10.0.0.0/16"), change))
+    }
+
+    fn in_service(mut world: Self) -> Self {
         world.amf_listens = true;
         world.setup_answers.push_back(amf::ng_setup_response());
         world.start();
@@ -125,7 +156,11 @@ impl World {
 
     /// A gateway that was not started.
     pub(crate) fn without_amf(range: &str) -> Self {
-        let responder = ResponderConfig {
+        Self::of(core_config(range), |_| {})
+    }
+
+    fn of(config_of_core: CoreConfig, change: impl FnOnce(&mut ResponderConfig)) -> Self {
+        let mut responder = ResponderConfig {
             profiles: vec![Profile::Native],
             sae_id: "sae-n3iwf".parse().unwrap(),
             identity: Identification::fqdn("n3iwf.example.net"),
@@ -135,15 +170,17 @@ impl World {
             cookies: CookiePolicy::Never,
             half_open_limit: 100_000,
         };
+        change(&mut responder);
         let config = EndpointConfig {
             timing: timing(Some(Duration::from_secs(60))),
+            lifetimes: lifetimes(),
             responder: Some(responder),
             ..EndpointConfig::default()
         };
         let endpoint = Endpoint::new(config, Box::new(ChaCha20Rng::seed_from_u64(1)));
         Self {
             now: Instant::ZERO,
-            gateway: Gateway::new(endpoint, N3iwf::new(core_config(range))),
+            gateway: Gateway::new(endpoint, N3iwf::new(config_of_core)),
             ues: Vec::new(),
             uplink: VecDeque::new(),
             setup_answers: VecDeque::new(),
@@ -153,7 +190,11 @@ impl World {
             keys: HashMap::new(),
             fetched: 0,
             fates: HashMap::new(),
+            released: HashSet::new(),
+            nat: 0,
+            moved: Vec::new(),
             kms_failure: None,
+            stored: None,
             held: HashMap::new(),
             refuse_install: false,
             relay: BTreeMap::new(),
@@ -161,6 +202,8 @@ impl World {
             nas_sent: Vec::new(),
             nas_closed: Vec::new(),
             sent_on_ue_stream: 0,
+            recorded: Vec::new(),
+            answers: 0,
         }
     }
 
@@ -180,6 +223,7 @@ impl World {
         };
         let config = EndpointConfig {
             timing: timing(None),
+            lifetimes: lifetimes(),
             ..EndpointConfig::default()
         };
         let seed = 1000 + u64::from(number);
@@ -200,6 +244,7 @@ impl World {
             notifies: Vec::new(),
             children: BTreeMap::new(),
             refuse_children: false,
+            told: Vec::new(),
         });
         index
     }
@@ -292,12 +337,19 @@ impl World {
             let mut quiet = true;
             while let Some(transmit) = self.gateway.poll_transmit() {
                 quiet = false;
+                self.answers += 1;
                 let now = self.now;
-                let to = transmit.path.remote;
-                if let Some(ue) = self.ues.iter_mut().find(|ue| ue.path.local == to)
+                let mut to = transmit.path.remote;
+                if let Some(ue) = self.ues.iter_mut().find(|ue| ue.path.local.ip() == to.ip())
+                    && let Some(port) = to.port().checked_sub(self.nat)
                     && !ue.dead
                 {
-                    ue.endpoint.handle_datagram(now, ue.path, &transmit.data);
+                    to.set_port(port);
+                    let path = Path {
+                        local: to,
+                        remote: transmit.path.local,
+                    };
+                    ue.endpoint.handle_datagram(now, path, &transmit.data);
                 }
             }
             while let Some(action) = self.gateway.poll_action() {
@@ -322,10 +374,13 @@ impl World {
         while let Some(transmit) = self.ues[index].endpoint.poll_transmit() {
             busy = true;
             if !self.ues[index].dead {
+                let mut remote = transmit.path.local;
+                remote.set_port(remote.port() + self.nat);
                 let path = Path {
                     local: transmit.path.remote,
-                    remote: transmit.path.local,
+                    remote,
                 };
+                self.recorded.push((path, transmit.data.clone()));
                 self.gateway.handle_datagram(self.now, path, &transmit.data);
             }
         }
@@ -402,6 +457,7 @@ impl World {
                     .map(IpAddr::V4);
                 ue.notifies = notifies;
             }
+            Event::Told { notifies, .. } => ue.told.push(notifies),
             Event::ChildRequested { sa, child, .. } => {
                 let answer = if ue.refuse_children {
                     Err(NotifyType::NO_PROPOSAL_CHOSEN)
@@ -462,11 +518,52 @@ impl World {
                 };
                 self.gateway.keys_fetched(now, sa, request, keys);
             }
+            Action::FetchAhead {
+                slave,
+                number,
+                size_bits,
+            } => {
+                assert_eq!((slave.as_str(), size_bits), ("sae-ue-1", 256));
+                let keys = match self.kms_failure {
+                    Some(failure) => Err(failure),
+                    None => Ok((0..number).map(|_| self.new_key()).collect()),
+                };
+                self.gateway.keys_ahead(now, &slave, keys);
+            }
+            Action::AskStock { slave } => {
+                let stored = self.stored;
+                self.gateway.stock_told(now, &slave, stored);
+            }
+            Action::LoseKeys { ids } => {
+                for id in ids {
+                    let fate = self.fates.insert(id, Fate::Lost);
+                    assert_eq!(fate, None, "two fates of one key");
+                }
+            }
             Action::BookKey { id, fate, .. } => {
                 assert_eq!(self.fates.insert(id, fate), None, "two fates of one key");
             }
             Action::ForgetKeys { .. } => {}
-            Action::InstallSa { sa, child, spec } => {
+            Action::ReleaseKeys { ids } => {
+                for id in ids {
+                    assert!(matches!(self.fates.get(&id), Some(Fate::Used { .. })));
+                    assert!(self.released.insert(id), "released twice");
+                }
+            }
+            Action::SwitchSa { child } => {
+                let held = self.held.get_mut(&child).expect("installed");
+                assert!(std::mem::take(&mut held.inbound), "switched twice");
+            }
+            Action::MoveSa { child, path, .. } => {
+                assert!(self.held.contains_key(&child));
+                self.moved.push((child, path.remote));
+            }
+            Action::InstallSa {
+                sa,
+                child,
+                spec,
+                inbound,
+            } => {
                 spec.check(3).unwrap();
                 let result = if self.refuse_install {
                     Err("as told".to_owned())
@@ -477,12 +574,13 @@ impl World {
                         reqid: spec.reqid,
                         inner_remote: spec.inner_remote,
                         pdu_session: spec.pdu_session,
+                        inbound,
                     };
-                    // What the kernel would refuse: one policy twice.
+                    // Policies belong to one reqid, and a reqid has the same policies.
                     let clash = self.held.values().any(|other| {
-                        (other.plane, other.slot, other.inner_remote)
-                            == (held.plane, held.slot, held.inner_remote)
-                            || other.reqid == held.reqid
+                        ((other.plane, other.slot, other.inner_remote)
+                            == (held.plane, held.slot, held.inner_remote))
+                            != (other.reqid == held.reqid)
                     });
                     assert!(!clash, "{held:?}");
                     assert_eq!(self.held.insert(child, held), None);
@@ -503,6 +601,23 @@ impl World {
                     Ok(())
                 };
                 self.gateway.session_added(now, ue, teid, result);
+            }
+            Action::ModifySession { session, token } => {
+                let ue = session.ue;
+                let result = if self.refuse_relay {
+                    Err("as told".to_owned())
+                } else {
+                    let teid = session.dl_teid;
+                    assert!(self.relay.insert(teid, session).is_some(), "modified");
+                    Ok(())
+                };
+                self.gateway.session_modified(now, ue, token, result);
+            }
+            Action::SetUeAmbr { ue, ambr } => {
+                for session in self.relay.values_mut().filter(|s| s.ue == ue) {
+                    assert!(session.ue_ambr.is_some(), "nothing to change");
+                    session.ue_ambr = Some(ambr);
+                }
             }
             Action::RemoveSession { ue, dl_teid } => {
                 assert!(self.relay.remove(&dl_teid).is_some(), "removed twice");
@@ -530,6 +645,13 @@ impl World {
         assert!(self.held.is_empty(), "Child SAs: {:?}", self.held);
         assert!(self.relay.is_empty(), "relayed sessions: {:?}", self.relay);
         assert_eq!(self.fates.len(), self.fetched, "keys without a fate");
+    }
+}
+
+fn lifetimes() -> Lifetimes {
+    Lifetimes {
+        from_peer: true,
+        ..Lifetimes::default()
     }
 }
 

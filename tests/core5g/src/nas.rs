@@ -15,17 +15,17 @@ use oxirush_nas::nas_5gs::{
     NasFGsTrackingAreaIdentityList, NasFGsmCause, NasGprsTimer2, NasIdentityRequest,
     NasImeisvRequest, NasKeySetIdentifier, NasNetworkName, NasNssai, NasPayloadContainer,
     NasPayloadContainerType, NasPduAddress, NasPduSessionEstablishmentAccept,
-    NasPduSessionEstablishmentReject, NasPduSessionIdentity2, NasPduSessionReleaseCommand,
-    NasPduSessionReleaseReject, NasPduSessionType, NasQosFlowDescriptions, NasQosRules,
-    NasRegistrationAccept, NasRegistrationReject, NasRejectedNssai, NasSNssai,
-    NasSecurityAlgorithms, NasSecurityModeCommand, NasSessionAmbr, NasSscMode,
-    NasUeSecurityCapability, PayloadContainerKind, PduSessionTypeValue, QosFlowDescription,
-    QosFlowOpCode, QosFlowParameter, QosPacketFilter, QosPacketFilterComponent,
+    NasPduSessionEstablishmentReject, NasPduSessionIdentity2, NasPduSessionModificationCommand,
+    NasPduSessionReleaseCommand, NasPduSessionReleaseReject, NasPduSessionType,
+    NasQosFlowDescriptions, NasQosRules, NasRegistrationAccept, NasRegistrationReject,
+    NasRejectedNssai, NasSNssai, NasSecurityAlgorithms, NasSecurityModeCommand, NasSessionAmbr,
+    NasSscMode, NasUeSecurityCapability, PayloadContainerKind, PduSessionTypeValue,
+    QosFlowDescription, QosFlowOpCode, QosFlowParameter, QosPacketFilter, QosPacketFilterComponent,
     QosPacketFilterDirection, QosRule, QosRuleOpCode, RegistrationResult, RejectedNssaiCause,
     SscModeValue,
 };
 
-use crate::config::{Ciphering, DnnConfig, FlowConfig, Integrity};
+use crate::config::{Ambr, Ciphering, DnnConfig, FlowConfig, Integrity};
 use crate::types::{Slice, Tac};
 
 /// A value that the codec refuses to encode.
@@ -251,6 +251,30 @@ pub fn session_reject((session, pti): (u8, u8), cause: u8) -> Nas5gsMessage {
         reject.set_allowed_ssc_mode(NasAllowedSscMode::from_modes(true, false, false));
     }
     Nas5gsMessage::new_5gsm(reject, session, pti)
+}
+
+/// PDU SESSION MODIFICATION COMMAND, which the network starts: rules to create, identifiers of rules
+/// to delete, session AMBR.
+pub fn session_modification_command(
+    session: u8,
+    created: &[(u8, FlowConfig)],
+    deleted: &[u8],
+    ambr: Option<Ambr>,
+) -> Built {
+    let mut command = NasPduSessionModificationCommand::new();
+    let created = created.iter().map(|(rule, flow)| qos_rule(flow, *rule));
+    let deleted = deleted.iter();
+    let deleted = deleted.map(|rule| QosRule::new(*rule, QosRuleOpCode::Delete));
+    let rules: Vec<QosRule> = created.chain(deleted).collect();
+    if !rules.is_empty() {
+        command.set_authorized_qos_rules(NasQosRules::from_rules(&rules).map_err(wrong)?);
+    }
+    if let Some(ambr) = ambr {
+        let ambr =
+            NasSessionAmbr::from_kbps(ambr.downlink_kbps, ambr.uplink_kbps).map_err(wrong)?;
+        command.set_session_ambr(ambr);
+    }
+    Ok(Nas5gsMessage::new_5gsm(command, session, 0))
 }
 
 /// PDU SESSION RELEASE COMMAND; PTI 0 when the network starts it.

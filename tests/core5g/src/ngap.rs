@@ -4,18 +4,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use oxirush_ngap::helpers::{guami, s_nssai, ue_security_capabilities};
 use oxirush_ngap::ngap::{
-    AllocationAndRetentionPriority, AllowedNSSAI, AllowedNSSAIItem, BitRate, Cause,
+    AllocationAndRetentionPriority, AllowedNSSAI, AllowedNSSAIItem, BitRate, Cause, CauseNas,
     CriticalityDiagnostics, FiveQI, GTPTEID, GTPTunnel, NGAP_PDU, NonDynamic5QIDescriptor,
-    PDUSessionAggregateMaximumBitRate, PDUSessionID, PDUSessionResourceReleaseCommandTransfer,
-    PDUSessionResourceSetupItemSUReq, PDUSessionResourceSetupListSUReq,
-    PDUSessionResourceSetupRequestTransfer, PDUSessionResourceToReleaseItemRelCmd,
-    PDUSessionResourceToReleaseListRelCmd, PDUSessionType, PLMNIdentity, PLMNSupportItem,
-    PLMNSupportList, PreEmptionCapability, PreEmptionVulnerability, PriorityLevelARP,
-    ProtocolIEContainer, QosCharacteristics, QosFlowIdentifier, QosFlowLevelQosParameters,
-    QosFlowSetupRequestItem, QosFlowSetupRequestList, RelativeAMFCapacity, ResetAll, ResetType,
-    SNSSAI, ServedGUAMIItem, ServedGUAMIList, SliceSupportItem, SliceSupportList,
-    TransportLayerAddress, UEAggregateMaximumBitRate, UEAssociatedLogicalNGConnectionList,
-    UENGAPIDPair, UENGAPIDs, UPTransportLayerInformation, encode_open_type,
+    PDUSessionAggregateMaximumBitRate, PDUSessionID, PDUSessionResourceModifyItemModReq,
+    PDUSessionResourceModifyListModReq, PDUSessionResourceModifyRequestTransfer,
+    PDUSessionResourceReleaseCommandTransfer, PDUSessionResourceSetupItemSUReq,
+    PDUSessionResourceSetupListSUReq, PDUSessionResourceSetupRequestTransfer,
+    PDUSessionResourceToReleaseItemRelCmd, PDUSessionResourceToReleaseListRelCmd, PDUSessionType,
+    PLMNIdentity, PLMNSupportItem, PLMNSupportList, PreEmptionCapability, PreEmptionVulnerability,
+    PriorityLevelARP, ProtocolIEContainer, QosCharacteristics, QosFlowAddOrModifyRequestItem,
+    QosFlowAddOrModifyRequestList, QosFlowIdentifier, QosFlowLevelQosParameters,
+    QosFlowListWithCause, QosFlowSetupRequestItem, QosFlowSetupRequestList, QosFlowWithCauseItem,
+    RelativeAMFCapacity, ResetAll, ResetType, SNSSAI, ServedGUAMIItem, ServedGUAMIList,
+    SliceSupportItem, SliceSupportList, TransportLayerAddress, UEAggregateMaximumBitRate,
+    UEAssociatedLogicalNGConnectionList, UENGAPIDPair, UENGAPIDs, UPTransportLayerInformation,
+    encode_open_type,
 };
 use oxirush_ngap::{BitString, Error, build_ngap, build_ngap_ie};
 
@@ -218,11 +221,7 @@ pub fn session_setup(ids: UeIds, setup: SessionSetup<'_>) -> Octets {
         GTPTEID(teid.to_be_bytes()),
         None,
     ));
-    let ambr = PDUSessionAggregateMaximumBitRate::new(
-        BitRate(setup.ambr.downlink_kbps.saturating_mul(1000)),
-        BitRate(setup.ambr.uplink_kbps.saturating_mul(1000)),
-        None,
-    );
+    let ambr = session_ambr(setup.ambr);
     let transfer = PDUSessionResourceSetupRequestTransfer::new(ProtocolIEContainer(vec![
         build_ngap_ie!(
             PDUSessionResourceSetupRequestTransfer,
@@ -256,6 +255,86 @@ pub fn session_setup(ids: UeIds, setup: SessionSetup<'_>) -> Octets {
         RAN_UE_NGAP_ID(ids.ran),
         PDUSessionResourceSetupListSUReq(PDUSessionResourceSetupListSUReq(vec![item])),
         UEAggregateMaximumBitRate(ue_ambr(setup.ue_ambr)),
+    )?
+    .encode()
+}
+
+/// One PDU session to modify.
+pub struct SessionModify<'a> {
+    /// PDU session identity.
+    pub id: u8,
+    /// The protected NAS message for the UE.
+    pub nas: Vec<u8>,
+    /// Session AMBR.
+    pub ambr: Option<Ambr>,
+    /// QoS flows to add or to modify.
+    pub flows: &'a [FlowConfig],
+    /// QFIs to release.
+    pub released: &'a [u8],
+}
+
+/// PDU SESSION RESOURCE MODIFY REQUEST.
+pub fn session_modify(ids: UeIds, modify: SessionModify<'_>) -> Octets {
+    let mut ies = Vec::new();
+    if let Some(ambr) = modify.ambr {
+        ies.push(build_ngap_ie!(
+            PDUSessionResourceModifyRequestTransfer,
+            PDUSessionAggregateMaximumBitRate(session_ambr(ambr))
+        )?);
+    }
+    if !modify.flows.is_empty() {
+        let flows = modify.flows.iter().map(|flow| {
+            QosFlowAddOrModifyRequestItem::new(
+                QosFlowIdentifier(u64::from(flow.qfi)),
+                Some(qos_parameters(flow)),
+                None,
+                None,
+            )
+        });
+        let list = QosFlowAddOrModifyRequestList(flows.collect());
+        ies.push(build_ngap_ie!(
+            PDUSessionResourceModifyRequestTransfer,
+            QosFlowAddOrModifyRequestList(list)
+        )?);
+    }
+    if !modify.released.is_empty() {
+        let cause = Cause::nas(CauseNas::normal_release);
+        let flows = modify.released.iter().map(|qfi| {
+            QosFlowWithCauseItem::new(QosFlowIdentifier(u64::from(*qfi)), cause.clone(), None)
+        });
+        let list = QosFlowListWithCause(flows.collect());
+        ies.push(build_ngap_ie!(
+            PDUSessionResourceModifyRequestTransfer,
+            QosFlowToReleaseList(list)
+        )?);
+    }
+    let transfer = PDUSessionResourceModifyRequestTransfer::new(ProtocolIEContainer(ies));
+    let item = PDUSessionResourceModifyItemModReq::new(
+        PDUSessionID(modify.id),
+        Some(modify.nas.into()),
+        encode_open_type(&transfer)?,
+        None,
+    );
+    build_ngap!(
+        InitiatingMessage,
+        PDUSessionResourceModify,
+        PDUSessionResourceModifyRequest,
+        AMF_UE_NGAP_ID(ids.amf),
+        RAN_UE_NGAP_ID(ids.ran),
+        PDUSessionResourceModifyListModReq(PDUSessionResourceModifyListModReq(vec![item])),
+    )?
+    .encode()
+}
+
+/// UE CONTEXT MODIFICATION REQUEST with a UE AMBR.
+pub fn ue_context_modification(ids: UeIds, ambr: Ambr) -> Octets {
+    build_ngap!(
+        InitiatingMessage,
+        UEContextModification,
+        UEContextModificationRequest,
+        AMF_UE_NGAP_ID(ids.amf),
+        RAN_UE_NGAP_ID(ids.ran),
+        UEAggregateMaximumBitRate(ue_ambr(ambr)),
     )?
     .encode()
 }
@@ -364,6 +443,14 @@ const fn ngap_algorithms(nas: u8) -> u8 {
     nas << 1
 }
 
+fn session_ambr(ambr: Ambr) -> PDUSessionAggregateMaximumBitRate {
+    PDUSessionAggregateMaximumBitRate::new(
+        BitRate(ambr.downlink_kbps.saturating_mul(1000)),
+        BitRate(ambr.uplink_kbps.saturating_mul(1000)),
+        None,
+    )
+}
+
 fn ue_ambr(ambr: Ambr) -> UEAggregateMaximumBitRate {
     UEAggregateMaximumBitRate::new(
         BitRate(ambr.downlink_kbps.saturating_mul(1000)),
@@ -372,7 +459,7 @@ fn ue_ambr(ambr: Ambr) -> UEAggregateMaximumBitRate {
     )
 }
 
-fn qos_flow(flow: &FlowConfig) -> QosFlowSetupRequestItem {
+fn qos_parameters(flow: &FlowConfig) -> QosFlowLevelQosParameters {
     let descriptor =
         NonDynamic5QIDescriptor::new(FiveQI(u64::from(flow.five_qi)), None, None, None, None);
     let arp = AllocationAndRetentionPriority::new(
@@ -384,17 +471,20 @@ fn qos_flow(flow: &FlowConfig) -> QosFlowSetupRequestItem {
     let reflective = flow
         .reflective
         .then_some(oxirush_ngap::ngap::ReflectiveQosAttribute::subject_to);
-    let parameters = QosFlowLevelQosParameters::new(
+    QosFlowLevelQosParameters::new(
         QosCharacteristics::nonDynamic5QI(descriptor),
         arp,
         None,
         reflective,
         None,
         None,
-    );
+    )
+}
+
+fn qos_flow(flow: &FlowConfig) -> QosFlowSetupRequestItem {
     QosFlowSetupRequestItem::new(
         QosFlowIdentifier(u64::from(flow.qfi)),
-        parameters,
+        qos_parameters(flow),
         None,
         None,
     )

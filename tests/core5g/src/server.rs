@@ -122,6 +122,7 @@ impl Shared {
                     downlink,
                     qfis,
                 } => self.upf().connect(uplink_teid, downlink, qfis),
+                Action::Reflow { uplink_teid, flows } => self.upf().reflow(uplink_teid, flows),
                 Action::Remove { uplink_teid } => {
                     if let Some(counters) = self.upf().remove(uplink_teid) {
                         tracing::info!(teid = uplink_teid, ?counters, "session's last counters");

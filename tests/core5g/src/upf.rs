@@ -115,6 +115,14 @@ impl Upf {
         }
     }
 
+    /// Other flows of a session, all of which the N3IWF has accepted.
+    pub fn reflow(&mut self, uplink_teid: u32, flows: Vec<FlowConfig>) {
+        if let Some(session) = self.sessions.get_mut(&uplink_teid) {
+            session.accepted = flows.iter().map(|flow| flow.qfi).collect();
+            session.flows = flows;
+        }
+    }
+
     /// The end of a session: its last counters.
     pub fn remove(&mut self, uplink_teid: u32) -> Option<SessionCounters> {
         let session = self.sessions.remove(&uplink_teid)?;

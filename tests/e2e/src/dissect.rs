@@ -92,9 +92,15 @@ impl PayloadSize {
 fn notify_name(kind: u16) -> String {
     let name = match kind {
         12288 => "QKD_UNAVAILABLE",
+        16384 => "INITIAL_CONTACT",
         16388 => "NAT_DETECTION_SOURCE_IP",
         16389 => "NAT_DETECTION_DESTINATION_IP",
         16390 => "COOKIE",
+        16430 => "IKEV2_FRAGMENTATION_SUPPORTED",
+        16431 => "SIGNATURE_HASH_ALGORITHMS",
+        16435 => "USE_PPK",
+        16436 => "PPK_IDENTITY",
+        16438 => "INTERMEDIATE_EXCHANGE_SUPPORTED",
         55501 => "5G_QOS_INFO",
         55502 => "NAS_IP4_ADDRESS",
         55504 => "UP_IP4_ADDRESS",
@@ -118,11 +124,17 @@ impl Capture {
     /// `keys` is the directory of the debug key log: `ikev2_decryption_table` and `esp_sa` in
     /// Wireshark's own format. Without it, only clear messages are read.
     pub fn open(file: &Path, keys: Option<&Path>) -> Result<Self> {
+        Self::open_at(file, keys, usize::MAX)
+    }
+
+    /// With the keys an IKE SA has after `intermediate` exchanges of IKE_INTERMEDIATE: each of them replaces all keys,
+    /// and tshark knows one set for a pair of SPIs.
+    pub fn open_at(file: &Path, keys: Option<&Path>, intermediate: usize) -> Result<Self> {
         ensure!(file.is_file(), "{} is no file", file.display());
         // NAS with NEA0 is in clear behind its security header; tshark has to be told to look.
         let mut options = vec!["nas-5gs.null_decipher:TRUE".to_owned()];
         if let Some(keys) = keys {
-            for row in rows(&keys.join("ikev2_decryption_table"))? {
+            for row in one_each(&rows(&keys.join("ikev2_decryption_table"))?, intermediate) {
                 options.push(format!("uat:ikev2_decryption_table:{row}"));
             }
             let esp = rows(&keys.join("esp_sa"))?;
@@ -177,14 +189,16 @@ impl Capture {
         text.lines().map(read_ike).collect()
     }
 
-    /// What tshark calls malformed or an error: each message once, with the first frame and the
+    /// What tshark calls malformed or an error in the frames that match a display filter: each message once, with the first frame and the
     /// number of frames that have it.
-    pub fn complaints(&self) -> Result<Vec<String>> {
+    pub fn complaints(&self, among: &str) -> Result<Vec<String>> {
         // Severity error is 0x00800000 (PI_ERROR). GRE on NWu has protocol type 0 (TS 24.502,
         // 9.3.3), which tshark takes for a protocol of another maker: what it says of such PDUs
         // says nothing.
-        let filter = "(_ws.malformed || _ws.expert.severity == 0x00800000) && !(gre.proto == 0)";
-        let text = self.fields(filter, &["frame.number", "_ws.expert.message"])?;
+        let filter = format!(
+            "({among}) && (_ws.malformed || _ws.expert.severity == 0x00800000) && !(gre.proto == 0)"
+        );
+        let text = self.fields(&filter, &["frame.number", "_ws.expert.message"])?;
         let mut found = BTreeMap::<&str, (&str, usize)>::new();
         for line in text.lines() {
             let (frame, message) = line.split_once('\t').unwrap_or((line, "malformed"));
@@ -212,6 +226,23 @@ impl Capture {
         }
         self.tshark(&arguments)
     }
+}
+
+/// Of the rows with the same pair of SPIs, in the order of their making, the one of this number, or the last.
+fn one_each(rows: &[String], number: usize) -> Vec<&str> {
+    let spis = |row: &str| {
+        row.splitn(3, ',')
+            .take(2)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let mut sets = BTreeMap::<Vec<String>, Vec<&str>>::new();
+    for row in rows {
+        sets.entry(spis(row)).or_default().push(row);
+    }
+    sets.into_values()
+        .filter_map(|set| set.get(number).or(set.last()).copied())
+        .collect()
 }
 
 /// The rows of a Wireshark table; a missing file has none.
@@ -299,6 +330,14 @@ fn number_of(text: &str) -> Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_pair_of_spis_has_one_row() {
+        let rows = ["1,2,a,x", "1,3,b,x", "1,2,c,x"].map(str::to_owned);
+        assert_eq!(one_each(&rows, 0), ["1,2,a,x", "1,3,b,x"]);
+        assert_eq!(one_each(&rows, 1), ["1,2,c,x", "1,3,b,x"]);
+        assert_eq!(one_each(&rows, usize::MAX), ["1,2,c,x", "1,3,b,x"]);
+    }
 
     #[test]
     fn a_line_of_tshark_becomes_a_frame() {

@@ -5,9 +5,9 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use e2e::{
-    dissect::Capture,
+    dissect::{Capture, IkeFrame},
     octets::{self, Markdown},
-    table_ii::Attach,
+    table_ii::{Attach, Column},
 };
 
 /// Opens the captures of an attach with tshark and holds them to what they should be.
@@ -23,12 +23,23 @@ struct Arguments {
     /// The capture of N2 and N3.
     #[arg(long)]
     n2n3: Option<PathBuf>,
-    /// The profile of the exchange, which fixes its sizes.
+    /// How the keys of IKE came about.
+    #[arg(long, value_enum, default_value = "qkd")]
+    mode: Mode,
+    /// The profile of mode `qkd`, which fixes its sizes.
     #[arg(long, value_enum, default_value = "native")]
     profile: Profile,
     /// Prints the table of octets in Markdown.
     #[arg(long)]
     octets: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Mode {
+    Qkd,
+    Hybrid,
+    Psk,
+    Cert,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -57,11 +68,34 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<String> {
     let nwu = Capture::open(&arguments.nwu, Some(&arguments.keys))?;
-    let frames = nwu.ike_frames()?;
-    let attach = Attach::find(&frames)?;
-    match arguments.profile {
-        Profile::Native => attach.check_native()?,
-        Profile::Paper => attach.check_paper()?,
+    let hybrid = matches!(arguments.mode, Mode::Hybrid);
+    let mut frames = nwu.ike_frames()?;
+    let mut complaints = match hybrid {
+        true => nwu.complaints("!(isakmp.exchangetype == 43)")?,
+        false => nwu.complaints("frame")?,
+    };
+    if hybrid {
+        complaints.extend(intermediate(arguments, &mut frames)?);
+    }
+    let mut attach = match hybrid {
+        true => Attach::find_hybrid(&frames)?,
+        false => Attach::find(&frames)?,
+    };
+    match (arguments.mode, arguments.profile) {
+        (Mode::Qkd, Profile::Native) => attach.check_native()?,
+        (Mode::Qkd, Profile::Paper) => attach.check_paper()?,
+        (Mode::Hybrid, _) => {
+            attach = attach.beside(Column::Psk);
+            attach.check_hybrid()?;
+        }
+        (Mode::Psk, _) => {
+            attach = attach.beside(Column::Psk);
+            attach.check_exchange()?;
+        }
+        (Mode::Cert, _) => {
+            attach = attach.beside(Column::Certificate);
+            attach.check_exchange()?;
+        }
     }
     // Fails on any octet that no payload explains, so on any message that was not decrypted.
     let messages = octets::explain(&attach)?;
@@ -76,7 +110,6 @@ fn run(arguments: &Arguments) -> Result<String> {
         "payloads without a name: {}",
         unnamed.join(", ")
     );
-    let complaints = nwu.complaints()?;
     ensure!(complaints.is_empty(), "NWu: {}", complaints.join("; "));
     let esp = nwu.count("esp && tcp.port == 20000")?;
     ensure!(esp > 0, "no NAS over TCP was found inside ESP");
@@ -97,9 +130,34 @@ fn run(arguments: &Arguments) -> Result<String> {
     Ok(report)
 }
 
+/// Reads the IKE_INTERMEDIATE exchanges, each with the keys it had: its frames, and what tshark complains of.
+fn intermediate(arguments: &Arguments, frames: &mut [IkeFrame]) -> Result<Vec<String>> {
+    const EXCHANGE: u8 = 43;
+    let count = frames
+        .iter()
+        .filter(|frame| frame.exchange == EXCHANGE)
+        .map(|frame| frame.message_id)
+        .max()
+        .unwrap_or(0);
+    let mut complaints = Vec::new();
+    for id in 1..=count {
+        let keys = usize::try_from(id - 1)?;
+        let nwu = Capture::open_at(&arguments.nwu, Some(&arguments.keys), keys)?;
+        complaints.extend(nwu.complaints(&format!(
+            "isakmp.exchangetype == {EXCHANGE} && isakmp.messageid == {id}"
+        ))?);
+        for (frame, again) in frames.iter_mut().zip(nwu.ike_frames()?) {
+            if (frame.exchange, frame.message_id) == (EXCHANGE, id) {
+                *frame = again;
+            }
+        }
+    }
+    Ok(complaints)
+}
+
 /// N2 and N3: every protocol present and well-formed.
 fn core(capture: &Capture) -> Result<String> {
-    let complaints = capture.complaints()?;
+    let complaints = capture.complaints("frame")?;
     ensure!(
         complaints.is_empty(),
         "N2 and N3: {}",

@@ -18,6 +18,41 @@ pub struct Row {
     pub qkd: usize,
 }
 
+/// A column of the table: one way to key IKE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Column {
+    /// K_N3IWF and Diffie-Hellman.
+    Psk,
+    /// Certificates and Diffie-Hellman.
+    Certificate,
+    /// QKD keys.
+    #[default]
+    Qkd,
+}
+
+impl Column {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Psk => "paper (PSK)",
+            Self::Certificate => "paper (cert)",
+            Self::Qkd => "paper (QKD)",
+        }
+    }
+
+    const fn of(self, row: &Row) -> usize {
+        match self {
+            Self::Psk => row.psk,
+            Self::Certificate => row.certificate,
+            Self::Qkd => row.qkd,
+        }
+    }
+
+    /// All messages together.
+    pub fn total(self) -> usize {
+        ROWS.iter().map(|row| self.of(row)).sum()
+    }
+}
+
 const fn row(name: &'static str, psk: usize, certificate: usize, qkd: usize) -> Row {
     Row {
         name,
@@ -54,6 +89,17 @@ pub const UNEXPLAINED: usize = 2;
 /// What profile `native` may take altogether: 55 % of the paper's QKD column.
 pub const NATIVE_BUDGET: usize = 2750;
 
+/// What mode `hybrid` has besides: ML-KEM, then the PPK (RFC 9370, RFC 9867).
+const INTERMEDIATE: [Row; 4] = [
+    row("IKE_INTERMEDIATE 1 request", 0, 0, 0),
+    row("IKE_INTERMEDIATE 1 response", 0, 0, 0),
+    row("IKE_INTERMEDIATE 2 request", 0, 0, 0),
+    row("IKE_INTERMEDIATE 2 response", 0, 0, 0),
+];
+
+/// Octets of the largest frame of mode `hybrid`: an Ethernet header, and what every path takes.
+const LARGEST_FRAME: usize = 14 + 1280;
+
 /// What the table needs to know of a captured IKE message.
 pub trait Frame {
     /// Octets of the Ethernet frame.
@@ -68,7 +114,10 @@ pub trait Frame {
 
 /// The frames of one attach beside the table's rows.
 #[derive(Clone, Debug)]
-pub struct Attach<'a, F>(Vec<(Row, &'a F)>);
+pub struct Attach<'a, F> {
+    rows: Vec<(Row, &'a F)>,
+    column: Column,
+}
 
 impl<'a, F: Frame> Attach<'a, F> {
     /// Picks the fourteen messages of the first attach out of a capture.
@@ -76,12 +125,25 @@ impl<'a, F: Frame> Attach<'a, F> {
     /// A retransmission is the same message again and counts once. An error if one is missing, or
     /// came again with another size.
     pub fn find(frames: &'a [F]) -> Result<Self> {
+        Self::pick(frames, &[])
+    }
+
+    /// The same in mode `hybrid`, whose IKE_INTERMEDIATE exchanges come before IKE_AUTH.
+    pub fn find_hybrid(frames: &'a [F]) -> Result<Self> {
+        Self::pick(frames, &INTERMEDIATE)
+    }
+
+    fn pick(frames: &'a [F], between: &[Row]) -> Result<Self> {
         let mut found = Vec::new();
-        for (index, row) in ROWS.into_iter().enumerate() {
+        let (init, rest) = ROWS.split_at(2);
+        let rows = init.iter().chain(between).chain(rest);
+        let intermediate = between.len() / 2;
+        for (index, row) in rows.copied().enumerate() {
             let response = index % 2 == 1;
             let (exchange, id) = match index / 2 {
                 0 => (34, 0),
-                round @ 1..=5 => (35, u32::try_from(round)?),
+                round if round <= intermediate => (43, u32::try_from(round)?),
+                round if round <= intermediate + 5 => (35, u32::try_from(round)?),
                 _ => (36, 0),
             };
             let mut matching = frames.iter().filter(|frame| {
@@ -98,27 +160,59 @@ impl<'a, F: Frame> Attach<'a, F> {
             );
             found.push((row, frame));
         }
-        Ok(Self(found))
+        Ok(Self {
+            rows: found,
+            column: Column::default(),
+        })
     }
 
     #[cfg(test)]
     pub(crate) fn of(rows: Vec<(Row, &'a F)>) -> Self {
-        Self(rows)
+        Self {
+            rows,
+            column: Column::default(),
+        }
     }
 
     /// Rows with their frames.
     pub fn rows(&self) -> &[(Row, &'a F)] {
-        &self.0
+        &self.rows
     }
 
     /// All octets.
     pub fn total(&self) -> usize {
-        self.0.iter().map(|(_, frame)| frame.length()).sum()
+        self.rows.iter().map(|(_, frame)| frame.length()).sum()
+    }
+
+    /// The same beside another column than that of QKD.
+    #[must_use]
+    pub fn beside(self, column: Column) -> Self {
+        Self { column, ..self }
+    }
+
+    /// A mode with a key exchange: all messages together are no more than the paper's of its column.
+    pub fn check_exchange(&self) -> Result<()> {
+        let (total, most) = (self.total(), self.column.total());
+        ensure!(total <= most, "{total} octets, the paper has {most}");
+        Ok(())
+    }
+
+    /// Mode `hybrid`, which the paper has not: no frame is too large for a path of 1280 octets.
+    pub fn check_hybrid(&self) -> Result<()> {
+        for (row, frame) in &self.rows {
+            let length = frame.length();
+            ensure!(
+                length <= LARGEST_FRAME,
+                "{}: {length} octets, more than {LARGEST_FRAME}",
+                row.name
+            );
+        }
+        Ok(())
     }
 
     /// Profile `paper`: every frame as in the QKD column, IKE_SA_INIT within the unexplained octets.
     pub fn check_paper(&self) -> Result<()> {
-        for (row, frame) in &self.0 {
+        for (row, frame) in &self.rows {
             let slack = if frame.exchange() == 34 {
                 UNEXPLAINED
             } else {
@@ -137,7 +231,7 @@ impl<'a, F: Frame> Attach<'a, F> {
 
     /// Profile `native`: no message larger than the paper's, all of them within the budget.
     pub fn check_native(&self) -> Result<()> {
-        for (row, frame) in &self.0 {
+        for (row, frame) in &self.rows {
             // A nonce stands where the paper has none, so CREATE_CHILD_SA is compared with PSK.
             let bound = if frame.exchange() == 36 {
                 row.psk
@@ -162,14 +256,16 @@ impl<'a, F: Frame> Attach<'a, F> {
 
 impl<F: Frame> fmt::Display for Attach<'_, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<26} {:>8} {:>12}", "message", "octets", "paper (QKD)")?;
-        for (row, frame) in &self.0 {
-            writeln!(f, "{:<26} {:>8} {:>12}", row.name, frame.length(), row.qkd)?;
+        let column = self.column;
+        writeln!(f, "{:<26} {:>8} {:>12}", "message", "octets", column.name())?;
+        for (row, frame) in &self.rows {
+            let paper = column.of(row);
+            writeln!(f, "{:<26} {:>8} {paper:>12}", row.name, frame.length())?;
         }
-        let total = self.total();
-        let per_mille = total * 1000 / QKD_TOTAL;
+        let (total, paper) = (self.total(), column.total());
+        let per_mille = total * 1000 / paper;
         let share = format!("{}.{} %", per_mille / 10, per_mille % 10);
-        writeln!(f, "{:<26} {total:>8} {QKD_TOTAL:>12}   {share}", "total")
+        writeln!(f, "{:<26} {total:>8} {paper:>12}   {share}", "total")
     }
 }
 
@@ -202,6 +298,7 @@ mod tests {
         assert_eq!(sum(|row| row.qkd), QKD_TOTAL);
         assert_eq!(sum(|row| row.psk), 5388);
         assert_eq!(sum(|row| row.certificate), 6604);
+        assert_eq!(Column::Qkd.total(), QKD_TOTAL);
     }
 
     #[test]
@@ -217,6 +314,54 @@ mod tests {
         Attach::find(&frames).unwrap().check_paper().unwrap();
         frames[4].length += 16;
         assert!(Attach::find(&frames).unwrap().check_paper().is_err());
+    }
+
+    #[test]
+    fn a_key_exchange_is_held_to_its_column() {
+        let mut frames = frames();
+        let of = |frames: &[IkeFrame], column| {
+            Attach::find(frames)
+                .unwrap()
+                .beside(column)
+                .check_exchange()
+        };
+        of(&frames, Column::Psk).unwrap();
+        frames[0].length += Column::Psk.total() - QKD_TOTAL + 1;
+        assert!(of(&frames, Column::Psk).is_err());
+        of(&frames, Column::Certificate).unwrap();
+    }
+
+    #[test]
+    fn a_hybrid_attach_has_two_exchanges_more() {
+        let mut frames = frames();
+        assert!(Attach::find_hybrid(&frames).is_err());
+        let create = frames.split_off(12);
+        let mut auth = frames.split_off(2);
+        for frame in &mut auth {
+            frame.message_id += 2;
+        }
+        for (id, response) in [(1, false), (1, true), (2, false), (2, true)] {
+            frames.push(IkeFrame {
+                exchange: 43,
+                message_id: id,
+                response,
+                length: LARGEST_FRAME,
+                ..frames[0].clone()
+            });
+        }
+        for frame in &mut frames {
+            frame.length = frame.length.min(LARGEST_FRAME);
+        }
+        auth[1].length = LARGEST_FRAME;
+        let frames: Vec<IkeFrame> = frames.into_iter().chain(auth).chain(create).collect();
+        let attach = Attach::find_hybrid(&frames).unwrap();
+        assert_eq!(attach.rows().len(), 18);
+        assert_eq!(attach.rows()[6].0.name, "IKE_AUTH 1 request");
+        attach.check_hybrid().unwrap();
+        let mut large = frames.clone();
+        large[3].length += 1;
+        let attach = Attach::find_hybrid(&large).unwrap();
+        assert!(attach.check_hybrid().is_err());
     }
 
     #[test]

@@ -10,10 +10,15 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use core5g::amf::{Action, Amf, AssociationId};
+use core5g::{
+    amf::{Action, Amf, AssociationId, CommandError, SessionChange},
+    config::{Ambr as Rate, FlowConfig, FlowFilter},
+};
+use dataplane::relay::Ambr;
 use keys::Secret;
 use n3iwf_user::ngap::{
-    self, AmfMessage, Node, SessionOutcome, SessionUp, SupportedArea, SupportedPlmn, UeIds,
+    self, AmfMessage, Cause, CauseMisc, ModifiedFlows, ModifyOutcome, ModifyTransfer, Node,
+    SessionOutcome, SessionUp, SupportedArea, SupportedPlmn, UeIds,
 };
 use nwu::{Guami, SNssai};
 use oxirush_nas::nas_5gs::{CipheringAlgorithm, IntegrityAlgorithm};
@@ -107,6 +112,12 @@ struct World {
     released: bool,
     /// Child SAs the N3IWF would make: PDU session and QFIs.
     child_sas: Vec<(u8, Vec<u8>)>,
+    ue_ambr: Option<Ambr>,
+    session_ambr: Option<Ambr>,
+    /// Of the flows added last.
+    five_qis: Vec<Option<u8>>,
+    /// The N3IWF modifies nothing.
+    refuse_changes: bool,
     discards: Vec<String>,
 }
 
@@ -145,6 +156,10 @@ impl World {
             stored: 0,
             released: false,
             child_sas: Vec::new(),
+            ue_ambr: None,
+            session_ambr: None,
+            five_qis: Vec::new(),
+            refuse_changes: false,
             discards: Vec::new(),
         };
         world.amf.connected(world.now, LINK, "test");
@@ -238,11 +253,12 @@ impl World {
             AmfMessage::SessionSetup { ue, sessions, .. } => {
                 for session in sessions {
                     let transfer = session.transfer.unwrap();
-                    self.child_sas.push((session.id, transfer.qfis.clone()));
+                    let qfis: Vec<u8> = transfer.flows.iter().map(|flow| flow.qfi).collect();
+                    self.child_sas.push((session.id, qfis.clone()));
                     let up = SessionUp {
                         address: [203, 0, 113, 1].into(),
                         dl_teid: 7,
-                        qfis: transfer.qfis,
+                        qfis,
                         security_result: false,
                     };
                     let outcome = SessionOutcome {
@@ -253,6 +269,25 @@ impl World {
                     let response = ngap::session_setup_response(ue, &[outcome]).unwrap();
                     self.to_amf(&response);
                 }
+            }
+            AmfMessage::SessionModify { ue, sessions } => {
+                for session in sessions {
+                    let result = self.modify(session.id, &session.transfer.unwrap());
+                    if result.is_ok() {
+                        self.downlink(&session.nas.unwrap());
+                    }
+                    let outcome = ModifyOutcome {
+                        id: session.id,
+                        result,
+                    };
+                    let response = ngap::session_modify_response(ue, &[outcome]).unwrap();
+                    self.to_amf(&response);
+                }
+            }
+            AmfMessage::ContextModification { ue, ue_ambr, .. } => {
+                self.ue_ambr = ue_ambr;
+                let response = ngap::context_modification_response(ue).unwrap();
+                self.to_amf(&response);
             }
             AmfMessage::SessionRelease { ue, nas, sessions } => {
                 if let Some(nas) = nas {
@@ -272,6 +307,34 @@ impl World {
             AmfMessage::Noted(_) => {}
             other => panic!("{other:?}"),
         }
+    }
+
+    fn modify(&mut self, id: u8, wanted: &ModifyTransfer) -> Result<ModifiedFlows, Cause> {
+        if self.refuse_changes {
+            return Err(Cause::misc(CauseMisc::unspecified));
+        }
+        let (_, qfis) = self
+            .child_sas
+            .iter_mut()
+            .find(|(own, _)| *own == id)
+            .unwrap();
+        qfis.retain(|qfi| !wanted.released.contains(qfi));
+        let done: Vec<u8> = wanted
+            .flows
+            .iter()
+            .map(|request| request.flow.qfi)
+            .collect();
+        qfis.extend(&done);
+        self.five_qis = wanted
+            .flows
+            .iter()
+            .map(|request| request.flow.five_qi)
+            .collect();
+        self.session_ambr = wanted.ambr;
+        Ok(ModifiedFlows {
+            done,
+            failed: Vec::new(),
+        })
     }
 
     fn downlink(&mut self, pdu: &[u8]) {
@@ -460,7 +523,10 @@ fn a_session_has_what_the_smf_gave() {
     });
     let accept = accept.unwrap_or_else(|| panic!("{:?}", world.events));
     assert_eq!(accept.address.octets()[..2], [10, 60]);
-    assert_eq!((accept.default_qfi, accept.qfis.clone()), (1, vec![1, 2]));
+    assert_eq!(
+        (accept.rules.default_qfi(), accept.rules.qfis()),
+        (1, vec![1, 2])
+    );
     assert_eq!(accept.mtu, Some(1358));
     assert_eq!(
         accept.dns,
@@ -510,6 +576,87 @@ fn either_side_releases_a_session() {
     let actions = world.amf.release_pdu_session(world.now, SUPI, 1).unwrap();
     world.from_amf(actions);
     assert!(released(&world, true), "{:?}", world.events);
+    world.assert_healthy();
+}
+
+/// RTP to one port.
+fn voice(qfi: u8) -> FlowConfig {
+    FlowConfig {
+        qfi,
+        five_qi: 1,
+        arp: 2,
+        reflective: false,
+        filter: Some(FlowFilter {
+            remote: None,
+            protocol: Some(17),
+            remote_port: Some(5006),
+        }),
+    }
+}
+
+/// UDP over IPv4 to a port.
+fn udp(port: u16) -> [u8; 28] {
+    let mut packet = [0; 28];
+    (packet[0], packet[9]) = (0x45, 17);
+    packet[22..24].copy_from_slice(&port.to_be_bytes());
+    packet
+}
+
+#[test]
+fn a_flow_comes_and_goes_at_all_three() {
+    let mut world = World::registered();
+    world.establish();
+    let rules = |world: &World| {
+        let mut events = world.events.iter().rev();
+        events.find_map(|event| match event {
+            Event::SessionModified { rules, .. } => rules.clone(),
+            _ => None,
+        })
+    };
+    let rate = Rate {
+        downlink_kbps: 8_000,
+        uplink_kbps: 4_000,
+    };
+    let add = SessionChange {
+        ambr: Some(rate),
+        add: vec![voice(3)],
+        release: Vec::new(),
+    };
+    world.refuse_changes = true;
+    let actions = world.amf.modify_pdu_session(world.now, SUPI, 1, &add);
+    world.from_amf(actions.unwrap());
+    assert_eq!(world.child_sas, [(1, vec![1, 2])], "refused");
+    assert!(rules(&world).is_none(), "the UE heard nothing of it");
+
+    world.refuse_changes = false;
+    let actions = world.amf.modify_pdu_session(world.now, SUPI, 1, &add);
+    world.from_amf(actions.unwrap());
+    assert_eq!(world.child_sas, [(1, vec![1, 2, 3])]);
+    assert_eq!(world.five_qis, [Some(1)]);
+    let bits = Ambr {
+        uplink: 4_000_000,
+        downlink: 8_000_000,
+    };
+    assert_eq!(world.session_ambr, Some(bits));
+    let known = rules(&world).unwrap();
+    assert_eq!(known.qfis(), [1, 2, 3]);
+    assert_eq!(known.uplink().qfi(&udp(5006)), Some(3));
+    assert_eq!(known.uplink().qfi(&udp(5007)), Some(1));
+
+    let again = world.amf.modify_pdu_session(world.now, SUPI, 1, &add);
+    assert!(matches!(again, Err(CommandError::NotNow { .. })));
+    let remove = SessionChange {
+        release: vec![2, 3],
+        ..SessionChange::default()
+    };
+    let actions = world.amf.modify_pdu_session(world.now, SUPI, 1, &remove);
+    world.from_amf(actions.unwrap());
+    assert_eq!(world.child_sas, [(1, vec![1])]);
+    assert_eq!(rules(&world).unwrap().uplink().qfi(&udp(5006)), Some(1));
+
+    let actions = world.amf.modify_ue(world.now, SUPI, rate);
+    world.from_amf(actions.unwrap());
+    assert_eq!(world.ue_ambr, Some(bits));
     world.assert_healthy();
 }
 

@@ -21,6 +21,9 @@ pub struct RunConfig {
     /// Unix socket for `kme status` and `kme fault`.
     #[serde(default)]
     pub control: Option<PathBuf>,
+    /// The endpoint for Prometheus; none without the section.
+    #[serde(default)]
+    pub metrics: Option<MetricsConfig>,
     /// Log filter.
     #[serde(default = "default_log")]
     pub log: String,
@@ -40,9 +43,20 @@ pub struct PairConfig {
     /// Unix socket for `kme status` and `kme fault`.
     #[serde(default)]
     pub control: Option<PathBuf>,
+    /// The endpoint for Prometheus; none without the section.
+    #[serde(default)]
+    pub metrics: Option<MetricsConfig>,
     /// Log filter.
     #[serde(default = "default_log")]
     pub log: String,
+}
+
+/// `metrics:`.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// Address and port; 127.0.0.1:9734 when absent.
+    pub listen: Option<SocketAddr>,
 }
 
 /// One KME.
@@ -69,6 +83,9 @@ pub struct KmeConfig {
     /// Faults from the start.
     #[serde(default)]
     pub faults: Vec<Fault>,
+    /// Every key delivered is written here in clear, so that a test can look for it elsewhere.
+    #[serde(default)]
+    pub journal: Option<PathBuf>,
 }
 
 /// What a KME offers, as its status tells it. Sizes in bits.

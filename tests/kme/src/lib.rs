@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod fault;
 mod link;
+pub mod metrics;
 mod node;
 mod pair;
 mod server;

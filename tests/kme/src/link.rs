@@ -285,6 +285,7 @@ mod tests {
             saes: vec!["m".into()],
             offer: Offer::default(),
             faults: Vec::new(),
+            journal: None,
         };
         let node = Node::new(&config, &LinkConfig::default());
         let listener = TcpListener::bind(config.listen).await.unwrap();

@@ -14,7 +14,7 @@ use daemon::Shutdown;
 use kme::{
     Kme, NodeStatus,
     certs::{KmeName, Pki},
-    config::{PairConfig, RunConfig},
+    config::{MetricsConfig, PairConfig, RunConfig},
     control::{self, Request},
     fault::{Fault, Kind, On},
 };
@@ -133,6 +133,7 @@ async fn main() -> Result<()> {
             run(
                 vec![kme],
                 config.control.as_deref(),
+                config.metrics,
                 args.ready_file.as_deref(),
             )
             .await
@@ -144,6 +145,7 @@ async fn main() -> Result<()> {
             run(
                 vec![a, b],
                 config.control.as_deref(),
+                config.metrics,
                 args.ready_file.as_deref(),
             )
             .await
@@ -199,13 +201,23 @@ fn certs(args: &Certs) -> Result<()> {
 }
 
 /// Serves until SIGTERM or SIGINT.
-async fn run(kmes: Vec<Kme>, control: Option<&Path>, ready_file: Option<&Path>) -> Result<()> {
+async fn run(
+    kmes: Vec<Kme>,
+    control: Option<&Path>,
+    metrics: Option<MetricsConfig>,
+    ready_file: Option<&Path>,
+) -> Result<()> {
     let mut shutdown = Shutdown::catch()?;
     let kmes: Arc<[Kme]> = kmes.into();
     for kme in &*kmes {
         info!(kme = kme.id(), url = kme.url(), "listening");
     }
     let mut tasks = tokio::task::JoinSet::new();
+    if let Some(options) = metrics {
+        let server = kme::metrics::bind(options).await?;
+        info!(address = %server.address()?, "metrics");
+        tasks.spawn(kme::metrics::serve(server, kmes.clone()));
+    }
     if let Some(path) = control {
         let server = daemon::control::Server::bind(path).await?;
         let kmes = kmes.clone();

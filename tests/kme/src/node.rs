@@ -2,10 +2,15 @@
 
 use std::{
     collections::HashSet,
+    fs::OpenOptions,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use keys::{KeyId, QkdKey, SaeId, Secret};
 use serde::Serialize;
 use serde_json::json;
@@ -83,6 +88,7 @@ pub(crate) struct Node {
     offer: Offer,
     delay: Duration,
     origin: Instant,
+    journal: Option<PathBuf>,
     peer: OnceLock<Peer>,
     info: watch::Sender<PeerInfo>,
     /// Counts changes after which open connections must go.
@@ -105,6 +111,7 @@ impl Node {
             offer: config.offer,
             delay: link.delay,
             origin: Instant::now(),
+            journal: config.journal.clone(),
             peer: OnceLock::new(),
             info: watch::Sender::new(PeerInfo::default()),
             hang_up: watch::Sender::new(0),
@@ -210,6 +217,11 @@ impl Node {
         let answer = self
             .serve(caller, call, &struck)
             .unwrap_or_else(Answer::Refusal);
+        if let (Answer::Keys(keys), Some(journal)) = (&answer, &self.journal)
+            && let Err(error) = write_down(keys, journal)
+        {
+            tracing::error!(%error, journal = %journal.display(), "a key is not in the journal");
+        }
         if let Answer::Refusal(refusal) = &answer {
             let mut state = self.state();
             match refusal.status {
@@ -430,6 +442,25 @@ impl State {
             ..self.counters
         }
     }
+}
+
+/// One line per key: its ID, a space, the key in base64.
+fn write_down(keys: &[QkdKey], journal: &Path) -> io::Result<()> {
+    let mut lines = String::new();
+    for key in keys {
+        lines.push_str(&format!(
+            "{} {}\n",
+            key.id,
+            STANDARD.encode(key.secret.expose())
+        ));
+    }
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(journal)?;
+    file.write_all(lines.as_bytes())
 }
 
 /// Stands for the QKD link: bits that nobody knows, and a fresh UUID (version 4) for them.

@@ -195,6 +195,7 @@ impl Pair {
                 saes: saes.to_vec(),
                 offer: setup.offer,
                 faults: Vec::new(),
+                journal: None,
             })
         };
         let (a, b) = (

@@ -123,6 +123,44 @@ async fn status_tells_both_ends_and_the_offer() {
 }
 
 #[tokio::test]
+async fn each_request_is_observed_and_the_stock_is_known() {
+    let pair = pair().await;
+    let master = once(pair.client("sae-n3iwf"));
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = std::sync::Arc::clone(&seen);
+    master.observe(move |seen| {
+        assert!(seen.took > Duration::ZERO);
+        log.lock().unwrap().push((seen.operation, seen.outcome));
+    });
+    master.refresh_stock(Duration::ZERO).await;
+    assert_eq!(master.stock(), None, "no peer is known yet");
+    let keys = master.enc_keys(&ue(), 2, 256).await.unwrap();
+    let before = master.stock().unwrap();
+    assert!(before.stored > 0 && before.stored <= before.capacity);
+    master.refresh_stock(Duration::from_secs(60)).await;
+    assert_eq!(
+        seen.lock().unwrap()[..],
+        [("status", "ok"), ("enc_keys", "ok")]
+    );
+    master.refresh_stock(Duration::ZERO).await;
+    assert!(master.stock().unwrap().age <= before.age + Duration::from_secs(5));
+    let slave = once(pair.client("sae-ue-1"));
+    let log = std::sync::Arc::clone(&seen);
+    slave.observe(move |seen| log.lock().unwrap().push((seen.operation, seen.outcome)));
+    let unknown = KeyId::from_octets([7; 16]);
+    slave.dec_keys(&n3iwf(), &[unknown]).await.unwrap_err();
+    // Asks again while the keys are on their way to it.
+    let slave = kms(&pair.client("sae-ue-1"));
+    let log = std::sync::Arc::clone(&seen);
+    slave.observe(move |seen| log.lock().unwrap().push((seen.operation, seen.outcome)));
+    slave.dec_keys(&n3iwf(), &ids(&keys)).await.unwrap();
+    let seen = seen.lock().unwrap().clone();
+    assert_eq!(seen[2], ("status", "ok"));
+    assert_eq!(seen[3], ("dec_keys", "keys_not_found"));
+    assert_eq!(*seen.last().unwrap(), ("dec_keys", "ok"));
+}
+
+#[tokio::test]
 async fn requests_are_split_by_the_limit_of_the_kme() {
     let pair = Pair::start(Setup {
         offer: Offer {
@@ -443,6 +481,50 @@ async fn the_next_endpoint_takes_over() {
     assert_eq!(alive.a.counters().delivered_enc, 2);
 }
 
+/// The first endpoint is preferred again once a probe found it working, and no caller waited for that.
+#[tokio::test]
+async fn an_endpoint_that_works_again_is_preferred_again() {
+    let pair = pair().await;
+    let mut config = pair.client("sae-n3iwf");
+    config.retry.cooldown = 20 * MS;
+    // Two ways to one KME: the second has a name of its own, so that faults of the first are told apart.
+    config.endpoints.push(format!("{}/", pair.a.url()));
+    let master = kms(&config);
+    pair.a
+        .fault(Fault::new(Kind::Unavailable).on(On::EncKeys).times(1));
+    assert_eq!(master.enc_keys(&ue(), 1, 256).await.unwrap().len(), 1);
+    let health = master.health();
+    assert_eq!((health[0].healthy, health[1].healthy), (false, true));
+    assert!(health[0].probe_in_ms.is_some());
+    // Each call may start a probe; its end is not waited for.
+    for _ in 0..500 {
+        if master.health()[0].healthy {
+            break;
+        }
+        tokio::time::sleep(10 * MS).await;
+        master.enc_keys(&ue(), 1, 256).await.unwrap();
+    }
+    assert!(master.health().iter().all(|endpoint| endpoint.healthy));
+    assert!(master.account().total().balanced());
+}
+
+/// A KME of the other site among the endpoints: its certificate says so, and it is asked for nothing.
+#[tokio::test]
+async fn a_kme_of_another_site_is_never_asked() {
+    let pair = pair().await;
+    let mut config = pair.client("sae-n3iwf");
+    config.kme_id = vec!["kme-a".into()];
+    config.endpoints.insert(0, pair.b.url());
+    let master = kms(&config);
+    assert_eq!(master.enc_keys(&ue(), 3, 256).await.unwrap().len(), 3);
+    assert_eq!(pair.a.counters().delivered_enc, 3);
+    assert_eq!(pair.b.counters().delivered_enc, 0);
+    let health = master.health();
+    assert!(!health[0].healthy && health[1].healthy, "{health:?}");
+    let total = master.account().total();
+    assert_eq!((total.held, total.uncertain), (3, 0));
+}
+
 #[tokio::test]
 async fn nobody_answers() {
     let pair = pair().await;
@@ -530,6 +612,7 @@ async fn a_certificate_without_the_address_needs_the_kme_id() {
         saes: Vec::new(),
         offer: Offer::default(),
         faults: Vec::new(),
+        journal: None,
     };
     let (a, _b) = kme::Kme::start_both(&config("kme-a"), &config("kme-b"), &LinkConfig::default())
         .await

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -18,10 +19,16 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// # Errors
 /// When it does not answer, or with its own words when it declines.
 pub fn ask(world: &World, role: Role, request: &Value) -> Result<Value> {
-    let socket = world.socket(role);
-    let name = role.name();
+    ask_at(&world.socket(role), role.name(), request)
+}
+
+/// Asks whoever listens at `socket`; `name` is for messages.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_at(socket: &Path, name: &str, request: &Value) -> Result<Value> {
     let mut stream =
-        UnixStream::connect(&socket).with_context(|| format!("{name} does not listen"))?;
+        UnixStream::connect(socket).with_context(|| format!("{name} does not listen"))?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
     let mut line = serde_json::to_vec(request)?;

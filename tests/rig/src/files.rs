@@ -41,6 +41,59 @@ impl Profile {
     }
 }
 
+/// How the keys of IKE SAs come about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum KeyMode {
+    /// QKD keys, in the wire profile chosen beside.
+    #[default]
+    Qkd,
+    /// Diffie-Hellman, ML-KEM, and a QKD key as PPK.
+    Hybrid,
+    /// Diffie-Hellman and K_N3IWF.
+    Psk,
+    /// Diffie-Hellman and certificates of both ends.
+    Cert,
+}
+
+impl KeyMode {
+    /// As configuration files spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Qkd => "qkd",
+            Self::Hybrid => "hybrid",
+            Self::Psk => "psk",
+            Self::Cert => "cert",
+        }
+    }
+
+    /// Whether there is a key exchange.
+    #[must_use]
+    pub const fn exchanges_keys(self) -> bool {
+        !matches!(self, Self::Qkd)
+    }
+
+    /// Whether keys of the KMEs are taken.
+    #[must_use]
+    pub const fn takes_keys(self) -> bool {
+        matches!(self, Self::Qkd | Self::Hybrid)
+    }
+
+    /// Suites of the IKE SA, where the defaults of mode `qkd` are not meant.
+    #[must_use]
+    pub const fn proposal(self) -> &'static str {
+        match self {
+            Self::Hybrid => HYBRID_PROPOSAL,
+            _ => PROPOSAL,
+        }
+    }
+}
+
+/// Proposals of the modes with a key exchange, here and in measurements of them.
+pub const PROPOSAL: &str = "aes256gcm16-prfsha384-ecp384";
+/// That of mode `hybrid`.
+pub const HYBRID_PROPOSAL: &str = "aes256gcm16-prfsha384-ecp384-ke1_mlkem768";
+
 /// The configuration file of one program.
 pub(crate) fn config(role: Role, world: &World) -> String {
     match role {
@@ -77,6 +130,7 @@ fn kme(role: Role, world: &World) -> String {
   certificate: {pki}/{name}.pem
   privateKey: {pki}/{name}.key
   saes: [{sae}]
+  journal: {journal}
 link:
   rate: 100000
   buffer: 1000000
@@ -86,14 +140,15 @@ peer:
 control: {control}
 log: info
 ",
-        control = control.display()
+        control = control.display(),
+        journal = world.journal(role).display(),
     )
 }
 
 fn core(world: &World) -> String {
     let control = world.socket(Role::Core);
     let mut subscribers = String::new();
-    for number in 1..=3 {
+    for number in 1..=5 {
         subscribers.push_str(&format!(
             "  - supi: imsi-20893000000000{number}\n    k: {K}\n    opc: {OPC}\n    sqn: \"000000000020\"\n"
         ));
@@ -140,7 +195,7 @@ subscribers:
 
 fn ue(world: &World) -> String {
     let directory = world.directory().display();
-    let profile = world.options().profile.name();
+    let (keys, ike) = ue_keys(world);
     // The paper's UE names an AMF before it knows one.
     let guami = match world.options().profile {
         Profile::Native => "",
@@ -167,7 +222,45 @@ nssai: [{{sst: 1, sd: \"010203\"}}]
     sNssai: {{sst: 1, sd: \"010203\"}}
     routes: [198.18.0.0/24]
     interface: uepdu1
-qkd:
+{keys}ike:
+  retransmitTries: 4
+  retransmitMax: 4s
+  dpdInterval: 10s
+{ike}control: {control}
+logger: {{level: \"info\"}}
+retry: {{initial: 1s, attempts: 0}}
+dataplane:
+{dataplane}",
+        dataplane = dataplane(world, Role::Ue),
+        ue = net::UE_NWU,
+        n3iwf = net::N3IWF_NWU,
+        control = world.socket(Role::Ue).display(),
+    )
+}
+
+/// How the UE comes by keys: what its file says of modes and KMS, and what it says under `ike`.
+fn ue_keys(world: &World) -> (String, String) {
+    let directory = world.directory().display();
+    let mode = world.options().mode;
+    let mut keys = match mode {
+        KeyMode::Qkd => String::new(),
+        _ => format!("modes: [{}]\n", mode.name()),
+    };
+    let mut ike = String::new();
+    if mode.exchanges_keys() {
+        ike = format!(
+            "  proposals: {}\n  trustedCertificates: [{directory}/pki/ike-ca.pem]\n",
+            mode.proposal()
+        );
+    }
+    if mode == KeyMode::Cert {
+        ike.push_str(&format!(
+            "  certificate: {directory}/pki/ue.pem\n  privateKey: {directory}/pki/ue.key\n"
+        ));
+    }
+    if mode.takes_keys() {
+        keys.push_str(&format!(
+            "qkd:
   saeId: {SAE_UE}
   n3iwfSaeId: {SAE_N3IWF}
   kms:
@@ -179,45 +272,71 @@ qkd:
     timeout: 5s
     connectTimeout: 3s
 profile: {profile}
-ike: {{retransmitTries: 4, retransmitMax: 4s, dpdInterval: 10s}}
-control: {control}
-logger: {{level: \"info\"}}
-retry: {{initial: 1s, attempts: 0}}
-dataplane:
-{dataplane}",
-        dataplane = dataplane(world, Role::Ue),
-        ue = net::UE_NWU,
-        n3iwf = net::N3IWF_NWU,
-        kme = net::KME_B,
-        control = world.socket(Role::Ue).display(),
-    )
+",
+            kme = net::KME_B,
+            profile = world.options().profile.name(),
+        ));
+    }
+    (keys, ike)
+}
+
+/// The same of the N3IWF: its keys at the top of the file's section, and those under `ike`.
+fn n3iwf_keys(world: &World) -> (String, String) {
+    let directory = world.directory().display();
+    let (mode, profile) = (world.options().mode, world.options().profile);
+    let mut top = format!("  modes: [{}]\n", mode.name());
+    if mode.exchanges_keys() || profile == Profile::Paper {
+        top.push_str(&format!(
+            "  privateKey: {directory}/pki/n3iwf.key\n  certificate: {directory}/pki/n3iwf.pem\n"
+        ));
+    }
+    let mut ike = String::new();
+    if mode.exchanges_keys() {
+        top.push_str(&format!(
+            "  certificateAuthority: {directory}/pki/ike-ca.pem\n"
+        ));
+        ike = format!("    proposals: {}\n", mode.proposal());
+    }
+    if !mode.takes_keys() {
+        return (top, ike);
+    }
+    let profiles = match profile {
+        Profile::Native => "    profiles: [native]\n".to_owned(),
+        Profile::Paper => {
+            format!("    profiles: [paper]\n    paper: {{ ueSaeId: {SAE_UE} }}\n")
+        }
+    };
+    top.push_str(&format!(
+        "  qkd:
+    saeId: {SAE_N3IWF}
+{profiles}    kms:
+      endpoints: [\"https://{kme}:8443\"]
+      ca: {directory}/pki/ca.pem
+      certificate: {directory}/pki/{SAE_N3IWF}.pem
+      privateKey: {directory}/pki/{SAE_N3IWF}.key
+      kmeId: kme-a
+      timeout: 5s
+      connectTimeout: 3s
+",
+        kme = net::KME_A,
+    ));
+    (top, ike)
 }
 
 fn n3iwf(world: &World) -> String {
-    let directory = world.directory().display();
     let amf = if world.options().recording {
         format!("unix: {}", amf_socket(world))
     } else {
         format!("ip: [{}]\n      port: 38412", net::CORE)
     };
     let mut extra = String::new();
-    if world.options().profile == Profile::Paper {
-        extra.push_str(&format!(
-            "  privateKey: {directory}/pki/n3iwf.key\n  certificate: {directory}/pki/n3iwf.pem\n"
-        ));
-    }
     if world.options().key_log {
         extra.push_str(&format!(
             "  debugKeyLog: {}\n",
             world.key_log_directory().display()
         ));
     }
-    let profiles = match world.options().profile {
-        Profile::Native => "    profiles: [native]\n".to_owned(),
-        Profile::Paper => {
-            format!("    profiles: [paper]\n    paper: {{ ueSaeId: {SAE_UE} }}\n")
-        }
-    };
+    let (keys, ike) = n3iwf_keys(world);
     format!(
         "configuration:
   n3iwfInformation:
@@ -241,19 +360,10 @@ fn n3iwf(world: &World) -> String {
   xfrmInterfaceName: {XFRM_INTERFACE}
   xfrmInterfaceID: 1
   n3iwfGtpBindAddress: {n3}
-{extra}  qkd:
-    saeId: {SAE_N3IWF}
-{profiles}    kms:
-      endpoints: [\"https://{kme}:8443\"]
-      ca: {directory}/pki/ca.pem
-      certificate: {directory}/pki/{SAE_N3IWF}.pem
-      privateKey: {directory}/pki/{SAE_N3IWF}.key
-      kmeId: kme-a
-      timeout: 5s
-      connectTimeout: 3s
+{extra}{keys}  ike:
     cookie: {{ when: threshold, threshold: 32 }}
     halfOpenLifetime: 15s
-  dataplane:
+{ike}  dataplane:
 {dataplane}  control: {control}
 logger:
   level: info
@@ -261,7 +371,6 @@ logger:
         nwu = net::N3IWF_NWU,
         inner = net::N3IWF_INNER,
         n3 = net::N3IWF_CORE,
-        kme = net::KME_A,
         dataplane = dataplane(world, Role::N3iwf),
         control = world.socket(Role::N3iwf).display(),
     )

@@ -5,18 +5,23 @@
 //! from ordinary configuration files, and looks at them from outside: control tools, kernel,
 //! captures.
 
+pub mod bench;
 pub mod bulk;
 pub mod capture;
 pub mod checks;
 pub mod control;
 pub mod exec;
 pub mod files;
+pub mod flood;
+pub mod inside;
 pub mod kernel;
 pub mod netns;
 pub mod paper;
+pub mod pki;
 pub mod process;
 pub mod report;
 pub mod scenarios;
+pub mod scrape;
 pub mod steps;
 pub mod topology;
 pub mod world;

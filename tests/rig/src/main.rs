@@ -8,12 +8,15 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use ::bench::records::{Machine, Mode};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use rig::files::Profile;
+use rig::bench::{self, AttachOptions, IkeOptions};
+use rig::files::{KeyMode, Profile};
 use rig::report::Report;
-use rig::scenarios::{self, DemoOptions, Setting};
+use rig::scenarios::{self, DemoOptions, FloodOptions, Setting};
 use rig::{exec, topology};
 
 #[derive(Parser)]
@@ -33,7 +36,7 @@ enum Command {
     Demo(DemoArgs),
     /// Runs scenarios by name
     Scenario(ScenarioArgs),
-    /// Many attaches in a row, and where their time went
+    /// Measurements
     Bench(BenchArgs),
     /// Lists the scenarios
     List,
@@ -68,6 +71,9 @@ struct Common {
 struct DemoArgs {
     #[command(flatten)]
     common: Common,
+    /// How the keys of IKE SAs come about
+    #[arg(long, value_enum, default_value_t = KeyMode::Qkd)]
+    mode: KeyMode,
     /// The wire profile of the QKD mode
     #[arg(long, value_enum, default_value_t = Profile::Native)]
     profile: Profile,
@@ -84,14 +90,140 @@ struct DemoArgs {
 
 #[derive(Args)]
 struct BenchArgs {
+    #[command(subcommand)]
+    what: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Attaches of each mode in turn, and where their time went
+    Attach {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        origin: Origin,
+        /// The modes
+        #[arg(long, value_delimiter = ',', value_parser = mode, default_value = "qkd,qkd-paper")]
+        modes: Vec<Mode>,
+        /// Attaches of each mode
+        #[arg(long, default_value_t = 20)]
+        runs: usize,
+        /// Round-trip time to add on NWu, ms
+        #[arg(long, default_value_t = 0.0)]
+        rtt_ms: f64,
+        /// To be added to each answer of the KMEs, ms
+        #[arg(long, default_value_t = 0.0)]
+        kms_delay_ms: f64,
+    },
+    /// Attaches per second
+    Rate(LoadArgs),
+    /// IKE alone, against strongSwan's charon
+    Ike {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        origin: Origin,
+        /// Root of unpacked strongSwan packages
+        #[arg(long)]
+        strongswan: Option<PathBuf>,
+        /// Suites as IKE/ESP in swanctl's words
+        #[arg(long, value_delimiter = ',', value_parser = suites)]
+        suites: Vec<(String, String)>,
+        /// Setups under way
+        #[arg(long, value_delimiter = ',', default_value = "1,16")]
+        at_once: Vec<usize>,
+        /// How long each is measured, seconds
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// Repetitions
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+    /// UEs attached at the same time
+    Scale(LoadArgs),
+    /// Requests to the KMEs, and attaches by the key rate of the QKD link
+    Qkd {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        origin: Origin,
+        /// Requests of each kind
+        #[arg(long, default_value_t = 100)]
+        requests: usize,
+        /// Keys per second of the link
+        #[arg(long, value_delimiter = ',')]
+        rates: Vec<u32>,
+    },
+    /// A known UE attaches while strangers flood the N3IWF with IKE_SA_INIT
+    Flood {
+        #[command(flatten)]
+        common: Common,
+        /// Datagrams per second
+        #[arg(long, default_value_t = 50_000)]
+        rate: u32,
+        /// How long, seconds
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Attaches to measure, in quiet and in the flood
+        #[arg(long, default_value_t = 20)]
+        attaches: u32,
+    },
+    /// One attach of each mode under a capture, with the keys to open it
+    Frames {
+        #[command(flatten)]
+        common: Common,
+        /// The modes
+        #[arg(long, value_delimiter = ',', value_parser = mode, default_value = "qkd,qkd-paper")]
+        modes: Vec<Mode>,
+    },
+}
+
+#[derive(Args)]
+struct LoadArgs {
     #[command(flatten)]
     common: Common,
-    /// The wire profile of the QKD mode
-    #[arg(long, value_enum, default_value_t = Profile::Native)]
-    profile: Profile,
-    /// How many attaches
-    #[arg(long, default_value_t = 20)]
-    attaches: usize,
+    #[command(flatten)]
+    origin: Origin,
+    /// What `load` is told
+    #[arg(last = true)]
+    load: Vec<String>,
+}
+
+/// What the rig cannot know of what it runs.
+#[derive(Args)]
+struct Origin {
+    /// `native` or `vm`
+    #[arg(long, default_value = "native")]
+    place: String,
+    /// Commit of the sources
+    #[arg(long, default_value = "unknown")]
+    commit: String,
+    /// The command that measures the same again
+    #[arg(long, default_value = "rig bench")]
+    again: String,
+}
+
+impl Origin {
+    fn machine(&self, bench: &str, common: &Common) -> Machine {
+        let plane = if common.recording {
+            "recording"
+        } else {
+            "kernel"
+        };
+        Machine::here(bench, &self.place, plane, &self.commit, &self.again)
+    }
+}
+
+fn suites(text: &str) -> Result<(String, String), String> {
+    let (ike, esp) = text
+        .split_once('/')
+        .ok_or("IKE/ESP, as aes256gcm16-prfsha256-x25519/aes256gcm16")?;
+    Ok((ike.to_owned(), esp.to_owned()))
+}
+
+fn mode(name: &str) -> Result<Mode, String> {
+    let known = Mode::ALL.map(Mode::name).join(", ");
+    Mode::of(name).ok_or_else(|| format!("one of {known}"))
 }
 
 #[derive(Args)]
@@ -101,7 +233,7 @@ struct ScenarioArgs {
     /// Names, see `rig list`
     #[arg(required_unless_present = "all")]
     names: Vec<String>,
-    /// All of them
+    /// All but `hygiene` (what it finds on stacks varies) and `flood` (too much for an emulated processor)
     #[arg(long)]
     all: bool,
 }
@@ -135,6 +267,7 @@ fn run(command: Command) -> Result<bool> {
             catch_signals()?;
             let setting = setting(&args.common)?;
             let options = DemoOptions {
+                mode: args.mode,
                 profile: args.profile,
                 pcap: args.pcap,
                 kernel_relay: args.kernel_relay,
@@ -145,9 +278,7 @@ fn run(command: Command) -> Result<bool> {
         }
         Command::Bench(args) => {
             catch_signals()?;
-            let setting = setting(&args.common)?;
-            let report = scenarios::bench(&setting, args.profile, args.attaches);
-            finish(&setting, &args.common, &[report])
+            measure(args.what)
         }
         Command::Scenario(args) => {
             catch_signals()?;
@@ -157,7 +288,7 @@ fn run(command: Command) -> Result<bool> {
                 chosen.push(scenarios::find(name).with_context(|| format!("no scenario {name}"))?);
             }
             if args.all {
-                chosen = scenarios::ALL.iter().collect();
+                chosen = scenarios::ALL.iter().filter(|one| !one.apart()).collect();
             }
             let mut reports = Vec::new();
             for scenario in chosen {
@@ -168,6 +299,100 @@ fn run(command: Command) -> Result<bool> {
                 exec::check_interrupt()?;
             }
             finish(&setting, &args.common, &reports)
+        }
+    }
+}
+
+fn measure(what: Bench) -> Result<bool> {
+    match what {
+        Bench::Attach {
+            common,
+            origin,
+            modes,
+            runs,
+            rtt_ms,
+            kms_delay_ms,
+        } => {
+            let setting = setting(&common)?;
+            let options = AttachOptions {
+                runs,
+                modes,
+                rtt: Duration::from_secs_f64(rtt_ms / 1000.0),
+                kms_delay: Duration::from_secs_f64(kms_delay_ms / 1000.0),
+                machine: origin.machine("attach", &common),
+            };
+            let report = bench::attach(&setting, &options);
+            finish(&setting, &common, &[report])
+        }
+        Bench::Rate(LoadArgs {
+            common,
+            origin,
+            load,
+        }) => {
+            let setting = setting(&common)?;
+            let report = bench::rate(&setting, &origin.machine("rate", &common), &load);
+            finish(&setting, &common, &[report])
+        }
+        Bench::Ike {
+            common,
+            origin,
+            strongswan,
+            suites,
+            at_once,
+            seconds,
+            runs,
+        } => {
+            let setting = setting(&common)?;
+            let options = IkeOptions {
+                strongswan,
+                suites,
+                at_once,
+                seconds,
+                runs,
+                machine: origin.machine("ike", &common),
+            };
+            let report = bench::ike(&setting, &options);
+            finish(&setting, &common, &[report])
+        }
+        Bench::Scale(LoadArgs {
+            common,
+            origin,
+            load,
+        }) => {
+            let setting = setting(&common)?;
+            let report = bench::scale(&setting, &origin.machine("scale", &common), &load);
+            finish(&setting, &common, &[report])
+        }
+        Bench::Qkd {
+            common,
+            origin,
+            requests,
+            rates,
+        } => {
+            let setting = setting(&common)?;
+            let machine = origin.machine("qkd", &common);
+            let report = bench::qkd(&setting, &machine, requests, &rates);
+            finish(&setting, &common, &[report])
+        }
+        Bench::Flood {
+            common,
+            rate,
+            seconds,
+            attaches,
+        } => {
+            let setting = setting(&common)?;
+            let options = FloodOptions {
+                rate,
+                time: Duration::from_secs(seconds),
+                attaches,
+            };
+            let report = bench::flood(&setting, options);
+            finish(&setting, &common, &[report])
+        }
+        Bench::Frames { common, modes } => {
+            let setting = setting(&common)?;
+            let report = bench::frames(&setting, &modes);
+            finish(&setting, &common, &[report])
         }
     }
 }

@@ -39,6 +39,15 @@ impl Netns {
         &self.name
     }
 
+    /// The same namespace for a second user, who does not end it.
+    #[must_use]
+    pub fn handle(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            keep: true,
+        }
+    }
+
     /// Leaves the namespace in place when this value is dropped.
     pub fn keep(&mut self) {
         self.keep = true;

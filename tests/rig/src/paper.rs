@@ -7,11 +7,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use e2e::table_ii::{Attach, Frame};
+use e2e::table_ii::{Attach, Column, Frame};
 
 use crate::capture::IkeFrame;
 use crate::exec;
-use crate::files::{FQDN, Profile};
+use crate::files::{FQDN, KeyMode, Profile};
 
 /// Octets of the certificate (DER) behind the sizes of Table II.
 const CERTIFICATE: usize = 1021;
@@ -82,12 +82,22 @@ fn der_length(pem: &str) -> Result<usize> {
 /// Holds the frames of an attach to Table II; returns them message by message.
 ///
 /// # Errors
-/// When a message is missing or was sent again, or has another size than `profile` fixes.
-pub fn sizes(frames: &[IkeFrame], profile: Profile) -> Result<(usize, String)> {
-    let attach = Attach::find(frames)?;
-    match profile {
-        Profile::Native => attach.check_native(),
-        Profile::Paper => attach.check_paper(),
+/// When a message is missing or was sent again, or has another size than mode and profile fix.
+pub fn sizes(frames: &[IkeFrame], mode: KeyMode, profile: Profile) -> Result<(usize, String)> {
+    let attach = match mode {
+        KeyMode::Hybrid => Attach::find_hybrid(frames)?,
+        _ => Attach::find(frames)?,
+    };
+    let attach = attach.beside(match mode {
+        KeyMode::Qkd => Column::Qkd,
+        KeyMode::Hybrid | KeyMode::Psk => Column::Psk,
+        KeyMode::Cert => Column::Certificate,
+    });
+    match (mode, profile) {
+        (KeyMode::Qkd, Profile::Native) => attach.check_native(),
+        (KeyMode::Qkd, Profile::Paper) => attach.check_paper(),
+        (KeyMode::Hybrid, _) => attach.check_hybrid(),
+        (KeyMode::Psk | KeyMode::Cert, _) => attach.check_exchange(),
     }
     .with_context(|| format!("\n{attach}"))?;
     Ok((attach.total(), attach.to_string()))

@@ -10,6 +10,7 @@ use crate::bulk::{self, Direction};
 use crate::checks;
 use crate::control::{self, KeyAccount, number, text};
 use crate::exec;
+use crate::files::KeyMode;
 use crate::kernel;
 use crate::report::{Finding, Report};
 use crate::topology::{self, Place};
@@ -203,16 +204,25 @@ fn remains(world: &World) -> Result<String> {
 /// # Errors
 /// When any echo is lost.
 pub fn ping(world: &World, attached: &Attached, count: u32) -> Result<Finding> {
+    pings(world, attached, count, "0.2")
+}
+
+/// Ping through the PDU session, one every `interval` seconds.
+///
+/// # Errors
+/// When any echo is lost.
+pub fn pings(world: &World, attached: &Attached, count: u32, interval: &str) -> Result<Finding> {
     let source = attached.address.to_string();
     let number = count.to_string();
     let text = world.netns(Place::Ue)?.output(
         "ping",
         &[
             "-n",
+            "-q",
             "-c",
             &number,
             "-i",
-            "0.2",
+            interval,
             "-W",
             "5",
             "-I",
@@ -366,6 +376,7 @@ pub fn sas(world: &World, children: usize) -> Result<Finding> {
     if text(sa, "/state") != "ESTABLISHED" {
         bail!("state {}", text(sa, "/state"));
     }
+    mode(world, sa)?;
     let installed = sa
         .get("child-sas")
         .and_then(Value::as_array)
@@ -380,11 +391,41 @@ pub fn sas(world: &World, children: usize) -> Result<Finding> {
     let socket = world.socket(Role::N3iwf).display().to_string();
     let table = world.tool(Role::N3iwf, "n3iwfctl", &["--socket", &socket, "sas"])?;
     let detail = format!(
-        "{} with {installed} Child SAs, {}",
+        "{} ({}) with {installed} Child SAs, {}",
         text(sa, "/mode"),
+        text(sa, "/policy"),
         text(sa, "/suite")
     );
     Ok(Finding::new(detail).with_exhibit(table))
+}
+
+/// Both ends show the mode that was asked for, and a key exchange exactly where it has one.
+fn mode(world: &World, n3iwf: &Value) -> Result<()> {
+    let options = world.options();
+    let wanted = match options.mode {
+        KeyMode::Qkd => format!("qkd-{}", options.profile.name()),
+        other => other.name().to_owned(),
+    };
+    let status = control::ue(world, "status")?;
+    let ue = status.pointer("/ike/0").context("the UE has no IKE SA")?;
+    for (name, sa, method) in [
+        ("N3IWF", n3iwf, "/key-exchange"),
+        ("UE", ue, "/keyExchange"),
+    ] {
+        if text(sa, "/mode") != wanted {
+            bail!("{name}: mode {:?} instead of {wanted}", text(sa, "/mode"));
+        }
+        if text(sa, method).is_empty() == options.mode.exchanges_keys() {
+            bail!(
+                "{name}: key exchange {:?} in mode {wanted}",
+                text(sa, method)
+            );
+        }
+    }
+    if let Some(fallback) = ue.pointer("/fallback") {
+        bail!("the UE fell back: {fallback}");
+    }
+    Ok(())
 }
 
 /// Where the time of the attach went, as N3IWF and UE account for it.

@@ -268,6 +268,17 @@ impl Topology {
         self.sysctl(Place::Nat, "net.ipv4.ip_forward", "1")
     }
 
+    /// Lets the NAT forget a mapping after a second of silence, or after the kernel's usual time.
+    ///
+    /// # Errors
+    /// When there is no NAT.
+    pub fn forgetful_nat(&self, forgetful: bool) -> Result<()> {
+        let (first, later) = if forgetful { ("1", "1") } else { ("30", "120") };
+        let key = "net.netfilter.nf_conntrack_udp_timeout";
+        self.sysctl(Place::Nat, key, first)?;
+        self.sysctl(Place::Nat, &format!("{key}_stream"), later)
+    }
+
     /// Takes a link down or up at one end (both ends see it).
     ///
     /// # Errors

@@ -13,9 +13,10 @@ use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::Signal;
 
 use crate::exec;
-use crate::files::{self, Profile};
+use crate::files::{self, KeyMode, Profile};
 use crate::netns::Netns;
 use crate::paper;
+use crate::pki;
 use crate::process::{Process, Spec};
 use crate::topology::{self, Place, Topology};
 
@@ -55,7 +56,7 @@ impl Role {
         }
     }
 
-    const fn place(self) -> Place {
+    pub(crate) const fn place(self) -> Place {
         match self {
             Self::KmeA => Place::KmeA,
             Self::KmeB => Place::KmeB,
@@ -82,6 +83,8 @@ pub struct Options {
     pub bin_dir: PathBuf,
     /// The eBPF object.
     pub bpf_object: PathBuf,
+    /// How the keys of IKE SAs come about.
+    pub mode: KeyMode,
     /// Wire profile of the QKD mode.
     pub profile: Profile,
     /// What the namespaces' names begin with.
@@ -190,6 +193,12 @@ impl World {
     #[must_use]
     pub fn socket(&self, role: Role) -> PathBuf {
         self.directory.join(format!("{}.sock", role.name()))
+    }
+
+    /// Where a KME writes down the keys it delivers.
+    #[must_use]
+    pub fn journal(&self, role: Role) -> PathBuf {
+        self.directory.join(format!("{}.keys", role.name()))
     }
 
     /// Its configuration file.
@@ -337,7 +346,9 @@ impl World {
                 .args(["--sae", files::SAE_N3IWF, "--sae", files::SAE_UE]),
         )
         .map(drop)?;
-        if self.options.profile == Profile::Paper {
+        if self.options.mode.exchanges_keys() {
+            pki::make(&pki)?;
+        } else if self.options.profile == Profile::Paper {
             paper::make_certificate(&pki)?;
         }
         Ok(())

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use daemon::config::Complaint;
 use ike::{
-    InitiatorConfig, PeerCertificate, Timing,
+    InitiatorConfig, Mobike, Mode, PeerCertificate, Timing,
     crypto::rsa::Certificate,
     wire::{CfgAttribute, CfgAttributeType, Identification, TrafficSelector},
 };
-use keys::Secret;
+use ike_config::Choice;
+use keys::{SaeId, Secret};
 use nwu::{Guami, SNssai};
 use oxirush_nas::nas_5gs::{CipheringAlgorithm, IntegrityAlgorithm};
 use oxirush_security::Plmn;
@@ -69,9 +71,14 @@ impl Config {
             .map_err(|error| format!("subscriber: {error}"))
     }
 
-    /// What the core is told.
-    pub fn ue(&self) -> Result<UeConfig, String> {
-        let (plmn, concealer) = subscriber(self).map_err(|(key, what)| format!("{key}: {what}"))?;
+    /// What the core is told; reads the certificates that the modes need.
+    ///
+    /// # Errors
+    /// A [`Complaint`] that names the key at fault, and the file and line where it is one of those.
+    pub fn ue(&self) -> Result<UeConfig, Complaint> {
+        let (plmn, concealer) =
+            subscriber(self).map_err(|(key, what)| Complaint::new(key, what))?;
+        let choice = self.choice()?;
         let paper = self.profile == Profile::Paper;
         let nssai: Vec<SNssai> = self.nssai.iter().map(slice).collect();
         let sessions = self
@@ -106,9 +113,15 @@ impl Config {
                 timers: Timers::default(),
             },
             path: self.path(),
-            initiator: self.initiator()?,
-            identity_len: if paper { 2 } else { 8 },
+            initiator: self.initiator(&choice)?,
+            offer: self.offer()?,
+            peer_profile: self.ike.peer_profile.into(),
+            // Random and never compared. Three octets leave room for INITIAL_CONTACT in the paper's frame.
+            identity_len: if paper { 2 } else { 3 },
+            mobike: self.ike.mobike.then(Mobike::default),
             timing: self.timing(),
+            fragmentation: self.fragmentation()?,
+            lifetimes: self.lifetimes.into(),
             an_nssai: nssai,
             guami: self.guami(),
             sessions: sessions.collect(),
@@ -136,32 +149,35 @@ impl Config {
         }
     }
 
-    fn initiator(&self) -> Result<InitiatorConfig, String> {
+    fn initiator(&self, choice: &Choice) -> Result<InitiatorConfig, Complaint> {
         let mut trusted = Vec::new();
-        for path in &self.ike.trusted_certificates {
-            let fault = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-            let certificates = CertificateDer::pem_file_iter(path).map_err(|e| fault(&e))?;
-            for certificate in certificates {
-                let der = certificate.map_err(|e| fault(&e))?;
-                let certificate = Certificate::new(&der).map_err(|e| fault(&e))?;
-                trusted.push(Arc::new(certificate));
+        if choice.has(Mode::Qkd(ike::Profile::Paper)) {
+            for path in &self.ike.trusted_certificates {
+                let fault = |error: &dyn std::fmt::Display| {
+                    let what = format!("{}: {error}", path.display());
+                    Complaint::new("ike.trustedCertificates", what)
+                };
+                let certificates = CertificateDer::pem_file_iter(path).map_err(|e| fault(&e))?;
+                for certificate in certificates {
+                    let der = certificate.map_err(|e| fault(&e))?;
+                    let certificate = Certificate::new(&der).map_err(|e| fault(&e))?;
+                    trusted.push(Arc::new(certificate));
+                }
             }
         }
+        let qkd = self.qkd.as_ref();
         Ok(InitiatorConfig {
-            profile: match self.profile {
-                Profile::Native => ike::Profile::Native,
-                Profile::Paper => ike::Profile::Paper,
-            },
-            sae_id: self.qkd.sae_id.clone(),
-            master_sae_id: self.qkd.n3iwf_sae_id.clone(),
+            profile: self.wire_profile(),
+            sae_id: qkd.map_or_else(SaeId::absent, |qkd| qkd.sae_id.clone()),
+            master_sae_id: qkd.and_then(|qkd| qkd.n3iwf_sae_id.clone()),
             identity: Identification::key_id(Vec::new()),
-            peer_identity: self.nwu.n3iwf_fqdn.as_deref().map(Identification::fqdn),
+            peer_identity: self.peer_identity(),
             peer_certificate: match trusted.is_empty() {
                 true => PeerCertificate::Ignore,
                 false => PeerCertificate::Trusted(trusted),
             },
-            ike_suites: self.ike.suites.clone(),
-            esp_suites: self.ike.esp_suites.clone(),
+            ike_suites: self.proposals(choice),
+            esp_suites: self.esp_suites(),
             ts_local: vec![TrafficSelector::any_v4()],
             ts_remote: vec![TrafficSelector::any_v4()],
             configuration: vec![CfgAttribute::request(

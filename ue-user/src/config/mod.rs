@@ -5,6 +5,7 @@
 
 mod build;
 mod hex_secret;
+mod modes;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -13,8 +14,12 @@ use std::{
     time::Duration,
 };
 
-use daemon::config::{Complaint, ConfigError};
-use ike::crypto::{EspSuite, IkeSuite};
+use daemon::{
+    config::{Complaint, ConfigError},
+    hardening::{Capability, Needs},
+};
+use ike::crypto::{ChildSuite, IkeSuite};
+use ike_config::{Lifetimes, ModeWord, PeerWord, PolicyWord, Proposals};
 use ipnet::Ipv4Net;
 use keys::SaeId;
 use serde::{Deserialize, Deserializer, de};
@@ -43,23 +48,36 @@ pub struct Config {
     /// PDU sessions; the n-th has PDU session identity n.
     #[serde(default)]
     pub sessions: Vec<SessionOptions>,
-    /// QKD keys.
-    pub qkd: Qkd,
+    /// Key modes offered, best first.
+    #[serde(default = "default_modes")]
+    pub modes: Vec<ModeWord>,
+    /// What an attach needs; follows from `modes` where those leave no doubt.
+    #[serde(default)]
+    pub policy: Option<PolicyWord>,
+    /// QKD keys; not needed where no mode takes any.
+    #[serde(default)]
+    pub qkd: Option<Qkd>,
     /// Wire form of the QKD-keyed exchange.
     #[serde(default)]
     pub profile: Profile,
-    /// Whether to attach without QKD keys.
-    #[serde(default)]
-    pub policy: Policy,
     /// IKE.
     #[serde(default)]
     pub ike: IkeOptions,
+    /// When SAs are rekeyed.
+    #[serde(default)]
+    pub lifetimes: Lifetimes,
     /// The data plane.
     #[serde(default)]
     pub dataplane: dataplane::Options,
     /// Control socket.
     #[serde(default = "default_control")]
     pub control: PathBuf,
+    /// The endpoint for Prometheus; none without the section.
+    #[serde(default)]
+    pub metrics: Option<metrics::Options>,
+    /// What the daemon gives up once it serves.
+    #[serde(default)]
+    pub hardening: daemon::hardening::Options,
     /// Logging.
     #[serde(default)]
     pub logger: Logger,
@@ -250,25 +268,15 @@ pub enum Profile {
     Paper,
 }
 
-/// `policy:`.
-#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
-pub enum Policy {
-    /// No attach without QKD keys.
-    #[default]
-    RequireQkd,
-}
-
 /// `ike:`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct IkeOptions {
-    /// Suites offered for the IKE SA, best first; profile `paper` has one of its own.
-    #[serde(deserialize_with = "suites")]
-    pub suites: Vec<IkeSuite>,
+    /// Suites offered for the IKE SA, best first; profile `paper` has one of its own. What the modes
+    /// need when absent.
+    pub proposals: Option<Proposals<IkeSuite>>,
     /// Suites offered for Child SAs, best first.
-    #[serde(deserialize_with = "suites")]
-    pub esp_suites: Vec<EspSuite>,
+    pub esp_proposals: Proposals<ChildSuite>,
     /// First wait before a request is sent again; doubles.
     #[serde(with = "qkd::duration")]
     pub retransmit_first: Duration,
@@ -283,10 +291,25 @@ pub struct IkeOptions {
     /// Behind a NAT: silence of the UE after which a keepalive holds its mapping (RFC 3948, 4).
     #[serde(with = "qkd::duration")]
     pub nat_keepalive: Duration,
+    /// Octets of the largest IP datagram, from 576: what is larger is sent in fragments (RFC 7383).
+    pub fragment_size: u16,
+    /// Whether the attach goes on when this host's address changes (MOBIKE, RFC 4555).
+    pub mobike: bool,
     /// Replay window of Child SAs in packets, 32 to 4096.
     pub replay_window: u32,
-    /// PEM certificates that may vouch for the N3IWF in profile `paper`; none: it is not judged.
+    /// PEM certificates that may vouch for the N3IWF in modes `psk` and `cert` (of authorities) and in
+    /// profile `paper` (its own, or of its issuer); none: it is not judged.
     pub trusted_certificates: Vec<PathBuf>,
+    /// This UE's certificate and what leads from it to an authority, PEM, for mode `cert`.
+    pub certificate: Option<PathBuf>,
+    /// Private key of `certificate`, PEM.
+    pub private_key: Option<PathBuf>,
+    /// IDi in mode `cert`: a name of the certificate, its first subjectAltName when absent.
+    pub identity: Option<String>,
+    /// Whose faults are borne with, and whose suites are offered.
+    pub peer_profile: PeerWord,
+    /// Whether the N3IWF may sign with method 1 (RSA with SHA-1).
+    pub allow_sha1: bool,
     /// GRE protocol type of user packets: 0, or 0x0800 for stock free5GC.
     pub gre_protocol: u16,
 }
@@ -327,6 +350,17 @@ impl Config {
         daemon::config::load_checked(path, Self::check)
     }
 
+    /// The capabilities the daemon needs, and until when.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        let mut needs = Needs::of_a_daemon(self.dataplane.bpf.is_some());
+        if self.ike.mobike {
+            // UDP port 500 again, at another address.
+            needs.serve.push(Capability::CAP_NET_BIND_SERVICE);
+        }
+        needs
+    }
+
     /// What an operator should know about the file.
     pub fn warnings(&self, path: &Path) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -337,12 +371,7 @@ impl Config {
                 path.display()
             ));
         }
-        if self.profile == Profile::Paper && self.ike.trusted_certificates.is_empty() {
-            warnings.push(
-                "profile paper without ike.trustedCertificates: the N3IWF's certificate is not judged"
-                    .to_owned(),
-            );
-        }
+        warnings.extend(self.mode_warnings());
         if self.subscriber.suci_scheme == SuciScheme::Null {
             warnings.push("suciScheme null: the SUPI is not concealed from the N3IWF".to_owned());
         }
@@ -381,23 +410,18 @@ impl Config {
         {
             return complain("subscriber.imeisv", "an IMEISV has 16 digits");
         }
-        if self.profile == Profile::Paper && self.qkd.n3iwf_sae_id.is_none() {
-            return complain("qkd.n3iwfSaeId", "needed for profile paper");
-        }
+        self.check_modes()?;
         if self.sessions.len() > 15 {
             return complain("sessions", "15 PDU sessions at most");
         }
         if self.nas.ciphering.is_empty() || self.nas.integrity.is_empty() {
             return complain("nas", "at least one algorithm of each kind");
         }
-        if self.ike.suites.is_empty() || self.ike.esp_suites.is_empty() {
-            return complain("ike", "at least one suite of each kind");
-        }
-        if self.ike.suites.iter().any(|suite| suite.ke.is_some()) {
-            return complain("ike.suites", "mode qkd has no key exchange method");
-        }
         if self.ike.nat_keepalive < Duration::from_secs(1) {
             return complain("ike.natKeepalive", "1s or more");
+        }
+        if let Some((which, what)) = ike::Lifetimes::from(self.lifetimes).fault() {
+            return complain(&format!("lifetimes.{which}"), what);
         }
         if !(32..=4096).contains(&self.ike.replay_window) {
             return complain("ike.replayWindow", "32 to 4096 packets");
@@ -438,18 +462,22 @@ impl Default for IkeOptions {
     fn default() -> Self {
         let timing = ike::Timing::default();
         Self {
-            suites: "AES_GCM_16-256/PRF_HMAC_SHA2_256"
-                .parse()
-                .into_iter()
-                .collect(),
-            esp_suites: "AES_GCM_16-256/ESN".parse().into_iter().collect(),
+            proposals: None,
+            esp_proposals: Proposals("AES_GCM_16-256/ESN".parse().into_iter().collect()),
             retransmit_first: timing.retransmit_first,
             retransmit_max: timing.retransmit_max,
             retransmit_tries: timing.retransmit_tries,
             dpd_interval: timing.dpd_interval.unwrap_or(Duration::ZERO),
             nat_keepalive: timing.keepalive,
+            fragment_size: ike_config::FRAGMENT_SIZE,
+            mobike: false,
             replay_window: 128,
             trusted_certificates: Vec::new(),
+            certificate: None,
+            private_key: None,
+            identity: None,
+            peer_profile: PeerWord::default(),
+            allow_sha1: false,
             gre_protocol: 0,
         }
     }
@@ -508,14 +536,8 @@ fn hex_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Erro
         .ok_or_else(|| de::Error::custom("up to 12 hexadecimal digits, quoted"))
 }
 
-fn suites<'de, D, S>(deserializer: D) -> Result<Vec<S>, D::Error>
-where
-    D: Deserializer<'de>,
-    S: std::str::FromStr<Err: std::fmt::Display>,
-{
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    let suite = |text: &String| text.parse().map_err(de::Error::custom);
-    texts.iter().map(suite).collect()
+fn default_modes() -> Vec<ModeWord> {
+    vec![ModeWord::Qkd]
 }
 
 fn default_control() -> PathBuf {

@@ -43,6 +43,9 @@ fn the_commented_defaults_are_the_defaults() {
             "amfId",
             "n3iwfSaeId",
             "interface:",
+            "certificate:",
+            "privateKey:",
+            "identity:",
         ];
         if body.starts_with("# ") && wanted && !choice.iter().any(|key| body.contains(key)) {
             uncommented.push_str(&line.replacen("# ", "", 1));
@@ -55,11 +58,14 @@ fn the_commented_defaults_are_the_defaults() {
     let implicit = parse(SAMPLE).unwrap();
     assert_eq!(explicit.dataplane, implicit.dataplane);
     assert_eq!(explicit.control, implicit.control);
-    assert_eq!(explicit.ike.suites, implicit.ike.suites);
-    assert_eq!(explicit.ike.esp_suites, implicit.ike.esp_suites);
+    let proposals = |config: &Config| config.proposals(&config.choice().unwrap());
+    assert_eq!(proposals(&explicit), proposals(&implicit));
+    assert_eq!(explicit.ike.esp_proposals, implicit.ike.esp_proposals);
+    assert_eq!(explicit.choice(), implicit.choice());
     assert_eq!(explicit.ike.replay_window, implicit.ike.replay_window);
     assert_eq!(explicit.ike.dpd_interval, implicit.ike.dpd_interval);
     assert_eq!(explicit.ike.nat_keepalive, implicit.ike.nat_keepalive);
+    assert_eq!(explicit.ike.mobike, implicit.ike.mobike);
     assert_eq!(explicit.ike.retransmit_max, implicit.ike.retransmit_max);
     assert_eq!(explicit.retry.maximum, implicit.retry.maximum);
     assert_eq!(
@@ -115,7 +121,7 @@ fn contradictions_are_refused() {
     assert!(complaint(&paper).contains("n3iwfSaeId"));
     let family = SAMPLE.replace("n3iwfAddress: 192.0.2.1 ", "n3iwfAddress: \"2001:db8::1\" ");
     assert!(complaint(&family).contains("IP version"));
-    let suite = SAMPLE.replace("# ike:", "ike:\n  suites: [ROT13]\n# ike:");
+    let suite = SAMPLE.replace("# ike:", "ike:\n  proposals: [ROT13]\n# ike:");
     assert!(complaint(&suite).contains("ROT13"));
     let storm = SAMPLE.replace("# ike:", "ike: {natKeepalive: 10ms}\n# ike:");
     assert!(complaint(&storm).contains("natKeepalive"));
@@ -168,4 +174,36 @@ fn a_file_others_can_read_is_warned_of() {
         warnings.iter().any(|warning| warning.contains("chmod"))
     };
     assert!(of_mode(0o644) && of_mode(0o640) && !of_mode(0o600));
+}
+
+#[test]
+fn the_peer_profile_brings_suites_and_wants_its_conditions() {
+    let ike = "\nike: {peerProfile: free5gc}\n";
+    let error = complaint(&format!("{SAMPLE}{ike}"));
+    assert!(error.contains("ike.peerProfile"), "{error}");
+    let psk = format!("{SAMPLE}\nmodes: [psk]\n");
+    let error = complaint(&format!("{psk}{ike}"));
+    assert!(error.contains("ike.greProtocol"), "{error}");
+    let ike = "\nike: {peerProfile: free5gc, greProtocol: 2048}\n";
+    let config = parse(&format!("{psk}{ike}")).unwrap();
+    let ue = config.ue().unwrap();
+    assert_eq!(ue.peer_profile, ike::PeerProfile::Free5gc);
+    assert!(ue.offer.allow_sha1);
+    let suites: Vec<String> = ue
+        .initiator
+        .ike_suites
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(suites.len(), 2);
+    assert!(
+        suites[0].ends_with("PRF_HMAC_SHA2_256/MODP_2048"),
+        "{suites:?}"
+    );
+    assert!(
+        config
+            .warnings(Path::new("ue.yaml"))
+            .iter()
+            .any(|w| w.contains("peerProfile"))
+    );
 }

@@ -1,9 +1,37 @@
 //! What `uectl` asks and what it is told.
 
-use serde_json::{Value, json};
+use std::sync::Arc;
 
-use super::{Daemon, Request};
-use crate::core::ue::Command;
+use dataplane::{Dataplane, Sums, relay::Drops};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Daemon, Happened, Request};
+use crate::{
+    core::ue::Command,
+    metrics::{Metrics, Observed},
+};
+
+/// The page for Prometheus.
+pub(super) async fn page(
+    metrics: Arc<Metrics>,
+    events: mpsc::UnboundedSender<Happened>,
+    dataplane: Arc<dyn Dataplane>,
+    sums: Arc<Sums>,
+) -> Result<String, String> {
+    let (reply, scraped) = oneshot::channel();
+    drop(events.send(Happened::Scraped(reply)));
+    let wrong = |error: dataplane::Error| format!("data plane: {error}");
+    let classes = dataplane.classes().await.map_err(wrong)?;
+    let sas = dataplane.readings().await.map_err(wrong)?;
+    let scraped = scraped.await.map_err(|_| "the daemon is ending")?;
+    Ok(metrics.page(&Observed {
+        census: scraped.census,
+        counts: scraped.counts,
+        classes,
+        totals: sums.total(&sas, &scraped.sessions, &Drops::default()),
+    }))
+}
 
 impl Daemon {
     /// Answers one request.
@@ -17,6 +45,18 @@ impl Daemon {
             Request::Attach => Command::Attach,
             Request::Establish { session } => Command::Establish(session),
             Request::Release { session } => Command::Release(session),
+            Request::Rekey {
+                ike: true,
+                child: None,
+            } => Command::RekeyIke,
+            Request::Rekey { ike: true, .. } => {
+                return Err("either the IKE SA or a Child SA".to_owned());
+            }
+            Request::Rekey { child, .. } => Command::RekeyChild(child),
+            Request::Roam { address } => {
+                self.roam(address)?;
+                return Ok(json!({ "state": self.ue.state(), "local": self.sockets.address() }));
+            }
             Request::Deregister => Command::Deregister,
         };
         self.ue.command(now, command)?;
@@ -57,13 +97,17 @@ impl Daemon {
     }
 
     fn keys(&self) -> Value {
-        let account = self.kms.account();
+        let Some(kms) = &self.kms else {
+            let total = qkd::account::Totals::default();
+            return json!({ "total": total, "balanced": true, "keys": [], "kms": [] });
+        };
+        let account = kms.account();
         let total = account.total();
         json!({
             "total": total,
             "balanced": total.balanced(),
             "keys": account.entries(),
-            "kms": self.kms.health(),
+            "kms": kms.health(),
         })
     }
 }

@@ -7,12 +7,14 @@ mod control;
 mod nas_tcp;
 mod plane;
 mod preflight;
+mod roaming;
 mod sockets;
 mod sqn_file;
 
-use std::{future::pending, time::Duration};
+use std::{future::pending, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
-use daemon::{Shutdown, timeline::Stopwatch};
+use daemon::{Shutdown, hardening::Hardening, timeline::Stopwatch};
+use dataplane::relay::SessionReading;
 use getrandom::SysRng;
 use ike::{Fate, Instant, KeyPurpose, KeyRequestId, QkdFailure, SaId};
 use keys::QkdKey;
@@ -27,7 +29,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::{nas_tcp::NasConnection, plane::UserPlane, sockets::Sockets};
+use self::{nas_tcp::NasConnection, plane::UserPlane, roaming::Whereabouts, sockets::Sockets};
 pub use self::{
     preflight::report as preflight,
     sockets::SocketError,
@@ -36,9 +38,10 @@ pub use self::{
 use crate::{
     config::Config,
     core::{
-        ue::{Action, AttachFailure, Command, State, Ue},
+        ue::{Action, AttachFailure, Census, Command, State, Ue},
         usim::SqnState,
     },
+    metrics::{Counts, Metrics, PORT},
 };
 
 /// Time for an orderly end after SIGTERM, beside `retry.releaseTimeout`.
@@ -51,6 +54,9 @@ pub enum RunError {
     /// The configuration holds what cannot work.
     #[error("configuration: {0}")]
     Config(String),
+    /// A key of the configuration file, or a file it names.
+    #[error(transparent)]
+    File(#[from] daemon::config::ConfigError),
     /// The sequence numbers cannot be read.
     #[error(transparent)]
     Sqn(#[from] SqnFileError),
@@ -66,6 +72,12 @@ pub enum RunError {
     /// The control socket cannot be made.
     #[error("control socket: {0}")]
     Control(#[from] daemon::control::ControlError),
+    /// The metrics endpoint cannot be made.
+    #[error(transparent)]
+    Metrics(#[from] metrics::ServerError),
+    /// The daemon could not give up what it should.
+    #[error("hardening: {0}")]
+    Hardening(#[from] daemon::hardening::Failure),
     /// A network socket broke.
     #[error("NWu: {0}")]
     Io(#[from] std::io::Error),
@@ -98,6 +110,21 @@ pub enum Request {
         /// PDU session identity.
         session: u8,
     },
+    /// Rekey the IKE SA, or Child SAs.
+    Rekey {
+        /// The IKE SA; otherwise Child SAs.
+        #[serde(default)]
+        ike: bool,
+        /// One Child SA by number; all of them without it.
+        #[serde(default)]
+        child: Option<u64>,
+    },
+    /// Go on from another address.
+    Roam {
+        /// The one the route to the N3IWF has, without it.
+        #[serde(default)]
+        address: Option<IpAddr>,
+    },
     /// Deregister and stay detached.
     Deregister,
 }
@@ -120,10 +147,19 @@ enum Happened {
         token: u64,
         why: String,
     },
+    /// The numbers, and what the relay counts.
+    Scraped(oneshot::Sender<Scraped>),
     Asked {
         request: Request,
         reply: oneshot::Sender<Result<Value, String>>,
     },
+}
+
+/// What only the task of the UE knows.
+struct Scraped {
+    census: Census,
+    counts: Counts,
+    sessions: Vec<SessionReading>,
 }
 
 /// The daemon of one UE.
@@ -131,18 +167,26 @@ struct Daemon {
     ue: Ue,
     origin: std::time::Instant,
     sockets: Sockets,
+    whereabouts: Whereabouts,
     plane: UserPlane,
-    kms: Kms,
+    kms: Option<Kms>,
     sqn: SqnFile,
     nas: Option<NasConnection>,
     events: mpsc::UnboundedSender<Happened>,
     /// Leave when an attach fails.
     once: bool,
     failed: Option<AttachFailure>,
+    counts: Counts,
+    metrics: Option<Arc<Metrics>>,
 }
 
 /// Runs until SIGTERM or SIGINT; with `once`, also until an attach fails.
-pub async fn run(config: &Config, once: bool) -> Result<(), RunError> {
+pub async fn run(
+    path: &Path,
+    config: &Config,
+    once: bool,
+    hardening: Option<&Hardening>,
+) -> Result<(), RunError> {
     let mut shutdown = Shutdown::catch()?;
     let sqn = SqnFile::new(&config.subscriber.sqn_file, &config.subscriber.supi);
     let state = match sqn.load()? {
@@ -151,16 +195,21 @@ pub async fn run(config: &Config, once: bool) -> Result<(), RunError> {
             .map_err(|error| RunError::Config(error.to_string()))?,
     };
     let usim = config.usim(state).map_err(RunError::Config)?;
-    let mut ue_config = config.ue().map_err(RunError::Config)?;
+    let at = |complaint| RunError::File(daemon::config::place(path, complaint));
+    let mut ue_config = config.ue().map_err(at)?;
+    let choice = config.choice().map_err(at)?;
     if once {
         ue_config.retry.attempts = 1;
     }
-    let kms = Kms::new(&config.qkd.kms)?;
-    let sockets = Sockets::bind(config.nwu.local_address)?;
+    let kms = match config.qkd.as_ref().filter(|_| choice.needs_kms()) {
+        Some(qkd) => Some(Kms::new(&qkd.kms)?),
+        None => None,
+    };
+    let modes: Vec<String> = choice.order().iter().map(ToString::to_string).collect();
+    info!(modes = modes.join(" "), policy = %choice.policy, "key modes offered");
     let plane = UserPlane::new(config)?;
-    if plane.is_kernel() {
-        sockets.enable_udp_encap()?;
-    }
+    let sockets = Sockets::bind(config.nwu.local_address, plane.is_kernel())?;
+    let whereabouts = Whereabouts::new(config)?;
     let (events, happened) = mpsc::unbounded_channel();
     let server = daemon::control::Server::bind(&config.control).await?;
     let control = tokio::spawn(server.serve({
@@ -176,6 +225,26 @@ pub async fn run(config: &Config, once: bool) -> Result<(), RunError> {
             }
         }
     }));
+    let mut served = tokio::task::JoinSet::new();
+    let mut metrics = None;
+    if let Some(options) = &config.metrics {
+        let own = Arc::new(Metrics::new(options, kms.as_ref()));
+        let server = metrics::Server::bind(options.address(PORT)).await?;
+        info!(address = %server.address()?, "metrics");
+        served.spawn(server.serve({
+            let (own, events) = (Arc::clone(&own), events.clone());
+            let (dataplane, sums) = (Arc::clone(plane.dataplane()), Arc::clone(plane.sums()));
+            move || {
+                control::page(
+                    Arc::clone(&own),
+                    events.clone(),
+                    Arc::clone(&dataplane),
+                    Arc::clone(&sums),
+                )
+            }
+        }));
+        metrics = Some(own);
+    }
     let report = plane.dataplane().start().await?;
     for line in &report.removed {
         info!(line, "left by an earlier run, removed");
@@ -183,10 +252,16 @@ pub async fn run(config: &Config, once: bool) -> Result<(), RunError> {
     for line in &report.warnings {
         warn!("{line}");
     }
+    // Everything is open and loaded; nothing of a peer was read yet.
+    if let Some(hardening) = hardening {
+        let standing = hardening.settle()?;
+        info!(threads = standing.threads, "hardened: {standing}");
+    }
     let mut daemon = Daemon {
         ue: Ue::new(ue_config, usim, system_rng(), system_rng()),
         origin: std::time::Instant::now(),
         sockets,
+        whereabouts,
         plane,
         kms,
         sqn,
@@ -194,6 +269,8 @@ pub async fn run(config: &Config, once: bool) -> Result<(), RunError> {
         events,
         once,
         failed: None,
+        counts: Counts::default(),
+        metrics,
     };
     info!(control = %config.control.display(), "ready");
     let outcome = daemon.serve(happened, &mut shutdown, config).await;
@@ -210,6 +287,7 @@ impl Daemon {
         config: &Config,
     ) -> Result<(), RunError> {
         let mut leave_by: Option<TokioInstant> = None;
+        let dataplane = Arc::clone(self.plane.dataplane());
         self.command(Command::Attach);
         loop {
             self.act().await;
@@ -229,6 +307,10 @@ impl Daemon {
                     self.timed(|ue, now| ue.handle_datagram(now, path, &data));
                 }
                 Some(event) = happened.recv() => self.happened(event).await,
+                () = self.whereabouts.changed() => self.look_around(),
+                expiry = dataplane.expired() => {
+                    self.timed(|ue, now| ue.child_expired(now, expiry.id, expiry.hard));
+                }
                 () = until(due.map(TokioInstant::from_std)) => {
                     self.timed(Ue::handle_timeout);
                 }
@@ -265,6 +347,11 @@ impl Daemon {
             Happened::NasClosed { token, why } => {
                 self.timed(|ue, now| ue.nas_closed(now, token, &why));
             }
+            Happened::Scraped(reply) => drop(reply.send(Scraped {
+                census: self.ue.census(),
+                counts: self.counts.clone(),
+                sessions: self.plane.relay_readings(),
+            })),
             Happened::Asked { request, reply } => {
                 let answer = self.answer(request).await;
                 drop(reply.send(answer));
@@ -295,6 +382,12 @@ impl Daemon {
             } => {
                 let (kms, events) = (self.kms.clone(), self.events.clone());
                 tokio::spawn(async move {
+                    let Some(kms) = kms else {
+                        // Not asked for without a mode that takes keys.
+                        let keys = Err(QkdFailure::Unreachable);
+                        drop(events.send(Happened::Keys { sa, request, keys }));
+                        return;
+                    };
                     let keys = kms.dec_keys(&master, &ids).await.map_err(|error| {
                         warn!(%error, master = %master, "no keys");
                         qkd_failure(&error)
@@ -304,7 +397,9 @@ impl Daemon {
             }
             Action::KeyFate { id, fate, sa } => self.book(&id, fate, sa),
             Action::ForgetKeys(sa) => {
-                self.kms.account().release(&format!("IKE SA {sa}"));
+                if let Some(kms) = &self.kms {
+                    kms.account().release(&format!("IKE SA {sa}"));
+                }
             }
             Action::StoreSqn(state) => {
                 let outcome = self.sqn.store(&state).map_err(|error| error.to_string());
@@ -314,6 +409,17 @@ impl Daemon {
                 let child = install.child.id;
                 let outcome = self.plane.install(*install).await;
                 self.timed(|ue, now| ue.installed(now, child, outcome));
+            }
+            Action::Switch(child) => self.plane.switch(child).await,
+            Action::Move {
+                child,
+                path,
+                udp_encap,
+            } => self.plane.relocate(child, path, udp_encap).await,
+            Action::ReleaseKeys(ids) => {
+                if let Some(kms) = &self.kms {
+                    kms.account().release_keys(&ids);
+                }
             }
             Action::Remove(child) => self.plane.remove(child).await,
             Action::ConnectNas {
@@ -334,9 +440,17 @@ impl Daemon {
                 let outcome = self.plane.add(&session);
                 self.timed(|ue, now| ue.session_added(now, session.accept.id, outcome));
             }
+            Action::SetRules(id, rules) => self.plane.set_rules(id, rules),
             Action::RemoveSession(id) => self.plane.remove_session(id),
-            Action::Attached => info!("attached"),
+            Action::Attached => {
+                info!("attached");
+                self.counts.attached();
+                if let Some(metrics) = &self.metrics {
+                    metrics.attached(&self.ue.timeline());
+                }
+            }
             Action::Detached { failure, .. } => {
+                self.counts.detached(failure.as_ref());
                 if self.once {
                     self.failed = failure;
                 }
@@ -346,7 +460,9 @@ impl Daemon {
 
     /// Books what became of a key.
     fn book(&self, id: &keys::KeyId, fate: Fate, sa: SaId) {
-        let account = self.kms.account();
+        let Some(account) = self.kms.as_ref().map(Kms::account) else {
+            return;
+        };
         let booked = match fate {
             Fate::Used { purpose, child } => {
                 let of = match child {
@@ -435,5 +551,6 @@ fn purpose_text(purpose: KeyPurpose) -> &'static str {
         KeyPurpose::EspIntegrityUp => "ESP integrity, UE to N3IWF",
         KeyPurpose::EspIntegrityDown => "ESP integrity, N3IWF to UE",
         KeyPurpose::Authentication => "K_auth",
+        KeyPurpose::Ppk => "PPK",
     }
 }

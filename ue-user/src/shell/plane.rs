@@ -3,8 +3,8 @@
 use std::{net::IpAddr, sync::Arc};
 
 use dataplane::{
-    ChildSaSpec, Dataplane, EncrAlg, EspKeys, IntegAlg, Plane,
-    relay::{SessionReading, TunRelay, TunRelayConfig, UeRelay, UeSession},
+    ChildSaSpec, Dataplane, EncrAlg, EspKeys, IntegAlg, Plane, Sums,
+    relay::{SessionReading, TunRelay, TunRelayConfig, UeRelay, UeSession, UplinkRules},
 };
 use ike::{
     ChildId,
@@ -27,6 +27,7 @@ pub(super) struct UserPlane {
     relay: TunRelay,
     config: dataplane::Config,
     replay_window: u32,
+    sums: Arc<Sums>,
     /// Name and routes by PDU session identity, from 1.
     sessions: Vec<(String, Vec<Ipv4Net>)>,
 }
@@ -49,6 +50,7 @@ impl UserPlane {
             }),
             config: plane,
             replay_window: config.ike.replay_window,
+            sums: Arc::default(),
             sessions: sessions.collect(),
         })
     }
@@ -61,22 +63,52 @@ impl UserPlane {
         &self.dataplane
     }
 
+    /// What was counted by Child SAs and sessions that are gone.
+    pub(super) fn sums(&self) -> &Arc<Sums> {
+        &self.sums
+    }
+
     pub(super) fn relay_readings(&self) -> Vec<SessionReading> {
         self.relay.readings()
     }
 
     pub(super) async fn install(&self, install: Install) -> Result<(), String> {
+        let inbound = install.inbound;
         let spec = self.spec(install)?;
-        debug!(?spec, "install");
-        self.dataplane
-            .install(spec)
-            .await
-            .map_err(|error| error.to_string())
+        debug!(?spec, inbound, "install");
+        let installed = match inbound {
+            true => self.dataplane.install_inbound(spec).await,
+            false => self.dataplane.install(spec).await,
+        };
+        installed.map_err(|error| error.to_string())
+    }
+
+    pub(super) async fn switch(&self, child: ChildId) {
+        if let Err(error) = self.dataplane.switch(child.number()).await {
+            let child = child.number();
+            warn!(child, %error, "packets do not leave through the rekeyed Child SA");
+        }
+    }
+
+    pub(super) async fn relocate(&self, child: ChildId, path: ike::Path, udp_encap: bool) {
+        let (local, remote) = (path.local, path.remote);
+        let moved = self
+            .dataplane
+            .relocate(child.number(), local, remote, udp_encap);
+        if let Err(error) = moved.await {
+            let child = child.number();
+            warn!(child, %path, %error, "the Child SA does not follow");
+        }
     }
 
     pub(super) async fn remove(&self, child: ChildId) {
         match self.dataplane.remove(child.number()).await {
-            Ok(reading) => debug!(child = child.number(), ?reading, "removed"),
+            Ok(reading) => {
+                if let Some(last) = &reading {
+                    self.sums.sa_gone(last);
+                }
+                debug!(child = child.number(), ?reading, "removed");
+            }
             Err(error) => warn!(child = child.number(), %error, "Child SA not removed"),
         }
     }
@@ -101,7 +133,7 @@ impl UserPlane {
             address: session.accept.address,
             mtu: session.mtu,
             routes,
-            default_qfi: session.accept.default_qfi,
+            rules: session.accept.rules.uplink(),
             inner_local,
             up_address,
             interface: self
@@ -111,8 +143,15 @@ impl UserPlane {
         self.relay.add(session).map_err(|error| error.to_string())
     }
 
+    pub(super) fn set_rules(&self, id: u8, rules: UplinkRules) {
+        self.relay.set_rules(id, rules);
+    }
+
     pub(super) fn remove_session(&self, id: u8) {
         let reading = self.relay.remove(id);
+        if let Some(last) = &reading {
+            self.sums.session_gone(last);
+        }
         debug!(pdu_session = id, ?reading, "interface removed");
     }
 

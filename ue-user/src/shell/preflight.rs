@@ -2,7 +2,10 @@
 
 use std::{net::UdpSocket, path::Path};
 
-use daemon::preflight::{Check, Report};
+use daemon::{
+    hardening::Hardening,
+    preflight::{Check, Report},
+};
 use dataplane::preflight::Fact;
 
 use super::SqnFile;
@@ -18,6 +21,20 @@ pub async fn report(config: &Config, path: &Path) -> Report {
             "see the commented sample, config/ue.yaml",
         ));
     }
+    report.push(match config.ue() {
+        Ok(_) => Check::ok("ike", "modes, proposals and certificates are usable"),
+        Err(complaint) => Check::fail(
+            "ike",
+            daemon::config::place(path, complaint).to_string(),
+            "correct the file named",
+        ),
+    });
+    let own = &config.ike;
+    let certificates = own.trusted_certificates.iter().chain(&own.certificate);
+    report.extend(ike_config::preflight::checks(
+        certificates.map(std::path::PathBuf::as_path),
+        own.private_key.as_deref(),
+    ));
     report.push(sqn(config));
     let kernel = config.dataplane.kind == dataplane::Kind::Kernel;
     if kernel {
@@ -38,6 +55,7 @@ pub async fn report(config: &Config, path: &Path) -> Report {
     }
     report.push(check(dataplane::preflight::tun()));
     report.push(check(dataplane::preflight::raw_gre()));
+    report.extend(Hardening::preflight(config.hardening, &config.needs()));
     for port in [500, 4500] {
         report.push(udp(config, port));
     }
@@ -82,12 +100,16 @@ fn udp(config: &Config, port: u16) -> Check {
 
 async fn kms(config: &Config) -> Check {
     let name = "KMS";
-    let kms = match qkd::Kms::new(&config.qkd.kms) {
+    let needed = config.choice().is_ok_and(|choice| choice.needs_kms());
+    let Some(own) = config.qkd.as_ref().filter(|_| needed) else {
+        return Check::ok(name, "not needed: no mode takes QKD keys");
+    };
+    let kms = match qkd::Kms::new(&own.kms) {
         Ok(kms) => kms,
         Err(error) => return Check::fail(name, error.to_string(), "qkd.kms in the configuration"),
     };
     // As slave SAE the UE asks about the master; a KME that knows the pair answers.
-    let Some(peer) = &config.qkd.n3iwf_sae_id else {
+    let Some(peer) = &own.n3iwf_sae_id else {
         return Check::ok(
             name,
             "client ready; not asked, since n3iwfSaeId is not configured",

@@ -10,6 +10,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::net::UdpSocket;
 
+use super::RunError;
+
 /// Longer datagrams than this do not exist.
 const MAX_DATAGRAM: usize = 65_535;
 
@@ -38,17 +40,21 @@ struct Port {
 }
 
 impl Sockets {
-    /// Binds both ports of `address`.
-    pub(super) fn bind(address: IpAddr) -> Result<Self, SocketError> {
-        Ok(Self {
+    /// Binds both ports of `address`; with `udp_encap` the kernel takes ESP out of what arrives on port 4500.
+    pub(super) fn bind(address: IpAddr, udp_encap: bool) -> Result<Self, RunError> {
+        let sockets = Self {
             ike: Port::bind(SocketAddr::new(address, IKE_PORT))?,
             nat: Port::bind(SocketAddr::new(address, NAT_PORT))?,
-        })
+        };
+        if udp_encap {
+            dataplane::enable_udp_encap(&sockets.nat.socket)?;
+        }
+        Ok(sockets)
     }
 
-    /// Makes the kernel take ESP out of what arrives on port 4500.
-    pub(super) fn enable_udp_encap(&self) -> Result<(), dataplane::Error> {
-        dataplane::enable_udp_encap(&self.nat.socket)
+    /// The address they are bound to.
+    pub(super) fn address(&self) -> IpAddr {
+        self.ike.address.ip()
     }
 
     /// The next datagram. Cancel-safe.

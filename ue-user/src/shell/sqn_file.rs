@@ -238,4 +238,25 @@ mod tests {
         ));
         assert_eq!(file.load().unwrap(), Some(state(0x100)));
     }
+
+    /// `/dev/full` takes no octet: what a full disk says, the kernel says here.
+    #[test]
+    fn a_full_disk_leaves_the_old_state_and_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = SqnFile::new(directory.path().join("sqn.json"), SUPI);
+        file.store(&state(0x100)).unwrap();
+        std::os::unix::fs::symlink("/dev/full", file.staged()).unwrap();
+        let Err(SqnFileError::Io { doing, source, .. }) = file.store(&state(0x200)) else {
+            panic!("stored on a full disk");
+        };
+        assert_eq!(
+            (doing, source.kind()),
+            ("write", io::ErrorKind::StorageFull)
+        );
+        assert_eq!(file.load().unwrap(), Some(state(0x100)));
+        // There is room again.
+        fs::remove_file(file.staged()).unwrap();
+        file.store(&state(0x200)).unwrap();
+        assert_eq!(file.load().unwrap(), Some(state(0x200)));
+    }
 }

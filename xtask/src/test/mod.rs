@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test there is, in stages, with one count at the
 //! end.
 
-mod outcome;
+pub(crate) mod outcome;
 mod scenarios;
 
 use std::io::{BufRead, BufReader};
@@ -12,7 +12,7 @@ use clap::Args;
 
 use crate::vm::tests::Target;
 use crate::vm::{self, kernel};
-use crate::{artifacts, compiler, paths};
+use crate::{artifacts, compiler, interop, paths};
 use outcome::{Counts, Reader};
 
 /// Tests that run on the host, and whose outcome may depend on the kernel.
@@ -41,36 +41,24 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
         bail!("CI is set: the stages in the virtual machine cannot be left out");
     }
     let mut total = Counts::default();
-    let mut stage = |title: &str, work: &mut dyn FnMut() -> Result<Counts>| {
-        println!("\n== {title}");
-        let counts = work().unwrap_or_else(|error| {
-            println!("{error:#}");
-            // A stage that could not even run is a failure, not a blank.
-            Counts {
-                failed: 1,
-                ..Counts::default()
-            }
-        });
-        println!("-- {counts}");
-        total.add(counts);
-    };
     let mut built = Ok(());
-    stage("build: programs and eBPF object", &mut || {
-        built = artifacts::build_programs().and_then(|()| compiler::build_object().map(drop));
+    total.add(stage("build: tests, programs and eBPF object", || {
+        built = artifacts::build_tests().and_then(|()| compiler::build_object().map(drop));
         match &built {
             Ok(()) => Ok(Counts::default()),
             Err(error) => bail!("{error:#}"),
         }
-    });
+    }));
     if !args.only_vm {
-        stage(
+        total.add(stage(
             "unit, vector, pair and namespace tests on this host",
-            &mut on_host,
-        );
-        stage(
+            on_host,
+        ));
+        total.add(stage(
             "attach with the recording data plane on this host",
-            &mut scenarios::natively,
-        );
+            scenarios::natively,
+        ));
+        total.add(stage("strongSwan on this host", || interop::as_test(None)));
     }
     if args.no_vm {
         println!("\n== virtual machine: left out as asked for");
@@ -79,21 +67,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
             .reasons
             .push("every stage in the virtual machine: --no-vm".to_owned());
     } else {
-        for line in [kernel::Line::V6_12, kernel::Line::V6_1] {
-            stage(&format!("kernel tests on Linux {line}"), &mut || {
-                in_vm(line)
-            });
-        }
-        stage("end-to-end scenarios on Linux 6.12", &mut || {
-            scenarios::run(kernel::Line::V6_12, &["--all"])
-        });
-        stage(
-            "captures of both profiles, dissected",
-            &mut scenarios::captures,
-        );
-        stage("attach on Linux 6.1", &mut || {
-            scenarios::run(kernel::Line::V6_1, &["attach"])
-        });
+        total.add(in_machines());
     }
     if !total.reasons.is_empty() {
         println!("\nskipped, and why:");
@@ -106,6 +80,62 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    })
+}
+
+/// One stage: its title, what it shows, its count.
+fn stage(title: &str, work: impl FnOnce() -> Result<Counts>) -> Counts {
+    println!("\n== {title}");
+    let counts = work().unwrap_or_else(|error| {
+        println!("{error:#}");
+        // A stage that could not even run is a failure, not a blank.
+        Counts {
+            failed: 1,
+            ..Counts::default()
+        }
+    });
+    println!("-- {title}: {counts}");
+    counts
+}
+
+/// The stages in virtual machines, two machines at a time: an emulated one uses one processor.
+fn in_machines() -> Counts {
+    let kernels = || {
+        let mut counts = Counts::default();
+        for line in [kernel::Line::V6_12, kernel::Line::V6_1] {
+            counts.add(stage(&format!("kernel tests on Linux {line}"), || {
+                in_vm(line)
+            }));
+        }
+        counts.add(stage("strongSwan on Linux 6.12, with packets", || {
+            interop::as_test(Some(kernel::Line::V6_12))
+        }));
+        counts.add(stage("attach on Linux 6.1", || {
+            scenarios::run(kernel::Line::V6_1, &["attach"])
+        }));
+        counts
+    };
+    let whole = || {
+        let mut counts = stage("end-to-end scenarios on Linux 6.12", || {
+            scenarios::run(kernel::Line::V6_12, &["--all"])
+        });
+        counts.add(stage(
+            "captures of each key mode, dissected",
+            scenarios::captures,
+        ));
+        counts
+    };
+    std::thread::scope(|scope| {
+        let kernels = scope.spawn(kernels);
+        let mut counts = whole();
+        counts.add(kernels.join().unwrap_or_else(|_| {
+            println!("the stages of the kernel tests panicked");
+            Counts {
+                failed: 1,
+                ..Counts::default()
+            }
+        }));
+        counts
     })
 }
 

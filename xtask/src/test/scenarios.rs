@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::outcome::Counts;
-use crate::demo::{self, Profile};
+use crate::demo::{self, KeyMode, Profile};
 use crate::vm::{self, Echo, Job, Payload, kernel};
 use crate::{artifacts, paths, setup};
 
@@ -26,26 +26,31 @@ struct Step {
     detail: String,
 }
 
-/// The demonstration in both profiles with captures, each opened by an independent dissector.
+/// The demonstration in both profiles of mode `qkd` and in each other mode with captures, each opened by an independent dissector.
 pub(crate) fn captures() -> Result<Counts> {
     let directory = paths::target().join("captures");
     std::fs::create_dir_all(&directory)?;
     let mut counts = Counts::default();
-    for profile in [Profile::Native, Profile::Paper] {
-        let name = profile.name();
-        let held = demo::as_test(profile, directory.join(format!("{name}.pcap")))
-            .with_context(|| format!("profile {name}"))?;
+    for (name, mode, profile) in [
+        ("native", KeyMode::Qkd, Profile::Native),
+        ("paper", KeyMode::Qkd, Profile::Paper),
+        ("hybrid", KeyMode::Hybrid, Profile::Native),
+        ("psk", KeyMode::Psk, Profile::Native),
+        ("cert", KeyMode::Cert, Profile::Native),
+    ] {
+        let held = demo::as_test(mode, profile, directory.join(format!("{name}.pcap")))
+            .with_context(|| format!("capture {name}"))?;
         if held {
             counts.passed += 1;
         } else {
-            println!("FAILED: the demonstration in profile {name}");
+            println!("FAILED: the demonstration in {name}");
             counts.failed += 1;
         }
     }
     Ok(counts)
 }
 
-/// A whole attach of the real programs on this host, with a data plane that records instead of
+/// A whole attach of the real programs on this host in each key mode, with a data plane that records instead of
 /// encrypting, so that it needs neither ESP nor SCTP.
 pub(crate) fn natively() -> Result<Counts> {
     if !setup::is_root()? {
@@ -61,7 +66,16 @@ pub(crate) fn natively() -> Result<Counts> {
     }
     let bin = artifacts::directory();
     let status = Command::new(bin.join("rig"))
-        .args(["scenario", "attach", "--recording", "--results"])
+        .args([
+            "scenario",
+            "attach",
+            "attach-hybrid",
+            "attach-psk",
+            "attach-cert",
+            "flood",
+            "metrics",
+        ])
+        .args(["--recording", "--results"])
         .arg(&results)
         .arg("--bpf-object")
         .arg(paths::bpf_object())

@@ -116,10 +116,21 @@ pub(crate) fn base(kernel: &Kernel) -> Result<PathBuf> {
 /// Everything the program at `path` loads: the interpreter and libraries that
 /// `ldd` names, by their place in the image.
 pub(crate) fn libraries(program: &Path) -> Result<BTreeMap<String, PathBuf>> {
-    let output = Command::new("ldd")
-        .arg(program)
-        .output()
-        .context("cannot start ldd")?;
+    libraries_of(Command::new("ldd").arg(program), program)
+}
+
+/// The same for a program that looks into this directory first.
+pub(crate) fn libraries_beside(
+    program: &Path,
+    directory: &Path,
+) -> Result<BTreeMap<String, PathBuf>> {
+    let mut ldd = Command::new("ldd");
+    ldd.arg(program).env("LD_LIBRARY_PATH", directory);
+    libraries_of(&mut ldd, program)
+}
+
+fn libraries_of(ldd: &mut Command, program: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let output = ldd.output().context("cannot start ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let mut found = BTreeMap::new();
     // `libc.so.6 => /lib/…/libc.so.6 (0x…)`, `/lib64/ld-linux-x86-64.so.2 (0x…)`

@@ -18,6 +18,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -92,35 +93,18 @@ pub(crate) struct Outcome {
     pub(crate) kept: bool,
 }
 
-/// A kernel that meets a breakpoint nobody claims. It was seen once, at a place
-/// that the kernel patches while it runs; the likely cause is the emulation of
-/// two processors, but that is not proven.
-const EMULATION_FAULT: &str = "Oops: int3: 0000";
+static PREPARING: Mutex<()> = Mutex::new(());
 
 /// Boots, runs, comes back. An error means that the machine failed; a command
 /// that failed is an [`Outcome`] with its code.
-///
-/// A machine that [`EMULATION_FAULT`] ended is started once more, and that is
-/// said; nothing else is tried twice.
 pub(crate) fn run(job: &Job) -> Result<Outcome> {
-    let console = paths::vm().join("console.log");
-    let first = attempt(job);
-    let faulted = first.is_err()
-        && fs::read(&console)
-            .is_ok_and(|text| String::from_utf8_lossy(&text).contains(EMULATION_FAULT));
-    if !faulted {
-        return first;
-    }
-    eprintln!("the kernel in the machine failed ({EMULATION_FAULT}): once more");
-    fs::remove_file(&console)?;
-    attempt(job)
-}
-
-fn attempt(job: &Job) -> Result<Outcome> {
+    // Machines may run beside each other; what all of them need is made once.
+    let preparing = PREPARING.lock().unwrap_or_else(PoisonError::into_inner);
     let kernel = kernel::fetch(job.kernel)?;
     let base = image::base(&kernel)?;
     let accel = accel::choose(&kernel, &base)?;
     remove_stale_runs()?;
+    drop(preparing);
     let dir = tempfile::Builder::new()
         .prefix("run-")
         .tempdir_in(paths::vm())?;

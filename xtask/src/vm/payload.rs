@@ -9,6 +9,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
@@ -52,6 +53,31 @@ impl Payload {
         }
     }
 
+    /// The files of a directory of an unpacked package, and the libraries they load of this host;
+    /// those of the package itself are in `own`.
+    pub(crate) fn directory(&mut self, root: &Path, directory: &str, own: &Path) -> Result<()> {
+        let place = root.join(directory);
+        let entries =
+            fs::read_dir(&place).with_context(|| format!("cannot read {}", place.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            let (Some(name), true) = (path.file_name(), path.is_file()) else {
+                continue;
+            };
+            if fs::read(&path)?.starts_with(b"\x7fELF") {
+                // What needs more than this host has is a plugin for hardware that is not there.
+                let Ok(mut libraries) = image::libraries_beside(&path, own) else {
+                    continue;
+                };
+                libraries.retain(|_, source| !source.starts_with(root));
+                self.files.extend(libraries);
+            }
+            let place = format!("/{directory}/{}", name.to_string_lossy());
+            self.files.insert(place, fs::canonicalize(&path)?);
+        }
+        Ok(())
+    }
+
     pub(super) fn write<W: Write>(&self, archive: &mut Archive<W>) -> Result<()> {
         for (place, source) in &self.files {
             archive
@@ -62,11 +88,15 @@ impl Payload {
     }
 }
 
+static STRIPPING: Mutex<()> = Mutex::new(());
+
 /// A copy without debugging sections, cached by the original's identity: they
 /// are most of a debug build and of no use in the machine.
 fn stripped(source: &Path) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     image::hash_file(source, &mut hasher)?;
+    // Two machines may take the same program along.
+    let _one = STRIPPING.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = paths::vm().join("stripped");
     fs::create_dir_all(&dir)?;
     let name = source

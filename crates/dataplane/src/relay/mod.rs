@@ -7,22 +7,26 @@
 
 mod gre_socket;
 mod kernel;
+mod limit;
 mod mmsg;
 mod n3iwf;
 mod packet;
+mod rules;
 mod segment;
 mod table;
 #[cfg(test)]
 mod tests;
+mod too_big;
 mod tun;
 mod ue;
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use kernel::{KernelRelay, KernelRelayConfig};
+pub use kernel::{KernelEvent, KernelEventKind, KernelRelay, KernelRelayConfig};
 pub use n3iwf::{GtpRelay, GtpRelayConfig};
+pub use rules::{Component, PacketFilter, UplinkRule, UplinkRules};
 pub use ue::{TunRelay, TunRelayConfig};
 
 use crate::{Error, Options, reading::Traffic};
@@ -49,21 +53,88 @@ pub struct AccessSession {
     /// Name of the slot's XFRM interface, which GRE has to come from and go to, so that nothing in
     /// clear passes for it. `None` only without IPsec ([`crate::Recording`]).
     pub interface: Option<String>,
+    /// The daemon's number of the UE, whose sessions share [`Self::ue_ambr`].
+    pub ue: u32,
+    /// Session-AMBR (TS 23.501, 5.7.2.6); `None`: no limit.
+    pub session_ambr: Option<Ambr>,
+    /// UE-AMBR; the one told last holds for all sessions of the UE.
+    pub ue_ambr: Option<Ambr>,
+    /// DSCP of the packets in the tunnel (5G_QOS_INFO, TS 24.502 9.3.1.1), which IPsec copies to the
+    /// outer header.
+    pub tunnel_dscp: Option<u8>,
+    /// DSCP of the packets on N3.
+    pub n3_dscp: Option<u8>,
 }
 
-/// Why packets were not relayed.
+/// An aggregate maximum bit rate, bit/s of PDUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ambr {
+    /// From the UE.
+    pub uplink: u64,
+    /// To the UE.
+    pub downlink: u64,
+}
+
+/// Why packets were not relayed, both directions together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Drops {
     /// No session has this TEID or inner address.
     pub no_session: u64,
-    /// The UE used a QFI of another session.
+    /// The UE used a QFI of another session. At the UE: no QoS rule takes the packet.
     pub qfi_not_allowed: u64,
     /// The peer address does not belong to the session.
     pub wrong_address: u64,
     /// Headers do not parse.
     pub malformed: u64,
+    /// The packet came out of a Child SA that is not the session's.
+    pub wrong_sa: u64,
+    /// The PDU fits the other side neither whole nor in fragments.
+    pub too_big: u64,
+    /// Above the aggregate maximum bit rate of the session or of its UE.
+    pub rate: u64,
     /// The socket or device refused it.
     pub send_failed: u64,
+}
+
+impl Drops {
+    /// Name and number of every reason.
+    pub const fn named(&self) -> [(&'static str, u64); 8] {
+        [
+            ("no_session", self.no_session),
+            ("qfi_not_allowed", self.qfi_not_allowed),
+            ("wrong_address", self.wrong_address),
+            ("malformed", self.malformed),
+            ("wrong_sa", self.wrong_sa),
+            ("too_big", self.too_big),
+            ("rate", self.rate),
+            ("send_failed", self.send_failed),
+        ]
+    }
+}
+
+/// Packets that the kernel's programs did not relay, by reason
+/// ([`ebpf_common::relay::RelayReasons`]). Most went on to user space, which relayed them or counts
+/// them in [`Drops`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelReasons {
+    /// GRE to GTP-U.
+    pub uplink: BTreeMap<String, u64>,
+    /// GTP-U to GRE.
+    pub downlink: BTreeMap<String, u64>,
+}
+
+/// Counters of one QoS flow of a session; octets are those of PDUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowReading {
+    /// QoS flow identifier, 0..63.
+    pub qfi: u8,
+    /// From the UE.
+    pub uplink: Traffic,
+    /// To the UE.
+    pub downlink: Traffic,
+    /// `CLOCK_MONOTONIC` of the last packet that the kernel relayed; `None`: there was none.
+    pub last_seen: Option<Duration>,
 }
 
 /// Which relay an N3IWF has ([`crate::Options::relay`]).
@@ -101,6 +172,10 @@ pub struct SessionReading {
     pub uplink: Traffic,
     /// To the UE.
     pub downlink: Traffic,
+    /// Each QoS flow by itself, lowest QFI first; `uplink` and `downlink` are their sums. At the UE
+    /// those that had packets.
+    #[serde(default)]
+    pub flows: Vec<FlowReading>,
     /// What was not relayed in either direction.
     pub drops: Drops,
     /// What moves its packets.
@@ -130,6 +205,15 @@ pub trait AccessRelay: Send + Sync {
         let _ = (dl_teid, reqid);
     }
 
+    /// Changes a session in place: flows, limits, the UPF's end of the tunnel. Its counters go on, those of
+    /// a flow that is gone too; UE, inner address, slot and Child SAs are as before.
+    fn modify(&self, session: AccessSession) -> Result<(), Error>;
+
+    /// Changes the UE-AMBR of a UE whose sessions have one.
+    fn set_ue_ambr(&self, ue: u32, ambr: Ambr) {
+        let _ = (ue, ambr);
+    }
+
     /// Ends a session; its last counters.
     fn remove(&self, dl_teid: u32) -> Option<SessionReading>;
 
@@ -138,6 +222,11 @@ pub trait AccessRelay: Send + Sync {
 
     /// Packets that belong to no session.
     fn drops(&self) -> Drops;
+
+    /// What the kernel's programs left alone, and why; `None` without them.
+    fn kernel_reasons(&self) -> Option<KernelReasons> {
+        None
+    }
 
     /// The next event, if any.
     fn poll_event(&self) -> Option<AccessEvent>;
@@ -164,8 +253,8 @@ pub struct UeSession {
     pub mtu: u16,
     /// Destinations routed to the device.
     pub routes: Vec<ipnet::Ipv4Net>,
-    /// QFI of uplink PDUs (default QoS rule).
-    pub default_qfi: u8,
+    /// Which QFI uplink PDUs carry; what no rule takes is not sent.
+    pub rules: UplinkRules,
     /// Our inner address: GRE comes from it.
     pub inner_local: Ipv4Addr,
     /// UP_IP4_ADDRESS: GRE goes to it.
@@ -178,6 +267,9 @@ pub struct UeSession {
 pub trait UeRelay: Send + Sync {
     /// Makes the TUN device, its address and routes, and starts to relay.
     fn add(&self, session: UeSession) -> Result<(), Error>;
+
+    /// Changes the QoS rules of a session.
+    fn set_rules(&self, pdu_session: u8, rules: UplinkRules);
 
     /// Ends a session and removes its device; its last counters.
     fn remove(&self, pdu_session: u8) -> Option<SessionReading>;

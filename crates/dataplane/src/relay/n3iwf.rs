@@ -10,19 +10,24 @@ use std::{
         atomic::{AtomicU16, Ordering::Relaxed},
     },
     thread,
+    time::Instant,
 };
 
-use gtpu::{DecodeError, Direction, ErrorIndication, Message, MessageType};
+use caps::CapSet;
+use gtpu::{DecodeError, Direction, ErrorIndication, Message, MessageType, PduSessionContainer};
+use nwu::GreHeader;
 use socket2::{Domain, Socket, Type};
 use tracing::{debug, warn};
 
 use super::{
-    AccessEvent, AccessRelay, AccessSession, Drops, SessionReading,
+    AccessEvent, AccessRelay, AccessSession, Ambr, Drops, SessionReading,
     gre_socket::{self, Stop},
+    limit::Limit,
     mmsg::{Outgoing, Receiver, send},
     packet::ipv4,
     segment::Parts,
-    table::{Counters, Table, UnknownTeid},
+    table::{Counters, Entry, Table, UnknownTeid},
+    too_big,
 };
 use crate::Error;
 
@@ -34,6 +39,9 @@ pub(super) const GRE_OVERHEAD: usize = 28;
 
 /// Events kept for the daemon; older ones are worth more than newer ones of a flood.
 const MAX_EVENTS: usize = 1024;
+
+/// Most of what is sent about PDUs that do not fit, bit/s: about 200 answers a second.
+const ANSWERS: u64 = 1_000_000;
 
 /// Where the relay listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +80,10 @@ struct Shared {
     unknown: Counters,
     events: Mutex<VecDeque<AccessEvent>>,
     sequence: AtomicU16,
+    /// Limits what is sent about PDUs that do not fit.
+    answers: Limit,
+    /// Rate limits count from here.
+    origin: Instant,
 }
 
 impl GtpRelay {
@@ -93,6 +105,8 @@ impl GtpRelay {
             unknown: Counters::default(),
             events: Mutex::default(),
             sequence: AtomicU16::new(0),
+            answers: Limit::new(ANSWERS),
+            origin: Instant::now(),
         });
         let stop = Stop::new()?;
         let thread = {
@@ -159,6 +173,18 @@ impl AccessRelay for GtpRelay {
         Ok(())
     }
 
+    fn modify(&self, session: AccessSession) -> Result<(), Error> {
+        let dl_teid = session.dl_teid;
+        if write(&self.shared.table).modify(session) {
+            return Ok(());
+        }
+        Err(unknown_session(dl_teid))
+    }
+
+    fn set_ue_ambr(&self, ue: u32, ambr: Ambr) {
+        read(&self.shared.table).set_ue_ambr(ue, ambr);
+    }
+
     fn remove(&self, dl_teid: u32) -> Option<SessionReading> {
         let (reading, unused) = {
             let mut table = write(&self.shared.table);
@@ -186,6 +212,11 @@ impl AccessRelay for GtpRelay {
     }
 }
 
+/// There is nothing to modify.
+pub(super) fn unknown_session(dl_teid: u32) -> Error {
+    Error::Config(format!("no session has the TEID {dl_teid:#010x}"))
+}
+
 impl Shared {
     /// Uplink: GRE in, GTP-U out.
     fn serve_gre(&self, socket: &Socket, slot: Option<u32>, stop: &Stop) {
@@ -199,6 +230,7 @@ impl Shared {
                     continue;
                 }
             };
+            let now = self.now();
             let mut pdus = Vec::with_capacity(received);
             {
                 let table = read(&self.table);
@@ -207,7 +239,7 @@ impl Shared {
                         self.unknown.malformed.fetch_add(1, Relaxed);
                         continue;
                     };
-                    pdus.extend(table.uplink(slot, ip.source, ip.payload, &self.unknown));
+                    pdus.extend(table.uplink(slot, ip.source, ip.payload, now, &self.unknown));
                 }
             }
             let parts: Vec<Parts<'_>> = pdus
@@ -215,13 +247,16 @@ impl Shared {
                 .map(|(_, _, pdu)| Parts::new(pdu, limit))
                 .collect();
             let mut out = Vec::with_capacity(pdus.len());
-            for ((entry, container, _), parts) in pdus.iter().zip(&parts) {
+            for ((entry, container, pdu), parts) in pdus.iter().zip(&parts) {
+                if parts.too_long(limit) && self.refuse(entry, Direction::Uplink, pdu, limit) {
+                    continue;
+                }
                 let to = SocketAddrV4::new(entry.session.upf, gtpu::PORT);
                 for part in parts.iter() {
                     let teid = entry.session.ul_teid;
                     match gtpu::g_pdu_header(teid, *container, part.len()) {
                         Some(header) => {
-                            entry.counters.count(Direction::Uplink, part.len());
+                            entry.count(container.qfi, Direction::Uplink, part.len());
                             out.push(Outgoing {
                                 to,
                                 header,
@@ -252,12 +287,18 @@ impl Shared {
                     continue;
                 }
             };
+            let now = self.now();
             let mut pdus = Vec::with_capacity(received);
             for (from, datagram) in receiver.datagrams(received) {
                 match Message::decode(datagram) {
                     Ok(message) if message.header.kind == MessageType::GPdu => {
-                        let found =
-                            read(&self.table).downlink(*from.ip(), &message.header, &self.unknown);
+                        let found = read(&self.table).downlink(
+                            *from.ip(),
+                            &message.header,
+                            message.payload.len(),
+                            now,
+                            &self.unknown,
+                        );
                         match found {
                             Ok(found) => {
                                 pdus.extend(
@@ -286,7 +327,73 @@ impl Shared {
         }
     }
 
-    fn send_gre(&self, pdus: &[(Arc<super::table::Entry>, nwu::GreHeader, &[u8])], limit: usize) {
+    /// Nanoseconds since the start.
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether a PDU that does not fit must not be fragmented. Its sender is told then, by a packet
+    /// the other way; `false`: the outer packet is fragmented.
+    fn refuse(&self, entry: &Entry, direction: Direction, pdu: &[u8], limit: usize) -> bool {
+        let Some(answer) = too_big::answer(pdu, limit) else {
+            return false;
+        };
+        entry.counters.too_big.fetch_add(1, Relaxed);
+        let octets = u32::try_from(answer.len()).unwrap_or(u32::MAX);
+        if self.answers.admit(octets, self.now()) {
+            match direction {
+                Direction::Uplink => self.answer_down(entry, &answer),
+                Direction::Downlink => self.answer_up(entry, &answer),
+            }
+        }
+        true
+    }
+
+    /// A packet of our own to the sender of a downlink PDU, through the session.
+    fn answer_up(&self, entry: &Entry, packet: &[u8]) {
+        let container = PduSessionContainer {
+            direction: Direction::Uplink,
+            qfi: entry.session.default_qfi,
+            rqi: false,
+        };
+        let teid = entry.session.ul_teid;
+        if let Some(header) = gtpu::g_pdu_header(teid, container, packet.len()) {
+            let out = Outgoing {
+                to: SocketAddrV4::new(entry.session.upf, gtpu::PORT),
+                header,
+                header_len: header.len(),
+                payload: packet,
+            };
+            let refused = send(self.gtp.as_fd(), &[out]);
+            self.unknown.send_failed.fetch_add(refused, Relaxed);
+        }
+    }
+
+    /// A packet of our own to the UE.
+    fn answer_down(&self, entry: &Entry, packet: &[u8]) {
+        let gre = GreHeader {
+            qfi: Some(entry.session.default_qfi),
+            rqi: false,
+        };
+        let encoded = gre.encode(self.config.gre_protocol);
+        let mut header = [0; 16];
+        if let Some(place) = header.first_chunk_mut() {
+            *place = encoded;
+        }
+        let sockets = read(&self.gre);
+        if let Some(socket) = sockets.get(&entry.home()) {
+            let out = Outgoing {
+                to: SocketAddrV4::new(entry.session.ue_inner, 0),
+                header,
+                header_len: encoded.len(),
+                payload: packet,
+            };
+            let refused = send(socket.as_fd(), &[out]);
+            self.unknown.send_failed.fetch_add(refused, Relaxed);
+        }
+    }
+
+    fn send_gre(&self, pdus: &[(Arc<Entry>, GreHeader, &[u8])], limit: usize) {
         let sockets = read(&self.gre);
         let parts: Vec<Parts<'_>> = pdus
             .iter()
@@ -294,13 +401,11 @@ impl Shared {
             .collect();
         for (slot, socket) in sockets.iter() {
             let mut out = Vec::new();
-            for ((entry, gre, _), parts) in pdus.iter().zip(&parts) {
-                let home = entry
-                    .session
-                    .interface
-                    .as_ref()
-                    .map_or(0, |_| entry.session.slot);
-                if home != *slot {
+            for ((entry, gre, pdu), parts) in pdus.iter().zip(&parts) {
+                if entry.home() != *slot {
+                    continue;
+                }
+                if parts.too_long(limit) && self.refuse(entry, Direction::Downlink, pdu, limit) {
                     continue;
                 }
                 let mut header = [0; 16];
@@ -310,7 +415,8 @@ impl Shared {
                 }
                 let to = SocketAddrV4::new(entry.session.ue_inner, 0);
                 for payload in parts.iter() {
-                    entry.counters.count(Direction::Downlink, payload.len());
+                    let qfi = gre.qfi.unwrap_or(entry.session.default_qfi);
+                    entry.count(qfi, Direction::Downlink, payload.len());
                     out.push(Outgoing {
                         to,
                         header,
@@ -386,13 +492,21 @@ pub(super) fn transient(error: &io::Error) {
     }
 }
 
+/// A thread that reads packets of others and has no right but to the sockets it is given.
 pub(super) fn spawn(
     name: &str,
     run: impl FnOnce() + Send + 'static,
 ) -> Result<thread::JoinHandle<()>, Error> {
     thread::Builder::new()
         .name(name.to_owned())
-        .spawn(run)
+        .spawn(move || {
+            for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
+                if let Err(error) = caps::clear(None, set) {
+                    warn!(%error, "a relay keeps its capabilities");
+                }
+            }
+            run();
+        })
         .map_err(|error| Error::io(format!("starting thread {name}"), error))
 }
 
@@ -401,10 +515,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+pub(super) fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }

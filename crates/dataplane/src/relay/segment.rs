@@ -25,6 +25,11 @@ impl<'a> Parts<'a> {
         }
     }
 
+    /// Whether the packet does not fit as it is, and cannot be cut.
+    pub(super) fn too_long(&self, limit: usize) -> bool {
+        self.cut.is_none() && self.whole.len() > limit
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let whole = self.cut.is_none().then_some(self.whole);
         let cut = self.cut.iter().flatten().map(Vec::as_slice);

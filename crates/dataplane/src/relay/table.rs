@@ -12,22 +12,32 @@ use std::{
 use gtpu::{Direction, Header, PduSessionContainer};
 use nwu::GreHeader;
 
-use super::{AccessSession, Drops, Path, SessionReading};
+use super::{
+    AccessSession, Ambr, Drops, FlowReading, Path, SessionReading,
+    limit::{self, Limits},
+};
 use crate::reading::Traffic;
 
-/// Counters that relay threads add to.
+/// Packets and octets that relay threads add to.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct Both {
     uplink: [AtomicU64; 2],
     downlink: [AtomicU64; 2],
+}
+
+/// What was not relayed.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
     pub(super) no_session: AtomicU64,
     pub(super) qfi_not_allowed: AtomicU64,
     pub(super) wrong_address: AtomicU64,
     pub(super) malformed: AtomicU64,
+    pub(super) too_big: AtomicU64,
+    pub(super) rate: AtomicU64,
     pub(super) send_failed: AtomicU64,
 }
 
-impl Counters {
+impl Both {
     pub(super) fn count(&self, direction: Direction, octets: usize) {
         let [packets, bytes] = match direction {
             Direction::Uplink => &self.uplink,
@@ -47,14 +57,19 @@ impl Counters {
             bytes: bytes.load(Relaxed),
         }
     }
+}
 
+impl Counters {
     pub(super) fn drops(&self) -> Drops {
         Drops {
             no_session: self.no_session.load(Relaxed),
             qfi_not_allowed: self.qfi_not_allowed.load(Relaxed),
             wrong_address: self.wrong_address.load(Relaxed),
             malformed: self.malformed.load(Relaxed),
+            too_big: self.too_big.load(Relaxed),
+            rate: self.rate.load(Relaxed),
             send_failed: self.send_failed.load(Relaxed),
+            ..Drops::default()
         }
     }
 }
@@ -63,17 +78,56 @@ impl Counters {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) session: AccessSession,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
+    /// By QFI: the session's, and those it had before it was modified.
+    flows: Vec<(u8, Arc<Both>)>,
+    limits: Limits,
 }
 
 impl Entry {
+    /// The slot whose GRE socket serves it: without IPsec there is one for all.
+    pub(super) fn home(&self) -> u32 {
+        self.session
+            .interface
+            .as_ref()
+            .map_or(0, |_| self.session.slot)
+    }
+
+    /// Counts a PDU of a flow that the session has.
+    pub(super) fn count(&self, qfi: u8, direction: Direction, octets: usize) {
+        if let Some((_, flow)) = self.flows.iter().find(|(own, _)| *own == qfi) {
+            flow.count(direction, octets);
+        }
+    }
+
+    /// Whether the AMBRs allow a PDU; if not, it is counted.
+    fn admit(&self, direction: Direction, octets: usize, now: u64) -> bool {
+        let admitted = self.limits.admit(direction, octets, now);
+        if !admitted {
+            self.counters.rate.fetch_add(1, Relaxed);
+        }
+        admitted
+    }
+
     fn reading(&self) -> SessionReading {
+        let mut flows: Vec<FlowReading> = self
+            .flows
+            .iter()
+            .map(|(qfi, flow)| FlowReading {
+                qfi: *qfi,
+                uplink: flow.traffic(Direction::Uplink),
+                downlink: flow.traffic(Direction::Downlink),
+                last_seen: None,
+            })
+            .collect();
+        flows.sort_by_key(|flow| flow.qfi);
         SessionReading {
             pdu_session: self.session.pdu_session,
             dl_teid: self.session.dl_teid,
             address: self.session.ue_inner,
-            uplink: self.counters.traffic(Direction::Uplink),
-            downlink: self.counters.traffic(Direction::Downlink),
+            uplink: flows.iter().map(|flow| flow.uplink).sum(),
+            downlink: flows.iter().map(|flow| flow.downlink).sum(),
+            flows,
             drops: self.counters.drops(),
             path: Path::User,
         }
@@ -85,14 +139,55 @@ impl Entry {
 pub(super) struct Table {
     by_teid: BTreeMap<u32, Arc<Entry>>,
     by_inner: HashMap<Ipv4Addr, Vec<Arc<Entry>>>,
+    /// UE-AMBRs, by the number of the UE.
+    ues: HashMap<u32, Arc<limit::Both>>,
 }
 
 impl Table {
     pub(super) fn insert(&mut self, session: AccessSession) {
         self.remove(session.dl_teid);
+        self.place(session, Arc::default(), Vec::new());
+    }
+
+    /// `false`: there is no such session.
+    pub(super) fn modify(&mut self, session: AccessSession) -> bool {
+        let Some(old) = self.by_teid.get(&session.dl_teid).cloned() else {
+            return false;
+        };
+        self.remove(session.dl_teid);
+        self.place(session, Arc::clone(&old.counters), old.flows.clone());
+        true
+    }
+
+    /// `flows` are counters that go on.
+    fn place(
+        &mut self,
+        session: AccessSession,
+        counters: Arc<Counters>,
+        mut flows: Vec<(u8, Arc<Both>)>,
+    ) {
+        let ue = session.ue_ambr.map(|ambr| {
+            let shared = self
+                .ues
+                .entry(session.ue)
+                .or_insert_with(|| Arc::new(limit::Both::new(ambr)));
+            shared.set(ambr);
+            Arc::clone(shared)
+        });
+        let limits = Limits {
+            session: session.session_ambr.map(limit::Both::new),
+            ue,
+        };
+        for qfi in &session.qfis {
+            if flows.iter().all(|(known, _)| known != qfi) {
+                flows.push((*qfi, Arc::default()));
+            }
+        }
         let entry = Arc::new(Entry {
             session,
-            counters: Counters::default(),
+            counters,
+            flows,
+            limits,
         });
         let inner = entry.session.ue_inner;
         self.by_inner
@@ -111,7 +206,23 @@ impl Table {
                 self.by_inner.remove(&inner);
             }
         }
+        // The last session of a UE, besides the table, has its limit.
+        let ue = entry.session.ue;
+        if self
+            .ues
+            .get(&ue)
+            .is_some_and(|shared| Arc::strong_count(shared) <= 2)
+        {
+            self.ues.remove(&ue);
+        }
         Some(entry.reading())
+    }
+
+    /// Changes the limit that the sessions of a UE share.
+    pub(super) fn set_ue_ambr(&self, ue: u32, ambr: Ambr) {
+        if let Some(shared) = self.ues.get(&ue) {
+            shared.set(ambr);
+        }
     }
 
     pub(super) fn readings(&self) -> Vec<SessionReading> {
@@ -136,12 +247,13 @@ impl Table {
 
     /// Which session an uplink GRE packet belongs to, and its container.
     ///
-    /// `slot` is `None` when the socket is bound to no interface (no IPsec).
+    /// `now` is in nanoseconds. `slot` is `None` when the socket is bound to no interface (no IPsec).
     pub(super) fn uplink<'a>(
         &self,
         slot: Option<u32>,
         source: Ipv4Addr,
         gre: &'a [u8],
+        now: u64,
         unknown: &Counters,
     ) -> Option<(Arc<Entry>, PduSessionContainer, &'a [u8])> {
         let Ok((header, pdu)) = GreHeader::decode(gre) else {
@@ -167,6 +279,9 @@ impl Table {
             first.counters.qfi_not_allowed.fetch_add(1, Relaxed);
             return None;
         };
+        if !entry.admit(Direction::Uplink, pdu.len(), now) {
+            return None;
+        }
         let container = PduSessionContainer {
             direction: Direction::Uplink,
             qfi,
@@ -180,6 +295,8 @@ impl Table {
         &self,
         source: Ipv4Addr,
         header: &Header,
+        octets: usize,
+        now: u64,
         unknown: &Counters,
     ) -> Result<Option<(Arc<Entry>, GreHeader)>, UnknownTeid> {
         let Some(entry) = self.by_teid.get(&header.teid) else {
@@ -196,6 +313,9 @@ impl Table {
         };
         if !entry.session.qfis.contains(&qfi) {
             entry.counters.qfi_not_allowed.fetch_add(1, Relaxed);
+            return Ok(None);
+        }
+        if !entry.admit(Direction::Downlink, octets, now) {
             return Ok(None);
         }
         let gre = GreHeader {
@@ -229,6 +349,11 @@ mod tests {
             default_qfi: qfis[0],
             slot,
             interface: Some("xfrmi".into()),
+            ue: 1,
+            session_ambr: None,
+            ue_ambr: None,
+            tunnel_dscp: None,
+            n3_dscp: None,
         }
     }
 
@@ -256,33 +381,33 @@ mod tests {
         table.insert(session(1, 0, &[1, 2]));
         table.insert(session(2, 1, &[5]));
         let packet = gre(2);
-        let (entry, container, pdu) = table.uplink(Some(0), UE, &packet, &unknown).unwrap();
+        let (entry, container, pdu) = table.uplink(Some(0), UE, &packet, 0, &unknown).unwrap();
         assert_eq!(
             (entry.session.dl_teid, container.qfi, pdu),
             (1, 2, &b"pdu"[..])
         );
         assert!(
-            table.uplink(Some(0), UE, &gre(5), &unknown).is_none(),
+            table.uplink(Some(0), UE, &gre(5), 0, &unknown).is_none(),
             "other session's flow"
         );
         assert!(
-            table.uplink(Some(2), UE, &gre(1), &unknown).is_none(),
+            table.uplink(Some(2), UE, &gre(1), 0, &unknown).is_none(),
             "no such slot"
         );
         let other = Ipv4Addr::new(10, 0, 0, 3);
         assert!(
-            table.uplink(Some(0), other, &gre(1), &unknown).is_none(),
+            table.uplink(Some(0), other, &gre(1), 0, &unknown).is_none(),
             "no such UE"
         );
         assert!(
-            table.uplink(Some(0), UE, &[0x20], &unknown).is_none(),
+            table.uplink(Some(0), UE, &[0x20], 0, &unknown).is_none(),
             "no GRE"
         );
         // Without interfaces the flow alone tells the sessions apart.
         let packet = gre(5);
         assert_eq!(
             table
-                .uplink(None, UE, &packet, &unknown)
+                .uplink(None, UE, &packet, 0, &unknown)
                 .unwrap()
                 .0
                 .session
@@ -313,7 +438,7 @@ mod tests {
             })
         };
         let found = table
-            .downlink(UPF, &g_pdu(1, container(3)), &unknown)
+            .downlink(UPF, &g_pdu(1, container(3)), 0, 0, &unknown)
             .unwrap()
             .unwrap();
         assert_eq!(
@@ -324,7 +449,7 @@ mod tests {
             }
         );
         let found = table
-            .downlink(UPF, &g_pdu(1, None), &unknown)
+            .downlink(UPF, &g_pdu(1, None), 0, 0, &unknown)
             .unwrap()
             .unwrap();
         assert_eq!(
@@ -336,22 +461,79 @@ mod tests {
         );
         assert!(
             table
-                .downlink(UE, &g_pdu(1, None), &unknown)
+                .downlink(UE, &g_pdu(1, None), 0, 0, &unknown)
                 .unwrap()
                 .is_none()
         );
         assert!(
             table
-                .downlink(UPF, &g_pdu(1, container(4)), &unknown)
+                .downlink(UPF, &g_pdu(1, container(4)), 0, 0, &unknown)
                 .unwrap()
                 .is_none()
         );
         assert_eq!(
-            table.downlink(UPF, &g_pdu(9, None), &unknown).unwrap_err(),
+            table
+                .downlink(UPF, &g_pdu(9, None), 0, 0, &unknown)
+                .unwrap_err(),
             UnknownTeid
         );
         let drops = table.readings()[0].drops;
         assert_eq!((drops.wrong_address, drops.qfi_not_allowed), (1, 1));
+    }
+
+    #[test]
+    fn a_session_above_its_ambr_is_counted_for_it() {
+        let mut table = Table::default();
+        let unknown = Counters::default();
+        table.insert(AccessSession {
+            session_ambr: Some(Ambr {
+                uplink: 8_000_000,
+                downlink: 80_000,
+            }),
+            ..session(1, 0, &[1])
+        });
+        // Downlink 10 octets a millisecond, and never less than 3000 at once.
+        let mut passed = 0;
+        for ms in 0..1000 {
+            let found = table.downlink(UPF, &g_pdu(1, None), 1000, ms * 1_000_000, &unknown);
+            passed += usize::from(found.unwrap().is_some());
+        }
+        assert_eq!(passed, 3 + 9);
+        assert_eq!(table.readings()[0].drops.rate, 1000 - 12);
+        assert!(table.uplink(Some(0), UE, &gre(1), 0, &unknown).is_some());
+    }
+
+    #[test]
+    fn a_modified_session_counts_on_and_takes_other_flows() {
+        let mut table = Table::default();
+        let unknown = Counters::default();
+        assert!(!table.modify(session(1, 0, &[1])), "nothing to modify");
+        table.insert(session(1, 0, &[1, 2]));
+        let count = |table: &Table, qfi| {
+            let packet = gre(qfi);
+            let found = table.uplink(Some(0), UE, &packet, 0, &unknown);
+            found.is_some_and(|(entry, container, pdu)| {
+                entry.count(container.qfi, Direction::Uplink, pdu.len());
+                true
+            })
+        };
+        assert!(count(&table, 1) && count(&table, 2) && !count(&table, 3));
+        assert!(table.modify(AccessSession {
+            ul_teid: 7,
+            ..session(1, 0, &[2, 3])
+        }));
+        assert_eq!(table.by_ul_teid(UPF, 7), Some(1));
+        assert!(!count(&table, 1) && count(&table, 2) && count(&table, 3));
+        let reading = &table.readings()[0];
+        let flows: Vec<(u8, u64)> = reading
+            .flows
+            .iter()
+            .map(|flow| (flow.qfi, flow.uplink.packets))
+            .collect();
+        assert_eq!(flows, [(1, 1), (2, 2), (3, 1)]);
+        assert_eq!(reading.uplink.packets, 4);
+        assert_eq!(reading.drops.qfi_not_allowed, 2);
+        assert_eq!(table.by_inner[&UE].len(), 1);
     }
 
     #[test]
@@ -364,5 +546,19 @@ mod tests {
         assert!(table.remove(1).is_some());
         assert!(table.remove(1).is_none());
         assert!(table.by_inner.is_empty() && table.by_teid.is_empty());
+        let ambr = Ambr {
+            uplink: 1_000_000,
+            downlink: 1_000_000,
+        };
+        for teid in [1, 2] {
+            table.insert(AccessSession {
+                ue_ambr: Some(ambr),
+                ..session(teid, 0, &[1])
+            });
+        }
+        table.remove(1);
+        assert_eq!(table.ues.len(), 1, "the UE has a session left");
+        table.remove(2);
+        assert!(table.ues.is_empty());
     }
 }

@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::{
     AccessEvent, AccessRelay, AccessSession, GtpRelay, GtpRelayConfig, TunRelay, TunRelayConfig,
-    UeRelay, UeSession,
+    UeRelay, UeSession, UplinkRules,
 };
 
 const UPF: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
@@ -67,6 +67,11 @@ fn session(dl_teid: u32, qfis: &[u8]) -> AccessSession {
         default_qfi: 9,
         slot: 0,
         interface: None,
+        ue: 1,
+        session_ambr: None,
+        ue_ambr: None,
+        tunnel_dscp: None,
+        n3_dscp: None,
     }
 }
 
@@ -116,7 +121,7 @@ fn a_packet_goes_up_and_down() {
             address: PDU_ADDRESS,
             mtu: 1358,
             routes: vec!["198.18.0.0/24".parse().unwrap()],
-            default_qfi: 9,
+            rules: UplinkRules::one(9),
             inner_local: UE,
             up_address: N3IWF,
             interface: None,

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddrV4,
     os::fd::AsFd,
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, RwLock, atomic::Ordering::Relaxed},
     thread,
 };
 
@@ -13,19 +13,21 @@ use nwu::GreHeader;
 use socket2::Socket;
 
 use super::{
-    Path, SessionReading, UeRelay, UeSession,
+    FlowReading, Path, SessionReading, UeRelay, UeSession, UplinkRules,
     gre_socket::{self, Stop},
     mmsg::{BATCH, Outgoing, Receiver, send},
-    n3iwf::{lock, spawn, transient},
+    n3iwf::{lock, read, spawn, transient, write},
     packet::ipv4,
     segment::Parts,
-    table::Counters,
+    table::{Both, Counters},
     tun::Tun,
 };
 use crate::Error;
 
 /// IPv4 and GRE with key around a PDU.
 const GRE_OVERHEAD: usize = 28;
+/// QFIs have 6 bits.
+const QFIS: u8 = 64;
 
 /// What the relay needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,9 @@ struct Shared {
     config: TunRelayConfig,
     tun: Tun,
     gre: Socket,
+    rules: RwLock<UplinkRules>,
+    /// By QFI.
+    flows: Vec<Both>,
     counters: Counters,
 }
 
@@ -72,11 +77,14 @@ impl UeRelay for TunRelay {
         let id = session.pdu_session;
         let gre = gre_socket::open(session.inner_local, session.interface.as_deref())?;
         let tun = Tun::open(&session)?;
+        let rules = RwLock::new(session.rules.clone());
         let shared = Arc::new(Shared {
             session,
             config: self.config,
             tun,
             gre,
+            rules,
+            flows: (0..QFIS).map(|_| Both::default()).collect(),
             counters: Counters::default(),
         });
         let mut running = Running {
@@ -95,6 +103,12 @@ impl UeRelay for TunRelay {
         }
         lock(&self.sessions).insert(id, running);
         Ok(())
+    }
+
+    fn set_rules(&self, pdu_session: u8, rules: UplinkRules) {
+        if let Some(running) = lock(&self.sessions).get(&pdu_session) {
+            *write(&running.shared.rules) = rules;
+        }
     }
 
     fn remove(&self, pdu_session: u8) -> Option<SessionReading> {
@@ -131,22 +145,38 @@ impl Drop for Running {
 }
 
 impl Shared {
+    fn count(&self, qfi: u8, direction: Direction, octets: usize) {
+        if let Some(flow) = self.flows.get(usize::from(qfi)) {
+            flow.count(direction, octets);
+        }
+    }
+
     fn reading(&self) -> SessionReading {
+        let flows = (0..QFIS).zip(&self.flows);
+        let flows = flows.map(|(qfi, flow)| FlowReading {
+            qfi,
+            uplink: flow.traffic(Direction::Uplink),
+            downlink: flow.traffic(Direction::Downlink),
+            last_seen: None,
+        });
+        let seen = |flow: &FlowReading| flow.uplink.packets != 0 || flow.downlink.packets != 0;
+        let flows: Vec<FlowReading> = flows.filter(seen).collect();
         SessionReading {
             pdu_session: self.session.pdu_session,
             dl_teid: 0,
             address: self.session.address,
-            uplink: self.counters.traffic(Direction::Uplink),
-            downlink: self.counters.traffic(Direction::Downlink),
+            uplink: flows.iter().map(|flow| flow.uplink).sum(),
+            downlink: flows.iter().map(|flow| flow.downlink).sum(),
+            flows,
             drops: self.counters.drops(),
             path: Path::User,
         }
     }
 
-    /// Uplink: packets from the device, out as GRE.
-    fn serve_tun(&self, stop: &Stop) {
+    /// GRE of a flow, in the room that every header has.
+    fn gre_header(&self, qfi: u8) -> ([u8; 16], usize) {
         let gre = GreHeader {
-            qfi: Some(self.session.default_qfi),
+            qfi: Some(qfi),
             rqi: false,
         };
         let encoded = gre.encode(self.config.gre_protocol);
@@ -154,6 +184,11 @@ impl Shared {
         if let Some(place) = header.first_chunk_mut() {
             *place = encoded;
         }
+        (header, encoded.len())
+    }
+
+    /// Uplink: packets from the device, out as GRE.
+    fn serve_tun(&self, stop: &Stop) {
         let limit = usize::from(self.config.tunnel_mtu).saturating_sub(GRE_OVERHEAD);
         let to = SocketAddrV4::new(self.session.up_address, 0);
         let mut room: Vec<Vec<u8>> = (0..BATCH).map(|_| vec![0; 65_536]).collect();
@@ -170,13 +205,17 @@ impl Shared {
             }
             let packets = room.iter().zip(&lengths);
             let packets = packets.filter_map(|(buffer, length)| buffer.get(..*length));
+            let rules = read(&self.rules);
             let mut ready = Vec::with_capacity(lengths.len());
             for packet in packets {
                 // The device also emits what the kernel says on its own, IPv6 among it.
                 match ipv4(packet) {
-                    Some(ip) if ip.source == self.session.address => {
-                        ready.push(Parts::new(packet, limit));
-                    }
+                    Some(ip) if ip.source == self.session.address => match rules.qfi(packet) {
+                        Some(qfi) => ready.push((qfi, Parts::new(packet, limit))),
+                        None => {
+                            self.counters.qfi_not_allowed.fetch_add(1, Relaxed);
+                        }
+                    },
                     Some(_) => {
                         self.counters.wrong_address.fetch_add(1, Relaxed);
                     }
@@ -185,14 +224,16 @@ impl Shared {
                     }
                 }
             }
+            drop(rules);
             let mut out = Vec::with_capacity(ready.len());
-            for parts in &ready {
+            for (qfi, parts) in &ready {
+                let (header, header_len) = self.gre_header(*qfi);
                 for payload in parts.iter() {
-                    self.counters.count(Direction::Uplink, payload.len());
+                    self.count(*qfi, Direction::Uplink, payload.len());
                     out.push(Outgoing {
                         to,
                         header,
-                        header_len: encoded.len(),
+                        header_len,
                         payload,
                     });
                 }
@@ -221,10 +262,10 @@ impl Shared {
 
     fn deliver(&self, packet: &[u8]) {
         let decoded = ipv4(packet).and_then(|outer| {
-            let (_, pdu) = GreHeader::decode(outer.payload).ok()?;
-            Some((outer.source, pdu, ipv4(pdu)?))
+            let (gre, pdu) = GreHeader::decode(outer.payload).ok()?;
+            Some((outer.source, gre.qfi.unwrap_or(0), pdu, ipv4(pdu)?))
         });
-        let Some((source, pdu, inner)) = decoded else {
+        let Some((source, qfi, pdu, inner)) = decoded else {
             self.counters.malformed.fetch_add(1, Relaxed);
             return;
         };
@@ -238,7 +279,7 @@ impl Shared {
             return;
         }
         match self.tun.send(pdu) {
-            Ok(()) => self.counters.count(Direction::Downlink, pdu.len()),
+            Ok(()) => self.count(qfi, Direction::Downlink, pdu.len()),
             Err(error) => {
                 transient(&error);
                 self.counters.send_failed.fetch_add(1, Relaxed);

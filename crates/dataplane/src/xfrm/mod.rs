@@ -1,5 +1,6 @@
 //! XFRM states and policies of Child SAs over netlink.
 
+mod migrate;
 mod policy;
 mod state;
 
@@ -13,10 +14,11 @@ use netlink_sys::protocols::NETLINK_XFRM;
 use zeroize::Zeroize;
 
 use crate::{
-    ChildSaSpec, Error, Refused, Traffic,
+    ChildSaSpec, Error, Limits, Refused, Traffic,
     netlink::{Mode, Netlink, Wipe},
 };
 
+pub(crate) use migrate::Migration;
 pub(crate) use policy::PolicyKey;
 
 /// Where a Child SA lives in the kernel.
@@ -124,12 +126,13 @@ impl XfrmDb {
         sa: &ChildSaSpec,
         place: Place,
         direction: Direction,
+        limits: &Limits,
     ) -> Result<(), Error> {
         let id = match direction {
             Direction::Out => StateId::outbound(sa),
             Direction::In | Direction::Forward => StateId::inbound(sa),
         };
-        let message = XfrmMessage::AddSa(state::message(sa, place, direction)?);
+        let message = XfrmMessage::AddSa(state::message(sa, place, direction, limits)?);
         match self.run(&format!("add {id}"), Mode::Create, message) {
             Err(Error::Kernel { source, .. })
                 if matches!(
@@ -153,12 +156,13 @@ impl XfrmDb {
         sa: &ChildSaSpec,
         place: Place,
         direction: Direction,
+        limits: &Limits,
     ) -> Result<(), Error> {
         let id = match direction {
             Direction::Out => StateId::outbound(sa),
             Direction::In | Direction::Forward => StateId::inbound(sa),
         };
-        let mut asked = state::message(sa, place, direction)?;
+        let mut asked = state::message(sa, place, direction, limits)?;
         let mut result = None;
         let got = self.0.request(
             &format!("read {id} back"),
@@ -217,6 +221,12 @@ impl XfrmDb {
     /// Deletes a state; `false` when it was gone already (it may have expired).
     pub(crate) fn delete_state(&mut self, id: StateId) -> Result<bool, Error> {
         gone(self.run(&format!("delete {id}"), Mode::Plain, state::delete(id)))
+    }
+
+    /// Moves a policy's template and the state behind it to other outer addresses.
+    pub(crate) fn migrate(&mut self, key: &PolicyKey, migration: &Migration) -> Result<(), Error> {
+        let doing = format!("move {} policy and its state", key.direction.name());
+        self.run(&doing, Mode::Plain, migrate::message(key, migration))
     }
 
     pub(crate) fn add_policy(
@@ -302,7 +312,7 @@ const fn family(address: IpAddr) -> u16 {
 }
 
 /// The address behind a family and 16 octets.
-fn address(family: u16, address: &Address) -> Option<IpAddr> {
+pub(crate) fn address(family: u16, address: &Address) -> Option<IpAddr> {
     match family {
         AF_INET => Some(IpAddr::V4(address.to_ipv4())),
         AF_INET6 => Some(IpAddr::V6(address.to_ipv6())),
@@ -310,7 +320,7 @@ fn address(family: u16, address: &Address) -> Option<IpAddr> {
     }
 }
 
-const fn is_esp(protocol: u8) -> bool {
+pub(crate) const fn is_esp(protocol: u8) -> bool {
     protocol == IPPROTO_ESP
 }
 

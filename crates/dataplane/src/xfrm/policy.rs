@@ -45,7 +45,7 @@ impl PolicyKey {
         }
     }
 
-    fn selector(&self) -> Selector {
+    pub(super) fn selector(&self) -> Selector {
         let mut selector = Selector {
             proto: self.protocol,
             ..Selector::default()

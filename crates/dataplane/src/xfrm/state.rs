@@ -1,17 +1,18 @@
 //! Messages about states (`struct xfrm_usersa_info` and its attributes).
 
 use netlink_packet_xfrm::{
-    Address, Alg, AlgAead, AlgAuth, EncapTmpl, Id, ReplayEsn, UserSaId, UserSaInfo, XfrmAttrs,
-    XfrmMessage,
+    Address, Alg, AlgAead, AlgAuth, EncapTmpl, Id, LifetimeConfig, ReplayEsn, UserSaId, UserSaInfo,
+    XfrmAttrs, XfrmMessage,
     constants::{
-        IPPROTO_ESP, UDP_ENCAP_ESPINUDP, XFRM_MODE_TUNNEL, XFRM_STATE_AF_UNSPEC, XFRM_STATE_ESN,
+        IPPROTO_ESP, UDP_ENCAP_ESPINUDP, XFRM_INF, XFRM_MODE_TUNNEL, XFRM_STATE_AF_UNSPEC,
+        XFRM_STATE_ESN,
     },
     state::{DelGetMessage, GetDumpMessage, ModifyMessage},
 };
 use subtle::ConstantTimeEq;
 
 use super::{Direction, Place, StateCounters, StateId, address, is_esp};
-use crate::{ChildSaSpec, EncrAlg, Error, EspKeys, IntegAlg, Refused, SpecError, Traffic};
+use crate::{ChildSaSpec, EncrAlg, Error, EspKeys, IntegAlg, Limits, Refused, SpecError, Traffic};
 
 /// Length of an AES-GCM salt (RFC 4106 section 8.1).
 const SALT: usize = 4;
@@ -40,6 +41,7 @@ pub(super) fn message(
     sa: &ChildSaSpec,
     place: Place,
     direction: Direction,
+    limits: &Limits,
 ) -> Result<ModifyMessage, Error> {
     let outbound = direction == Direction::Out;
     let (source, destination, spi, keys) = if outbound {
@@ -58,6 +60,17 @@ pub(super) fn message(
         // The selector stays empty: policies say which inner packets belong here, whatever their
         // IP version.
         flags: XFRM_STATE_AF_UNSPEC,
+        lifetime_cfg: LifetimeConfig {
+            soft_byte_limit: limits
+                .soft(limits.soft_bytes, sa.spi_in)
+                .unwrap_or(XFRM_INF),
+            hard_byte_limit: limits.hard_bytes.unwrap_or(XFRM_INF),
+            soft_packet_limit: limits
+                .soft(limits.soft_packets, sa.spi_in)
+                .unwrap_or(XFRM_INF),
+            hard_packet_limit: limits.hard_packets.unwrap_or(XFRM_INF),
+            ..LifetimeConfig::default()
+        },
         ..UserSaInfo::default()
     };
     info.source(&source.ip());
@@ -226,6 +239,10 @@ pub(super) fn compare(
         if asked != held {
             return differs(what, asked.to_string(), held.to_string());
         }
+    }
+    if a.lifetime_cfg != h.lifetime_cfg {
+        let (asked, held) = (a.lifetime_cfg, h.lifetime_cfg);
+        return differs("limits", format!("{asked:?}"), format!("{held:?}"));
     }
     for (what, asked, held) in [
         ("destination", &a.id.daddr, &h.id.daddr),

@@ -4,7 +4,7 @@ use keys::Secret;
 use netlink_packet_core::Emitable;
 
 use super::*;
-use crate::{EncrAlg, EspKeys, IntegAlg, Plane};
+use crate::{EncrAlg, EspKeys, IntegAlg, Limits, Plane};
 
 const PLACE: Place = Place {
     if_id: 7,
@@ -71,7 +71,7 @@ fn attribute(octets: &[u8], kind: u16) -> Option<Vec<u8>> {
 }
 
 fn encoded(sa: &ChildSaSpec, direction: Direction) -> Vec<u8> {
-    let message = state::message(sa, PLACE, direction).unwrap();
+    let message = state::message(sa, PLACE, direction, &Limits::default()).unwrap();
     let mut octets = vec![0; message.buffer_len()];
     message.emit(&mut octets);
     octets
@@ -135,7 +135,7 @@ fn cbc_state_names_its_truncation() {
 fn read_back_finds_every_difference_and_prints_no_key() {
     for sa in [gcm(), cbc()] {
         let id = StateId::outbound(&sa);
-        let asked = state::message(&sa, PLACE, Direction::Out).unwrap();
+        let asked = state::message(&sa, PLACE, Direction::Out, &Limits::default()).unwrap();
         state::compare(id, &asked, &asked).unwrap();
         let mut other = gcm();
         other.keys_out = keys(32, None);
@@ -159,9 +159,9 @@ fn read_back_finds_every_difference_and_prints_no_key() {
             if what == "flags" {
                 wanted.esn = true;
             }
-            let asked = state::message(&wanted, PLACE, Direction::Out).unwrap();
+            let asked = state::message(&wanted, PLACE, Direction::Out, &Limits::default()).unwrap();
             change(&mut wanted);
-            let held = state::message(&wanted, PLACE, Direction::Out).unwrap();
+            let held = state::message(&wanted, PLACE, Direction::Out, &Limits::default()).unwrap();
             let text = state::compare(id, &asked, &held).unwrap_err().to_string();
             assert!(text.contains(what), "{what}: {text}");
             assert!(
@@ -170,7 +170,7 @@ fn read_back_finds_every_difference_and_prints_no_key() {
             );
         }
         let elsewhere = Place { if_id: 8, ..PLACE };
-        let held = state::message(&sa, elsewhere, Direction::Out).unwrap();
+        let held = state::message(&sa, elsewhere, Direction::Out, &Limits::default()).unwrap();
         let text = state::compare(id, &asked, &held).unwrap_err().to_string();
         assert!(text.contains("if_id"), "{text}");
     }
@@ -178,7 +178,9 @@ fn read_back_finds_every_difference_and_prints_no_key() {
 
 #[test]
 fn wiping_leaves_no_key() {
-    let mut message = XfrmMessage::AddSa(state::message(&cbc(), PLACE, Direction::In).unwrap());
+    let mut message = XfrmMessage::AddSa(
+        state::message(&cbc(), PLACE, Direction::In, &Limits::default()).unwrap(),
+    );
     message.wipe();
     let XfrmMessage::AddSa(message) = &message else {
         panic!("still a state")

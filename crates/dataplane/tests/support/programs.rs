@@ -6,10 +6,15 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray},
     programs::{SchedClassifier, TestRun, TestRunOptions},
 };
-use ebpf_common::relay::{
-    DownlinkSession, MAP_RELAY_DL, MAP_RELAY_DROPS, MAP_RELAY_META, MAP_RELAY_STATS, MAP_RELAY_UL,
-    PROGRAM_DOWNLINK, PROGRAM_UPLINK, RELAY_LAYOUT_VERSION, RelayCounters, RelayMeta, RelayReasons,
-    UplinkKey, UplinkSession,
+use ebpf_common::{
+    Counter,
+    relay::{
+        BLOCK, DownlinkSession, FlowBlock, MAP_RELAY_DL, MAP_RELAY_DL_FLOWS, MAP_RELAY_DL_MORE,
+        MAP_RELAY_DROPS, MAP_RELAY_META, MAP_RELAY_RATES, MAP_RELAY_REFUSED, MAP_RELAY_UL,
+        MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, PROGRAM_DOWNLINK, PROGRAM_UPLINK,
+        RELAY_LAYOUT_VERSION, RelayMeta, RelayRate, RelayReasons, SessionDrops, TAKEN, UplinkKey,
+        UplinkSession, downlink_place, uplink_place,
+    },
 };
 
 pub(crate) const N3IWF: [u8; 4] = [203, 0, 113, 1];
@@ -50,6 +55,24 @@ pub(crate) struct Session {
     pub(crate) reqid: u32,
 }
 
+/// Both directions of a flow or of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct FlowCounters {
+    pub(crate) uplink: Counter,
+    pub(crate) downlink: Counter,
+}
+
+/// What a session may have besides.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Extras {
+    /// Its own limit and that of its UE, places in the map.
+    pub(crate) rates: [u32; 2],
+    /// DSCP on N3 and in the tunnel.
+    pub(crate) dscp: [u16; 2],
+    /// Where both maps have it; `None`: where its keys say.
+    pub(crate) place: Option<u32>,
+}
+
 impl Session {
     pub(crate) fn inner(self) -> [u8; 4] {
         (u32::from_be_bytes([10, 0, 0, 7]) + self.number).to_be_bytes()
@@ -66,9 +89,15 @@ impl Session {
 
 pub(crate) struct Programs {
     ebpf: Ebpf,
-    uplinks: HashMap<MapData, Raw<UplinkKey>, Raw<UplinkSession>>,
-    downlinks: HashMap<MapData, [u8; 4], Raw<DownlinkSession>>,
-    counters: PerCpuArray<MapData, Raw<RelayCounters>>,
+    uplinks: Array<MapData, Raw<UplinkSession>>,
+    more_uplinks: HashMap<MapData, Raw<UplinkKey>, u32>,
+    downlinks: Array<MapData, Raw<DownlinkSession>>,
+    more_downlinks: HashMap<MapData, [u8; 4], u32>,
+    uplink_flows: PerCpuArray<MapData, Raw<FlowBlock>>,
+    downlink_flows: PerCpuArray<MapData, Raw<FlowBlock>>,
+    refused: PerCpuArray<MapData, Raw<SessionDrops>>,
+    rates: Array<MapData, Raw<RelayRate>>,
+    mask: u32,
     reasons: PerCpuArray<MapData, Raw<RelayReasons>>,
 }
 
@@ -84,10 +113,16 @@ impl Programs {
     /// Loads the object with room for `sessions`; the verifier's word is final.
     pub(crate) fn load(sessions: u32) -> Self {
         let object = std::fs::read(crate::support::object().unwrap()).unwrap();
+        let places = (sessions * 2).next_power_of_two();
         let mut ebpf = EbpfLoader::new()
-            .map_max_entries(MAP_RELAY_UL, sessions)
-            .map_max_entries(MAP_RELAY_DL, sessions)
-            .map_max_entries(MAP_RELAY_STATS, sessions)
+            .map_max_entries(MAP_RELAY_UL, places)
+            .map_max_entries(MAP_RELAY_UL_MORE, sessions)
+            .map_max_entries(MAP_RELAY_DL, places)
+            .map_max_entries(MAP_RELAY_DL_MORE, sessions)
+            .map_max_entries(MAP_RELAY_UL_FLOWS, (sessions * 2).div_ceil(BLOCK))
+            .map_max_entries(MAP_RELAY_DL_FLOWS, (sessions * 2).div_ceil(BLOCK))
+            .map_max_entries(MAP_RELAY_REFUSED, sessions)
+            .map_max_entries(MAP_RELAY_RATES, sessions * 2 + 1)
             .load(&object)
             .unwrap();
         let mut take = |name| ebpf.take_map(name).unwrap();
@@ -100,11 +135,17 @@ impl Programs {
             uplink_max: UPLINK_MAX as u32,
             downlink_max: DOWNLINK_MAX as u32,
             mss: MSS.into(),
+            mask: places - 1,
         };
         meta.set(0, Raw(value), 0).unwrap();
         let uplinks = take(MAP_RELAY_UL).try_into().unwrap();
+        let more_uplinks = take(MAP_RELAY_UL_MORE).try_into().unwrap();
         let downlinks = take(MAP_RELAY_DL).try_into().unwrap();
-        let counters = take(MAP_RELAY_STATS).try_into().unwrap();
+        let more_downlinks = take(MAP_RELAY_DL_MORE).try_into().unwrap();
+        let uplink_flows = take(MAP_RELAY_UL_FLOWS).try_into().unwrap();
+        let downlink_flows = take(MAP_RELAY_DL_FLOWS).try_into().unwrap();
+        let refused = take(MAP_RELAY_REFUSED).try_into().unwrap();
+        let rates = take(MAP_RELAY_RATES).try_into().unwrap();
         let reasons = take(MAP_RELAY_DROPS).try_into().unwrap();
         for name in [PROGRAM_UPLINK, PROGRAM_DOWNLINK] {
             program(&mut ebpf, name)
@@ -114,39 +155,82 @@ impl Programs {
         Self {
             ebpf,
             uplinks,
+            more_uplinks,
             downlinks,
-            counters,
+            more_downlinks,
+            uplink_flows,
+            downlink_flows,
+            refused,
+            rates,
+            mask: places - 1,
             reasons,
         }
     }
 
     pub(crate) fn add(&mut self, session: Session) {
+        self.add_with(session, Extras::default());
+    }
+
+    /// Adds a session where its keys say, or at the place told.
+    pub(crate) fn add_with(&mut self, session: Session, extras: Extras) {
+        self.add_at(session, session.number, extras);
+    }
+
+    /// The same with counters that are not those of its number.
+    pub(crate) fn add_at(&mut self, session: Session, counters: u32, extras: Extras) {
         let qfis = QFIS.iter().fold(0, |all, qfi| all | 1u64 << qfi);
         let key = UplinkKey {
             inner: session.inner(),
             ifindex: LOOPBACK,
         };
+        let teid = session.dl_teid().to_be_bytes();
+        let flows = counters * QFIS.len() as u32;
         let uplink = UplinkSession {
             qfis,
+            inner: key.inner,
+            ifindex: key.ifindex,
+            state: TAKEN,
             teid: session.ul_teid().to_be_bytes(),
             upf: UPF,
             n3_ifindex: LOOPBACK,
-            index: session.number,
+            flows,
+            session: counters as u16,
+            dscp: extras.dscp[0],
             reqids: [session.reqid; 4],
+            rates: extras.rates,
         };
-        self.uplinks.insert(Raw(key), Raw(uplink), 0).unwrap();
         let downlink = DownlinkSession {
             qfis,
+            teid,
             upf: UPF,
+            state: TAKEN,
             inner: session.inner(),
             ifindex: LOOPBACK,
-            index: session.number,
             default_qfi: DEFAULT_QFI.into(),
+            flows,
+            session: counters as u16,
+            dscp: extras.dscp[1],
             link_header: 0,
+            rates: extras.rates,
+            unused: [0; 2],
         };
-        self.downlinks
-            .insert(session.dl_teid().to_be_bytes(), Raw(downlink), 0)
-            .unwrap();
+        let (up, down) = match extras.place {
+            Some(place) => {
+                self.more_uplinks.insert(Raw(key), place, 0).unwrap();
+                self.more_downlinks.insert(teid, place, 0).unwrap();
+                (place, place)
+            }
+            None => (
+                uplink_place(key, self.mask),
+                downlink_place(teid, self.mask),
+            ),
+        };
+        self.uplinks.set(up, Raw(uplink), 0).unwrap();
+        self.downlinks.set(down, Raw(downlink), 0).unwrap();
+    }
+
+    pub(crate) fn set_rate(&mut self, place: u32, rate: RelayRate) {
+        self.rates.set(place, Raw(rate), 0).unwrap();
     }
 
     /// Runs the program of that name.
@@ -181,17 +265,36 @@ impl Programs {
         }
     }
 
-    pub(crate) fn counters(&self, index: u32) -> RelayCounters {
-        let mut total = RelayCounters::default();
-        for value in self.counters.get(&index, 0).unwrap().iter() {
-            for (total, value) in [
-                (&mut total.uplink, value.0.uplink),
-                (&mut total.downlink, value.0.downlink),
-            ] {
-                total.packets += value.packets;
-                total.bytes += value.bytes;
-                total.last_seen_ns = total.last_seen_ns.max(value.last_seen_ns);
-            }
+    /// Counters of one flow of a session; `flow` counts in the order of [`QFIS`].
+    pub(crate) fn flow(&self, session: u32, flow: usize) -> FlowCounters {
+        let place = session * QFIS.len() as u32 + flow as u32;
+        let (block, within) = (place / BLOCK, (place % BLOCK) as usize);
+        let mut total = FlowCounters::default();
+        for value in self.uplink_flows.get(&block, 0).unwrap().iter() {
+            add(&mut total.uplink, value.0.flows[within]);
+        }
+        for value in self.downlink_flows.get(&block, 0).unwrap().iter() {
+            add(&mut total.downlink, value.0.flows[within]);
+        }
+        total
+    }
+
+    /// Counters of all flows of a session.
+    pub(crate) fn counters(&self, session: u32) -> FlowCounters {
+        let mut total = FlowCounters::default();
+        for flow in 0..QFIS.len() {
+            let flow = self.flow(session, flow);
+            add(&mut total.uplink, flow.uplink);
+            add(&mut total.downlink, flow.downlink);
+        }
+        total
+    }
+
+    /// What was refused of a session.
+    pub(crate) fn refused(&self, session: u32) -> SessionDrops {
+        let mut total = SessionDrops::default();
+        for value in self.refused.get(&session, 0).unwrap().iter() {
+            total.add(&value.0);
         }
         total
     }
@@ -214,6 +317,12 @@ impl Programs {
             })
             .to_vec()
     }
+}
+
+fn add(total: &mut Counter, more: Counter) {
+    total.packets += more.packets;
+    total.bytes += more.bytes;
+    total.last_seen_ns = total.last_seen_ns.max(more.last_seen_ns);
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {

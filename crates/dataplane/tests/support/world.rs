@@ -16,9 +16,13 @@ use std::{
 
 use dataplane::relay::{
     AccessSession, GtpRelayConfig, KernelRelayConfig, TunRelay, TunRelayConfig, UeRelay, UeSession,
+    UplinkRules,
 };
 use gtpu::{Direction, Message, MessageType, PduSessionContainer, encode_g_pdu};
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::{
+    poll::{PollFd, PollFlags, poll},
+    sys::socket::{setsockopt, sockopt::RcvBufForce},
+};
 use nwu::GreHeader;
 use socket2::{Domain, Protocol, Socket, Type};
 use tun_rs::{DeviceBuilder, SyncDevice};
@@ -95,20 +99,25 @@ impl World {
     }
 
     pub(crate) fn relay_config(&self) -> KernelRelayConfig {
-        KernelRelayConfig {
-            user: GtpRelayConfig {
-                gtp: SocketAddrV4::new(N3IWF, gtpu::PORT),
-                up_address: N3IWF_INNER,
-                n3_mtu: 1500,
-                tunnel_mtu: 1386,
-                gre_protocol: 0,
-            },
-            object: object().unwrap(),
-            pin_dir: self.pins(),
-            max_sessions: 64,
-            reqid_base: 0,
-            clear_access: true,
-        }
+        relay_config(self.pins())
+    }
+}
+
+/// A relay for the world, with pins there.
+pub(crate) fn relay_config(pin_dir: PathBuf) -> KernelRelayConfig {
+    KernelRelayConfig {
+        user: GtpRelayConfig {
+            gtp: SocketAddrV4::new(N3IWF, gtpu::PORT),
+            up_address: N3IWF_INNER,
+            n3_mtu: 1500,
+            tunnel_mtu: 1386,
+            gre_protocol: 0,
+        },
+        object: object().unwrap(),
+        pin_dir,
+        max_sessions: 64,
+        reqid_base: 0,
+        clear_access: true,
     }
 }
 
@@ -123,6 +132,11 @@ pub(crate) fn session(interface: &str) -> AccessSession {
         default_qfi: QFI,
         slot: 0,
         interface: Some(interface.into()),
+        ue: 1,
+        session_ambr: None,
+        ue_ambr: None,
+        tunnel_dscp: None,
+        n3_dscp: None,
     }
 }
 
@@ -148,6 +162,8 @@ impl Upf {
             device.set_nonblocking(true).unwrap();
             let socket = UdpSocket::bind((UPF, gtpu::PORT)).unwrap();
             socket.set_nonblocking(true).unwrap();
+            // A thread that does not get its turn loses nothing of a window.
+            setsockopt(&socket, RcvBufForce, &(8 << 20)).unwrap();
             (Arc::new(device), Arc::new(socket))
         });
         core.ip(&["address", "add", &format!("{HOST}/24"), "dev", "dn"]);
@@ -238,7 +254,7 @@ pub(crate) fn retransmissions(spaces: &[&Space]) -> u64 {
 }
 
 /// One number of a file below `/proc/net`.
-fn counter(space: &Space, file: &str, group: &str, name: &str) -> u64 {
+pub(crate) fn counter(space: &Space, file: &str, group: &str, name: &str) -> u64 {
     let path = format!("/proc/thread-self/net/{file}");
     let text = space.run(|| std::fs::read_to_string(path).unwrap());
     let mut lines = text.lines().filter(|line| line.starts_with(group));
@@ -262,7 +278,7 @@ pub(crate) fn attach(world: &World, interface: &str) -> TunRelay {
                 address: PDU_ADDRESS,
                 mtu: 1358,
                 routes: vec!["198.18.0.0/24".parse().unwrap()],
-                default_qfi: QFI,
+                rules: UplinkRules::one(QFI),
                 inner_local: UE_INNER,
                 up_address: N3IWF_INNER,
                 interface: Some(interface.into()),

@@ -1,6 +1,9 @@
 //! Certificates of a peer: from the chain in its CERT payloads to a key that is its own (RFC 7296,
 //! sections 3.6 and 3.7; RFC 5280; RFC 4945, section 5).
 
+mod description;
+
+pub use description::Description;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime, pem::PemObject};
 use webpki::{
     ALL_VERIFICATION_ALGS, EndEntityCert, Error, ExtendedKeyUsageValidator, KeyPurposeIdIter,
@@ -172,6 +175,11 @@ impl Credential {
             return Err(CertificateError::OtherKey);
         }
         Ok(Self { chain, key })
+    }
+
+    /// What the end entity's certificate says.
+    pub fn describe(&self) -> Result<Description, CertificateError> {
+        Description::of(self.chain.first().ok_or(CertificateError::Missing)?)
     }
 
     /// The private key.

@@ -163,16 +163,29 @@ impl Protector {
 
     /// The payloads inside the Encrypted payload of a message.
     pub fn open(&self, parsed: &Parsed<'_>) -> Result<Vec<Payload>, OpenError> {
-        let Body::Encrypted {
-            first,
-            fragment: None,
-            ..
-        } = &parsed.body
-        else {
+        let Body::Encrypted { first, .. } = &parsed.body else {
             return Err(OpenError::Kind);
         };
-        let chain = self.open_octets(parsed)?;
+        let chain = self.open_chain(parsed)?;
         Ok(parse_payloads(*first, &chain)?)
+    }
+
+    /// The payload chain inside the Encrypted payload of a message.
+    ///
+    /// IKE_INTERMEDIATE needs it as it came, for `IntAuth` (RFC 9242, section 3.3.2).
+    pub fn open_chain(&self, parsed: &Parsed<'_>) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        match &parsed.body {
+            Body::Encrypted { fragment: None, .. } => self.open_octets(parsed),
+            _ => Err(OpenError::Kind),
+        }
+    }
+
+    /// Whether a message or a fragment was sealed by the peer.
+    pub(crate) fn open_any(&self, parsed: &Parsed<'_>) -> bool {
+        !matches!(
+            self.open_octets(parsed),
+            Err(OpenError::Kind | OpenError::Integrity)
+        )
     }
 
     /// The part of the payload chain inside one Encrypted Fragment payload.
@@ -189,6 +202,18 @@ impl Protector {
     pub fn sealed_len(&self, content: usize) -> usize {
         let layout = self.layout(HEADER_LEN + PAYLOAD_HEADER_LEN);
         layout.head + layout.iv + content + 1 + self.pad_len(content) + layout.icv
+    }
+
+    /// Most octets of a payload chain that one fragment of `len` octets, header included, has room for.
+    pub fn fragment_capacity(&self, len: usize) -> usize {
+        let layout = self.layout(HEADER_LEN + PAYLOAD_HEADER_LEN + FRAGMENT_HEADER_LEN);
+        let sealed = len.saturating_sub(layout.head + layout.iv + layout.icv);
+        let blocks = match self.is_aead() {
+            true => sealed,
+            false => sealed / BLOCK * BLOCK,
+        };
+        // Pad Length.
+        blocks.saturating_sub(1)
     }
 
     const fn is_aead(&self) -> bool {

@@ -54,12 +54,21 @@ impl Endpoint {
             return;
         };
         let Some(header) = Header::peek(message) else {
+            self.counters.malformed += 1;
             return;
         };
-        match wire::parse(message) {
-            Err(error) => self.unreadable(path, &header, &error),
-            Ok(parsed) if header.exchange == ExchangeType::IkeSaInit => self.init(path, &parsed),
-            Ok(parsed) => self.for_sa(path, &parsed),
+        let parsed = match wire::parse(message) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                self.counters.malformed += 1;
+                return self.unreadable(path, &header, &error);
+            }
+        };
+        self.counters.received.count(&header);
+        if header.exchange == ExchangeType::IkeSaInit {
+            self.init(path, &parsed);
+        } else {
+            self.for_sa(path, &parsed);
         }
     }
 
@@ -119,6 +128,7 @@ impl Endpoint {
     fn init_request(&mut self, path: Path, parsed: &Parsed<'_>, payloads: &[Payload]) {
         let digest = window::digest(parsed.datagram);
         if let Some(id) = self.requests.get(&digest).copied() {
+            self.counters.init_repeated += 1;
             return self.repeated(id, path, parsed.datagram);
         }
         let header = &parsed.header;
@@ -131,6 +141,7 @@ impl Endpoint {
                     transmits: &mut self.transmits,
                     events: &mut self.events,
                     ids: &mut self.ids,
+                    counters: &mut self.counters,
                 };
                 let Some(config) = &self.config.responder else {
                     return;
@@ -141,7 +152,13 @@ impl Endpoint {
                 self.request_of.insert(id, digest);
             }
             Ok(None) => {}
-            Err(Refusal(notify)) => self.send_stateless(path, header, notify),
+            Err(Refusal(notify)) => {
+                match notify.kind {
+                    NotifyType::COOKIE => self.counters.cookies_sent += 1,
+                    _ => self.counters.init_refused += 1,
+                }
+                self.send_stateless(path, header, notify);
+            }
         }
     }
 
@@ -184,14 +201,24 @@ impl Endpoint {
                 let cookie = self.cookies.make(nonce, source, header.spi_i);
                 return Err(Refusal(Notify::status(NotifyType::COOKIE, cookie)));
             }
+            self.counters.cookies_accepted += 1;
         }
         let Some(config) = &self.config.responder else {
             return Ok(None);
         };
         if self.half_open >= config.half_open_limit {
+            self.counters.half_open_refused += 1;
             return Ok(None);
         }
-        InitRequest::read(config, &self.config.acceptance, payloads, &mut *self.rng).map(Some)
+        let profile = self.config.peer_profile;
+        InitRequest::read(
+            config,
+            &self.config.acceptance,
+            profile,
+            payloads,
+            &mut *self.rng,
+        )
+        .map(Some)
     }
 
     fn rotate_cookies(&mut self) {
@@ -214,6 +241,7 @@ impl Endpoint {
             false => header.spi_i,
         };
         let Some(id) = self.by_spi.get(&own).copied() else {
+            self.counters.unknown_spi += 1;
             if !header.flags.response {
                 let notify = Notify::status(NotifyType::INVALID_IKE_SPI, Vec::new());
                 self.answer_unprotected(path, header, notify);

@@ -6,6 +6,11 @@
 //! | responder's first | method 2 with `K_auth` | method 1, RSA with SHA-1 | none, or by certificate when asked | by certificate |
 //! | after EAP-Success, both | method 2 with `prf(K_auth, K_N3IWF)` | the same | method 2 with `K_N3IWF` | the same |
 //!
+//! Mode `plain` (`plain.rs`) has one AUTH of each end, by shared key or certificate.
+//!
+//! Mode `hybrid` is as `psk`, with a PPK in `SK_pi` and `SK_pr`: in all AUTH (RFC 9867), or in those after EAP-Success
+//! (RFC 8784).
+//!
 //! By certificate: method 14 (RFC 7427) when the peer announced hash algorithms, else 1 or 9 to 11.
 
 use keys::Secret;
@@ -33,7 +38,7 @@ impl AuthKeys {
 }
 
 impl Sa {
-    fn auth_keys(&self) -> Option<&AuthKeys> {
+    pub(super) fn auth_keys(&self) -> Option<&AuthKeys> {
         self.crypt.as_ref()?.auth.as_ref()
     }
 
@@ -51,7 +56,7 @@ impl Sa {
                 peer_nonce: &self.transcript.nonce_r,
                 id,
                 sk_p: &keys.sk_pi,
-                int_auth: None,
+                int_auth: self.int_auth.as_deref(),
             },
         ))
     }
@@ -70,19 +75,19 @@ impl Sa {
                 peer_nonce: &self.transcript.nonce_i,
                 id,
                 sk_p: &keys.sk_pr,
-                int_auth: None,
+                int_auth: self.int_auth.as_deref(),
             },
         ))
     }
 
-    fn octets_of(&self, initiator: bool) -> Option<Vec<u8>> {
+    pub(super) fn octets_of(&self, initiator: bool) -> Option<Vec<u8>> {
         match initiator {
             true => self.initiator_octets(),
             false => self.responder_octets(),
         }
     }
 
-    /// The responder's first AUTH, with its certificate if there is one. Empty: the mode goes without.
+    /// The responder's first AUTH (in mode `plain` the only one), with its certificate if there is one. Empty: the mode goes without.
     pub(super) fn own_first_auth(&self, cx: &mut Cx<'_>, asked: bool) -> Option<Vec<Payload>> {
         let keys = self.auth_keys()?;
         let octets = self.responder_octets()?;
@@ -98,7 +103,11 @@ impl Sa {
                 let paper = cx.config.responder.as_ref()?.paper.as_ref()?;
                 (&paper.certificate, &paper.signer)
             }
-            Mode::Psk | Mode::Cert => {
+            Mode::Plain => {
+                let key = acceptance.shared_key.as_deref();
+                return self.own_proof(cx, key, acceptance.credential.as_deref());
+            }
+            Mode::Psk | Mode::Cert | Mode::Hybrid => {
                 let wanted = match acceptance.certificate {
                     _ if self.mode == Mode::Cert => true,
                     CertificateUse::Always => true,
@@ -136,7 +145,12 @@ impl Sa {
     }
 
     /// CERT payloads and AUTH by certificate.
-    fn signed(&self, cx: &mut Cx<'_>, own: &Credential, octets: &[u8]) -> Option<Vec<Payload>> {
+    pub(super) fn signed(
+        &self,
+        cx: &mut Cx<'_>,
+        own: &Credential,
+        octets: &[u8],
+    ) -> Option<Vec<Payload>> {
         let hashes = self.peer_hashes.as_deref();
         let (method, data) = own.key().sign(hashes, octets, true, cx.rng).ok()?;
         let mut payloads = own.payloads();

@@ -1,11 +1,14 @@
-//! IKE_AUTH, initiator: EAP-only client, shared-key AUTH at the end (RFC 7296 1.2, 2.16; TS 24.502 7.3).
+//! IKE_AUTH, initiator: EAP-only client, shared-key AUTH at the end (RFC 7296 1.2, 2.16; TS 24.502 7.3). In mode `plain`
+//! the first exchange is the last.
 
 use keys::Secret;
 
 use super::{
-    Cx, NAT_PORT, Phase, Sa,
+    Cx, Phase, Sa,
     child::{Child, ChildState},
-    keys as key_material,
+    keys as key_material, legacy,
+    plain::Expected,
+    ppk::PpkPlace,
 };
 use crate::{
     config::{InitiatorConfig, Mode, Offer, PeerCertificate, Profile},
@@ -80,16 +83,21 @@ impl Failure {
 }
 
 impl Sa {
-    /// Keys are there: floats to port 4500 if there is a NAT, and sends the first IKE_AUTH request.
+    /// Sends the first IKE_AUTH request.
     pub(super) fn begin_auth(&mut self, cx: &mut Cx<'_>, config: InitiatorConfig, offer: Offer) {
-        if self.nat_local || self.nat_remote {
-            self.path.local.set_port(NAT_PORT);
-            self.path.remote.set_port(NAT_PORT);
-        }
         let Some(suite) = self.suite else {
             return self.finish(cx, CloseReason::NoProposalChosen);
         };
+        cx.events.push_back(Event::Keyed {
+            sa: self.id,
+            mode: self.mode,
+        });
         self.esp_suites = key_material::esp_suites(self.mode, &suite, &config.esp_suites);
+        if self.is_legacy(cx.config) {
+            let plain = key_material::without_exchange(&self.esp_suites);
+            let single = legacy::single_esp_suite(plain, &suite);
+            self.esp_suites = single.into_iter().map(Into::into).collect();
+        }
         let id = cx.ids.child();
         let mut child = Child::new(cx, id, ChildState::Requested);
         child.signalling = true;
@@ -98,7 +106,16 @@ impl Sa {
         child.ts_remote.clone_from(&config.ts_remote);
         child.nonce_i.clone_from(&self.transcript.nonce_i);
         child.nonce_r.clone_from(&self.transcript.nonce_r);
-        let mut payloads = vec![Payload::IdI(config.identity.clone())];
+        let identity = match (&offer.identity, self.mode) {
+            (Some(certified), Mode::Cert) => certified.clone(),
+            _ => config.identity.clone(),
+        };
+        self.local_id = Some(identity.clone());
+        let mut payloads = vec![Payload::IdI(identity)];
+        if offer.initial_contact && self.profile() == Profile::Native && !self.is_legacy(cx.config)
+        {
+            payloads.push(Notify::status(NotifyType::INITIAL_CONTACT, Vec::new()).into());
+        }
         // RFC 7296 2.19 wants CFG_REQUEST beside the SA; the peers of the paper read it in the last request.
         if self.profile() == Profile::Native {
             payloads.extend(request_configuration(&config));
@@ -106,7 +123,7 @@ impl Sa {
         // TS 24.502 7.3.2.1: asked for exactly when it can be judged.
         if let Some(trust) = offer.trust.as_ref().filter(|_| !self.mode.is_qkd()) {
             payloads.push(trust.anchors.request());
-        } else if self.mode == Mode::Psk
+        } else if matches!(self.mode, Mode::Psk | Mode::Hybrid)
             && let PeerCertificate::Trusted(anchors) = &config.peer_certificate
         {
             payloads.push(Payload::CertReq {
@@ -124,11 +141,29 @@ impl Sa {
                 None => return self.finish(cx, CloseReason::Unsendable),
             }
         }
+        if self.mode == Mode::Plain {
+            // That the peer can was seen in its IKE_SA_INIT response.
+            let can = [PpkPlace::Auth.notify()];
+            self.configure_ppk(offer.configured_ppk.as_deref(), &can);
+            match self.ppk_for_auth() {
+                Ok(named) => payloads.extend(named),
+                Err(_) => return self.finish(cx, CloseReason::Unsendable),
+            }
+            let key = offer.shared_key.as_deref();
+            match self.own_proof(cx, key, offer.credential.as_deref()) {
+                Some(proof) => payloads.extend(proof),
+                None => return self.finish(cx, CloseReason::Unsendable),
+            }
+        }
         payloads.extend([
-            Payload::Sa(EspSuite::offer(&self.esp_suites, child.spi_in)),
+            Payload::Sa(EspSuite::offer(
+                &key_material::without_exchange(&self.esp_suites),
+                child.spi_in,
+            )),
             Payload::TsI(child.ts_local.clone()),
             Payload::TsR(child.ts_remote.clone()),
         ]);
+        payloads.extend(self.offer_mobike(cx));
         self.children.insert(id, child);
         self.phase = Phase::AuthI(Box::new(AuthI {
             config,
@@ -185,7 +220,7 @@ impl Sa {
                 None => Failure::syntax("first IKE_AUTH response without IDr"),
             });
         };
-        let optional = self.mode == Mode::Psk;
+        let optional = matches!(self.mode, Mode::Psk | Mode::Hybrid);
         if proof.is_none() && !optional {
             return Err(Failure::syntax("first IKE_AUTH response without AUTH"));
         }
@@ -199,6 +234,14 @@ impl Sa {
         let good = match (proof, self.mode) {
             (Some((method, data)), Mode::Qkd(Profile::Native)) => {
                 self.verify_first_auth(method, data)
+            }
+            (_, Mode::Plain) => {
+                let expected = Expected {
+                    shared_key: auth.offer.shared_key.as_deref(),
+                    trust: auth.offer.trust.as_ref(),
+                    allow_sha1: auth.offer.allow_sha1,
+                };
+                self.peer_is_proven(cx, &expected, payloads)
             }
             (_, mode) if !mode.is_qkd() && auth.offer.trust.is_some() => {
                 auth.offer.trust.as_ref().is_some_and(|trust| {
@@ -215,6 +258,10 @@ impl Sa {
         };
         if !good {
             return Err(Failure::authentication());
+        }
+        if self.mode == Mode::Plain {
+            self.take_last_response(cx, auth, payloads);
+            return Ok(());
         }
         self.eap_response(cx, auth, payloads)
     }
@@ -297,8 +344,12 @@ impl Sa {
 
     fn send_final(&mut self, cx: &mut Cx<'_>, auth: &mut AuthI, msk: Secret) {
         auth.step = Step::Final;
+        let Ok(ppk) = self.ppk_for_auth() else {
+            return self.finish(cx, CloseReason::Unsendable);
+        };
         let mut payloads: Vec<Payload> = self.own_final_auth(&msk).into_iter().collect();
-        if self.profile() == Profile::Paper {
+        payloads.extend(ppk);
+        if self.profile() == Profile::Paper || self.is_legacy(cx.config) {
             payloads.extend(request_configuration(&auth.config));
         }
         self.msk = Some(msk);
@@ -328,6 +379,12 @@ impl Sa {
         if !good {
             return Err(Failure::authentication());
         }
+        self.take_last_response(cx, auth, payloads);
+        Ok(())
+    }
+
+    /// The peer is authenticated: what it gives, and the Child SA.
+    fn take_last_response(&mut self, cx: &mut Cx<'_>, auth: &mut AuthI, payloads: &[Payload]) {
         auth.step = Step::Installing;
         let configuration = payloads
             .iter()
@@ -337,6 +394,7 @@ impl Sa {
             })
             .unwrap_or_default();
         let foreign = key_material::foreign_notifies(payloads);
+        self.mobike_answered(payloads);
         auth.gift = Some((configuration, foreign));
         let outcome = self.read_child_answer(auth.child, payloads);
         match outcome {
@@ -355,7 +413,6 @@ impl Sa {
                 }
             }
         }
-        Ok(())
     }
 
     /// After the last response: established as soon as the data plane has answered, or has nothing to do.
@@ -420,7 +477,7 @@ fn request_configuration(config: &InitiatorConfig) -> Option<Payload> {
 }
 
 /// What a protected error notify in IKE_AUTH means for the SA.
-fn first_error(payloads: &[Payload]) -> Option<CloseReason> {
+pub(super) fn first_error(payloads: &[Payload]) -> Option<CloseReason> {
     let error = notifies(payloads).find(|notify| notify.kind.is_error())?;
     Some(match (error.kind, error.data.as_slice()) {
         (NotifyType::AUTHENTICATION_FAILED, _) => CloseReason::AuthenticationRefused,

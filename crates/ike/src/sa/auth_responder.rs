@@ -1,18 +1,23 @@
-//! IKE_AUTH, responder: EAP authenticator (RFC 7296 1.2, 2.16; TS 24.502 7.3).
+//! IKE_AUTH, responder: EAP authenticator (RFC 7296 1.2, 2.16; TS 24.502 7.3). In mode `plain` one exchange is all.
 
 use super::{
     Cx, Denial, Phase, Sa,
     auth_initiator::{EAP_RESPONSE, eap_packet},
     child::{Child, ChildState},
+    contact::Contact,
+    keys as key_material,
+    plain::Expected,
     selectors,
 };
+use ::keys::Secret;
+
 use crate::{
     config::Mode,
     crypto::EspSuite,
-    event::{ChildFailure, ChildId, CloseReason, EapSuccess, Event, Path},
+    event::{ChildFailure, ChildId, CloseReason, EapSuccess, Event, Grant, Path},
     wire::{
         CfgAttribute, CfgType, Configuration, Notify, NotifyType, Payload, SaPayload,
-        TrafficSelector,
+        TrafficSelector, find_notify,
     },
 };
 
@@ -27,9 +32,13 @@ pub(super) struct AuthR {
     answer: Result<SaPayload, NotifyType>,
     /// Attributes of CFG_REQUEST, from whichever request had it.
     wanted: Vec<CfgAttribute>,
-    success: Option<EapSuccess>,
+    /// The key of EAP-Success, that both final AUTH are made with.
+    msk: Option<Secret>,
+    grant: Option<Grant>,
     /// Whether CERTREQ came.
     asked: bool,
+    /// RFC 8784: the confirmation of the PPK.
+    ppk: Option<Payload>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,6 +51,8 @@ enum Step {
     AwaitEap,
     /// The daemon prepares the next EAP packet.
     Eap,
+    /// Mode `plain`: the peer's AUTH is good; the daemon admits it or not.
+    Grant,
     /// EAP succeeded; the peer's AUTH is due.
     AwaitFinal,
     /// The peer's AUTH is good; the data plane works.
@@ -58,15 +69,21 @@ impl AuthR {
 }
 
 impl Sa {
-    pub(super) fn begin_auth_responder(&mut self) {
+    pub(super) fn begin_auth_responder(&mut self, cx: &mut Cx<'_>) {
+        cx.events.push_back(Event::Keyed {
+            sa: self.id,
+            mode: self.mode,
+        });
         self.phase = Phase::AuthR(Box::new(AuthR {
             step: Step::AwaitFirst,
             rounds: 0,
             child: None,
             answer: Err(NotifyType::NO_PROPOSAL_CHOSEN),
             wanted: Vec::new(),
-            success: None,
+            msk: None,
+            grant: None,
             asked: false,
+            ppk: None,
         }));
     }
 
@@ -109,7 +126,7 @@ impl Sa {
                 Ok(())
             }
             Step::AwaitFinal => self.final_auth_request(cx, payloads),
-            Step::First | Step::Eap | Step::Installing => Ok(()),
+            Step::First | Step::Eap | Step::Grant | Step::Installing => Ok(()),
         }
     }
 
@@ -150,7 +167,12 @@ impl Sa {
             ));
         };
         self.remote_id = Some(identity.clone());
+        self.contact = match find_notify(payloads, NotifyType::INITIAL_CONTACT) {
+            Some(_) => Contact::Claimed,
+            None => Contact::Silent,
+        };
         self.judge_first_auth(cx, certified, payloads)?;
+        self.mobike_offered(cx, path, payloads)?;
         let answer = self.offered_child(cx, &offer, ts_i, ts_r);
         let Phase::AuthR(auth) = &mut self.phase else {
             return Ok(());
@@ -162,43 +184,86 @@ impl Sa {
             }
             Err(kind) => auth.answer = Err(kind),
         }
-        auth.step = Step::First;
         auth.asked = asked;
         let configuration = auth.wanted.clone();
+        if self.mode == Mode::Plain {
+            auth.step = Step::Grant;
+            cx.events.push_back(Event::PeerAuthenticated {
+                sa: self.id,
+                path,
+                peer_id: identity,
+                configuration,
+            });
+            return Ok(());
+        }
+        auth.step = Step::First;
+        let legacy = self.is_legacy(cx.config);
         cx.events.push_back(Event::EapBegin {
             sa: self.id,
             path,
             peer_id: identity,
             configuration,
+            legacy,
         });
         Ok(())
     }
 
-    /// AUTH in the first request makes the difference between modes `psk` and `cert`.
+    /// AUTH in the first request makes the difference between modes `psk` and `cert`, or `plain`.
     fn judge_first_auth(
         &mut self,
         cx: &mut Cx<'_>,
         certified: bool,
         payloads: &[Payload],
     ) -> Result<(), Denial> {
+        let mut mode = self.mode;
         let accepted = cx.config.responder.as_ref().is_some_and(|config| {
             let modes = cx.config.acceptance.modes(config);
-            match certified {
-                _ if self.mode.is_qkd() => true,
-                true => modes.contains(&Mode::Cert),
-                false => modes.contains(&Mode::Psk),
+            if !mode.has_qkd_key() {
+                mode = match certified {
+                    true if modes.contains(&Mode::Plain) => Mode::Plain,
+                    true => Mode::Cert,
+                    false => Mode::Psk,
+                };
+            }
+            match mode {
+                Mode::Hybrid => !certified,
+                mode => mode.is_qkd() || modes.contains(&mode),
             }
         });
-        if !accepted || (certified && !self.initiator_is_certified(cx, payloads)) {
+        let proven = match mode {
+            Mode::Plain if !self.takes_configured_ppk(cx, payloads) => false,
+            Mode::Plain => {
+                let acceptance = &cx.config.acceptance;
+                let expected = Expected {
+                    shared_key: acceptance.shared_key.as_deref(),
+                    trust: acceptance.trust.as_ref(),
+                    allow_sha1: acceptance.allow_sha1,
+                };
+                self.peer_is_proven(cx, &expected, payloads)
+            }
+            _ => !certified || self.initiator_is_certified(cx, payloads),
+        };
+        if !accepted || !proven {
             return Err(Denial::fatal(
                 NotifyType::AUTHENTICATION_FAILED,
                 CloseReason::AuthenticationFailed,
             ));
         }
-        if !self.mode.is_qkd() {
-            self.mode = if certified { Mode::Cert } else { Mode::Psk };
-        }
+        self.mode = mode;
         Ok(())
+    }
+
+    /// Mode `plain`: whether the PPK of the configuration, if there is one, is in the keys now (RFC 8784).
+    fn takes_configured_ppk(&mut self, cx: &Cx<'_>, payloads: &[Payload]) -> bool {
+        let wanted = cx.config.acceptance.configured_ppk.is_some();
+        let Ok(consent) = self.ppk_of_auth(payloads) else {
+            return false;
+        };
+        let taken = consent.is_some();
+        if let Phase::AuthR(auth) = &mut self.phase {
+            auth.ppk = consent;
+        }
+        taken == wanted
     }
 
     /// The signalling Child SA as offered: a suite now, Traffic Selectors when the daemon has an address for the UE.
@@ -209,7 +274,8 @@ impl Sa {
         ts_i: Vec<TrafficSelector>,
         ts_r: Vec<TrafficSelector>,
     ) -> Result<(ChildId, SaPayload), NotifyType> {
-        let selection = EspSuite::select(&self.esp_suites, offer)
+        let plain = key_material::without_exchange(&self.esp_suites);
+        let selection = EspSuite::select(&plain, offer)
             .and_then(|selection| Some((selection.proposal.esp_spi()?, selection)));
         let (spi_out, selection) = selection.ok_or(NotifyType::NO_PROPOSAL_CHOSEN)?;
         let id = cx.ids.child();
@@ -223,6 +289,10 @@ impl Sa {
         child.nonce_r.clone_from(&self.transcript.nonce_r);
         let answer = selection.answer(child.spi_in.to_be_bytes().to_vec());
         self.children.insert(id, child);
+        if self.is_legacy(cx.config) {
+            // It takes the first proposal it is shown.
+            self.esp_suites = vec![selection.suite.into()];
+        }
         Ok((id, answer))
     }
 
@@ -241,7 +311,13 @@ impl Sa {
         if let Some(payloads) = self.eap_payloads(cx, success.packet.clone()) {
             if let Phase::AuthR(auth) = &mut self.phase {
                 auth.step = Step::AwaitFinal;
-                auth.success = Some(success);
+                auth.msk = Some(success.msk);
+                auth.grant = Some(Grant {
+                    configuration: success.configuration,
+                    ts_local: success.ts_local,
+                    ts_remote: success.ts_remote,
+                    notifies: success.notifies,
+                });
             }
             self.respond(cx, &payloads);
         }
@@ -258,7 +334,7 @@ impl Sa {
     /// The daemon refuses the peer with error notifies instead of an EAP packet.
     pub(crate) fn refuse(&mut self, cx: &mut Cx<'_>, notifies: Vec<Notify>) {
         if let Phase::AuthR(auth) = &self.phase
-            && matches!(auth.step, Step::First | Step::Eap)
+            && matches!(auth.step, Step::First | Step::Eap | Step::Grant)
         {
             let payloads: Vec<Payload> = notifies.into_iter().map(Payload::Notify).collect();
             self.respond(cx, &payloads);
@@ -291,12 +367,19 @@ impl Sa {
     }
 
     fn final_auth_request(&mut self, cx: &mut Cx<'_>, payloads: &[Payload]) -> Result<(), Denial> {
+        let ppk = self.ppk_of_auth(payloads).map_err(|_| {
+            Denial::fatal(
+                NotifyType::AUTHENTICATION_FAILED,
+                CloseReason::AuthenticationFailed,
+            )
+        })?;
+        if let Phase::AuthR(auth) = &mut self.phase {
+            auth.ppk = ppk;
+        }
         let good = match &self.phase {
-            Phase::AuthR(auth) => match &auth.success {
-                Some(success) => payloads.iter().any(|payload| match payload {
-                    Payload::Auth { method, data } => {
-                        self.verify_final_auth(&success.msk, *method, data)
-                    }
+            Phase::AuthR(auth) => match &auth.msk {
+                Some(msk) => payloads.iter().any(|payload| match payload {
+                    Payload::Auth { method, data } => self.verify_final_auth(msk, *method, data),
                     _ => false,
                 }),
                 None => false,
@@ -309,33 +392,46 @@ impl Sa {
                 CloseReason::AuthenticationFailed,
             ));
         }
+        self.give_first_child(cx);
+        Ok(())
+    }
+
+    /// Mode `plain`: the daemon admits the peer.
+    pub(crate) fn grant(&mut self, cx: &mut Cx<'_>, grant: Grant) {
+        if let Phase::AuthR(auth) = &mut self.phase
+            && auth.step == Step::Grant
+        {
+            auth.grant = Some(grant);
+            self.give_first_child(cx);
+        }
+    }
+
+    /// The peer is authenticated and admitted: its Child SA, then the last response.
+    fn give_first_child(&mut self, cx: &mut Cx<'_>) {
         let Phase::AuthR(auth) = &mut self.phase else {
-            return Ok(());
+            return;
         };
         auth.step = Step::Installing;
         let (child, answer) = (auth.child, auth.answer.is_ok());
-        let (local, remote) = match &auth.success {
-            Some(success) => (success.ts_local.clone(), success.ts_remote.clone()),
+        let (local, remote) = match &auth.grant {
+            Some(grant) => (grant.ts_local.clone(), grant.ts_remote.clone()),
             None => (Vec::new(), Vec::new()),
         };
         let (Some(child), true) = (child, answer) else {
-            self.send_last_response(cx, Err(NotifyType::NO_PROPOSAL_CHOSEN));
-            return Ok(());
+            return self.send_last_response(cx, Err(NotifyType::NO_PROPOSAL_CHOSEN));
         };
         let Some(entry) = self.children.get_mut(&child) else {
-            return Ok(());
+            return;
         };
         entry.ts_local = selectors::narrow(&entry.ts_local, &local);
         entry.ts_remote = selectors::narrow(&entry.ts_remote, &remote);
         if entry.ts_local.is_empty() || entry.ts_remote.is_empty() {
-            self.send_last_response(cx, Err(NotifyType::TS_UNACCEPTABLE));
-            return Ok(());
+            return self.send_last_response(cx, Err(NotifyType::TS_UNACCEPTABLE));
         }
         if let Some(keys) = self.signalling_keys.take() {
             entry.give_keys(keys);
         }
         self.install_child(cx, child);
-        Ok(())
     }
 
     /// The data plane has answered for the signalling Child SA.
@@ -348,17 +444,31 @@ impl Sa {
         let Phase::AuthR(auth) = &mut self.phase else {
             return;
         };
-        let Some(success) = auth.success.take() else {
+        let Some(grant) = auth.grant.take() else {
             return;
         };
+        let msk = auth.msk.take();
+        let asked = auth.asked;
+        let ppk = auth.ppk.take();
         let wanted = std::mem::take(&mut auth.wanted);
         let id = auth.child;
         let answer = std::mem::replace(&mut auth.answer, Err(NotifyType::NO_PROPOSAL_CHOSEN));
-        let mut payloads: Vec<Payload> = self.own_final_auth(&success.msk).into_iter().collect();
-        if !success.configuration.is_empty() {
+        let proof: Option<Vec<Payload>> = match &msk {
+            Some(msk) => self.own_final_auth(msk).map(|auth| vec![auth]),
+            None => self.local_id.clone().and_then(|id| {
+                let mut payloads = vec![Payload::IdR(id)];
+                payloads.extend(self.own_first_auth(cx, asked)?);
+                Some(payloads)
+            }),
+        };
+        let Some(mut payloads) = proof else {
+            return self.finish(cx, CloseReason::Unsendable);
+        };
+        payloads.extend(ppk);
+        if !grant.configuration.is_empty() {
             payloads.push(Payload::Cp(Configuration {
                 kind: CfgType::REPLY,
-                attributes: success.configuration,
+                attributes: grant.configuration,
             }));
         }
         let selectors = id
@@ -373,7 +483,8 @@ impl Sa {
                 payloads.push(Notify::status(kind, Vec::new()).into());
             }
         }
-        payloads.extend(success.notifies.into_iter().map(Payload::Notify));
+        payloads.extend(grant.notifies.into_iter().map(Payload::Notify));
+        payloads.extend(self.mobility.answer());
         self.respond(cx, &payloads);
         if self.closed {
             return;

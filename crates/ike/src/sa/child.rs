@@ -2,10 +2,13 @@
 
 use keys::{KeyId, QkdKey};
 
-use super::{Command, Cx, Phase, Sa, keys as key_material, lifetime::Life};
+use super::{
+    Command, Cx, Phase, Sa, child_exchange::ChildExchange, keys as key_material, lifetime::Life,
+    ppk::fresh,
+};
 use crate::{
-    config::Profile,
-    crypto::{EspSuite, keymat, qkd as schedule},
+    config::{Mode, Profile},
+    crypto::{EspSuite, keymat, ppk, qkd as schedule},
     event::{ChildFailure, ChildId, ChildSa, Event, KeyRequestId, QkdFailure},
     time::Instant,
     wire::{
@@ -25,6 +28,8 @@ pub(super) enum ChildState {
     Queued,
     /// Our request is sent.
     Requested,
+    /// CREATE_CHILD_SA is over, IKE_FOLLOWUP_KE is not.
+    Following,
     /// The data plane works on it.
     Installing,
     /// The signalling Child SA is installed, IKE_AUTH is not quite over.
@@ -62,6 +67,7 @@ pub(super) struct Child {
     pub(super) own_notifies: Vec<Notify>,
     /// Notifies of the peer's message.
     pub(super) peer_notifies: Vec<Notify>,
+    pub(super) exchange: ChildExchange,
     /// The peer's proposal as it is to be answered.
     pub(super) answer: Option<SaPayload>,
     /// QKD_KEY_IDS of the peer's request.
@@ -95,6 +101,7 @@ impl Child {
             ts_remote: Vec::new(),
             own_notifies: Vec::new(),
             peer_notifies: Vec::new(),
+            exchange: ChildExchange::default(),
             answer: None,
             named: None,
             nonce_i: Vec::new(),
@@ -134,8 +141,11 @@ impl Sa {
         !self.ue
     }
 
-    /// Hands a Child SA to the data plane.
+    /// Hands a Child SA to the data plane, once its key exchanges are over.
     pub(super) fn install_child(&mut self, cx: &mut Cx<'_>, id: ChildId) {
+        if self.follows_up(cx, id) {
+            return;
+        }
         let made = self.compose(id);
         match made {
             Some(child) => {
@@ -151,6 +161,7 @@ impl Sa {
 
     fn compose(&mut self, id: ChildId) -> Option<ChildSa> {
         let qkd = self.mode.is_qkd();
+        let hybrid = self.mode == Mode::Hybrid;
         let child = self.children.get_mut(&id)?;
         let suite = child.suite?;
         let (ni, nr) = (&child.nonce_i, &child.nonce_r);
@@ -166,7 +177,13 @@ impl Sa {
         } else {
             let sk_d = self.crypt.as_ref()?.sk_d.as_ref()?;
             let prf = self.suite?.prf;
-            let keys = keymat::child_keys(prf, &suite, sk_d, &[], ni, nr).ok()?;
+            let mixed = match hybrid && child.replaces.is_some() {
+                true => Some(ppk::mix(prf, fresh(&child.keys.take()?)?, sk_d).ok()?),
+                false => None,
+            };
+            let sk_d = mixed.as_ref().unwrap_or(sk_d);
+            let shared = std::mem::take(&mut child.exchange.shared);
+            let keys = keymat::child_keys(prf, &suite, sk_d, &shared, ni, nr).ok()?;
             (keys, child.ours)
         };
         let (keys_in, keys_out) = match first_is_ours {
@@ -255,12 +272,13 @@ impl Sa {
     }
 
     pub(super) fn child_is_up(&mut self, cx: &mut Cx<'_>, id: ChildId) {
+        let lasting = self.never_rekeys(cx.config);
         let Some(child) = self.children.get_mut(&id) else {
             return;
         };
         child.state = ChildState::Up;
         child.since = Some(cx.now);
-        child.life = Life::begin(cx, cx.config.lifetimes.child);
+        child.life = Life::begin(cx, cx.config.lifetimes.child.filter(|_| !lasting));
         let (sa, token, doomed) = (self.id, child.token, child.doomed);
         let child = id;
         cx.events.push_back(Event::ChildUp { sa, child, token });

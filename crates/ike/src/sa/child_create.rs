@@ -12,7 +12,8 @@ use super::{
     keys as key_material, ledger, selectors,
 };
 use crate::{
-    crypto::EspSuite,
+    config::Mode,
+    crypto::ChildSuite,
     event::{
         ChildFailure, ChildId, CommandError, Event, KeyRequestId, KeysWanted, NewChild, QkdFailure,
     },
@@ -52,7 +53,7 @@ impl Sa {
     pub(super) fn begin_child(&mut self, cx: &mut Cx<'_>, mut child: Child) {
         let id = child.id;
         child.ours = true;
-        if self.mode.is_qkd() && self.is_master() {
+        if self.child_key_count(child.replaces.is_some()) > 0 && self.is_master() {
             // Keys of IKE_SA_INIT are for a Child SA of its own, never for a rekey.
             let held = match child.replaces {
                 None => self.user_keys.take(),
@@ -72,15 +73,11 @@ impl Sa {
     /// Asks the KMS for the keys of one Child SA.
     pub(super) fn allocate(&mut self, cx: &mut Cx<'_>) -> ChildState {
         let request = cx.ids.key_request();
-        if let (Some(suite), Some(slave)) = (&self.suite, &self.peer_sae) {
+        if let Some(wanted) = self.allocation(self.child_key_count(true)) {
             cx.events.push_back(Event::KeysNeeded {
                 sa: self.id,
                 request,
-                wanted: KeysWanted::Allocate {
-                    slave: slave.clone(),
-                    number: ledger::keys_per_sa(self.aead()),
-                    size_bits: key_material::size_bits(suite, &self.esp_suites),
-                },
+                wanted,
             });
         }
         ChildState::AwaitKeys(request)
@@ -110,7 +107,7 @@ impl Sa {
                     .values()
                     .any(|child| child.key_ids.contains(id))
         });
-        if reused || ids.len() != ledger::keys_per_sa(self.aead()) {
+        if reused || ids.len() != self.child_key_count(true) {
             return Err(ChildFailure::InvalidAnswer("QKD_KEY_IDS"));
         }
         let Some(master) = self.peer_sae.clone() else {
@@ -143,7 +140,8 @@ impl Sa {
         id: ChildId,
         keys: Result<Vec<QkdKey>, QkdFailure>,
     ) {
-        let number = ledger::keys_per_sa(self.aead());
+        let number = self.child_key_count(true);
+        let hybrid = self.mode == Mode::Hybrid;
         let master = self.is_master();
         let Some(child) = self.children.get_mut(&id) else {
             return ledger::lose_unclaimed(self.id, keys.unwrap_or_default(), cx.events);
@@ -167,7 +165,10 @@ impl Sa {
             Ok(keys) => keys,
             Err(failure) => return self.child_without_keys(cx, id, failure),
         };
-        self.ledger.take_child(&keys);
+        match hybrid {
+            true => self.ledger.take_ppk(&keys),
+            false => self.ledger.take_child(&keys),
+        }
         child.fresh = master;
         child.give_keys(keys);
         if child.ours && master {
@@ -201,6 +202,7 @@ impl Sa {
             return self.fail_child(cx, id, ChildFailure::Superseded);
         }
         let rekeyed = self.rekey_notify(id);
+        let ke = self.child_ke(cx, id);
         let suites = &self.esp_suites;
         let Some(child) = self.children.get_mut(&id) else {
             self.current = None;
@@ -208,11 +210,12 @@ impl Sa {
         };
         child.state = ChildState::Requested;
         let mut payloads: Vec<Payload> = rekeyed.into_iter().map(Payload::Notify).collect();
-        payloads.push(Payload::Sa(EspSuite::offer(suites, child.spi_in)));
+        payloads.push(Payload::Sa(ChildSuite::offer(suites, child.spi_in)));
         if let Some(nonce) = nonce {
             child.nonce_i.clone_from(&nonce);
             payloads.push(Payload::Nonce(nonce));
         }
+        payloads.extend(ke);
         payloads.extend([
             Payload::TsI(child.ts_local.clone()),
             Payload::TsR(child.ts_remote.clone()),
@@ -226,6 +229,9 @@ impl Sa {
     pub(super) fn child_response(&mut self, cx: &mut Cx<'_>, id: ChildId, payloads: &[Payload]) {
         // When the IKE SA is being deleted, so is whatever the peer has granted.
         if !self.children.contains_key(&id) || !self.is_established() {
+            return;
+        }
+        if self.other_child_method(id, payloads) {
             return;
         }
         if let Err(failure) = self.child_granted(cx, id, payloads) {
@@ -269,7 +275,8 @@ impl Sa {
         if self.lost_collision(id) {
             return Err(ChildFailure::Superseded);
         }
-        let source = match self.is_master() || !self.mode.is_qkd() {
+        self.finish_child_ke(id, payloads)?;
+        let source = match self.is_master() || self.child_key_count(rekey) == 0 {
             true => None,
             false => Some(self.named_keys(cx, payloads, rekey)?),
         };
@@ -315,7 +322,16 @@ impl Sa {
                 None => ChildFailure::InvalidAnswer("no SA or Traffic Selectors"),
             });
         };
-        let selection = EspSuite::accepted(&self.esp_suites, chosen);
+        let plain: Vec<ChildSuite>;
+        let suites = match self.established {
+            Some(_) => &self.esp_suites,
+            None => {
+                let suites = key_material::without_exchange(&self.esp_suites);
+                plain = suites.into_iter().map(Into::into).collect();
+                &plain
+            }
+        };
+        let selection = ChildSuite::accepted(suites, chosen);
         let Some((spi_out, suite)) =
             selection.and_then(|selection| Some((selection.proposal.esp_spi()?, selection.suite)))
         else {
@@ -333,7 +349,8 @@ impl Sa {
             return Err(ChildFailure::Abandoned);
         }
         child.spi_out = spi_out;
-        child.suite = Some(suite);
+        child.suite = Some(suite.esp);
+        child.exchange.agreed = suite.ke;
         child.ts_local.clone_from(ts_i);
         child.ts_remote.clone_from(ts_r);
         child.peer_notifies = key_material::foreign_notifies(payloads);

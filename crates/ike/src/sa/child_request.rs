@@ -4,10 +4,11 @@ use super::{
     Cx, Denial, Phase, Sa,
     child::{Child, ChildState},
     child_create::KeySource,
+    child_exchange::ChildExchange,
     keys as key_material, selectors,
 };
 use crate::{
-    crypto::EspSuite,
+    crypto::ChildSuite,
     event::{ChildAnswer, ChildFailure, ChildId, Event},
     wire::{Notify, NotifyType, Payload, find_notify, qkd::QkdKeyIds},
 };
@@ -30,9 +31,11 @@ impl Sa {
         let mut nonce = None;
         let mut ts_i = None;
         let mut ts_r = None;
+        let mut ke = None;
         for payload in payloads {
             match payload {
                 Payload::Sa(sa) => offer = Some(sa),
+                Payload::Ke { method, data } => ke = Some((*method, data.as_slice())),
                 Payload::Nonce(octets) => nonce = Some(octets.clone()),
                 Payload::TsI(list) => ts_i = Some(list.clone()),
                 Payload::TsR(list) => ts_r = Some(list.clone()),
@@ -57,7 +60,7 @@ impl Sa {
             (Some(len), Some(_)) => cx.random(len),
             (None, _) => Vec::new(),
         };
-        let selection = EspSuite::select(&self.esp_suites, offer)
+        let selection = ChildSuite::select(&self.esp_suites, offer)
             .and_then(|selection| Some((selection.proposal.esp_spi()?, selection)));
         let Some((spi_out, selection)) = selection else {
             return Err(deny(NotifyType::NO_PROPOSAL_CHOSEN));
@@ -65,8 +68,9 @@ impl Sa {
         if ts_i.is_empty() || ts_r.is_empty() {
             return Err(deny(NotifyType::TS_UNACCEPTABLE));
         }
+        let exchange = ChildExchange::respond(selection.suite.ke, ke, cx.rng)?;
         let named = find_notify(payloads, NotifyType::QKD_KEY_IDS);
-        if self.mode.is_qkd() && !self.is_master() {
+        if self.child_key_count(replaces.is_some()) > 0 && !self.is_master() {
             let usable = match named {
                 Some(notify) => QkdKeyIds::from_data(&notify.data).is_ok(),
                 None => replaces.is_none() && self.user_keys.is_some(),
@@ -78,7 +82,8 @@ impl Sa {
         let id = cx.ids.child();
         let mut child = Child::new(cx, id, ChildState::Asked);
         child.spi_out = spi_out;
-        child.suite = Some(selection.suite);
+        child.suite = Some(selection.suite.esp);
+        child.exchange = exchange;
         child.answer = Some(selection.answer(child.spi_in.to_be_bytes().to_vec()));
         child.nonce_i = nonce.unwrap_or_default();
         child.nonce_r = own_nonce;
@@ -119,6 +124,7 @@ impl Sa {
         answer: Result<ChildAnswer, NotifyType>,
     ) {
         let master = self.is_master();
+        let needs = [false, true].map(|rekey| self.child_key_count(rekey) > 0);
         if self.answering != Some(id) {
             return;
         }
@@ -141,12 +147,12 @@ impl Sa {
             }
             Ok(answer) => {
                 child.own_notifies = answer.notifies;
-                if !self.mode.is_qkd() {
+                let rekey = child.replaces.is_some();
+                if !needs[usize::from(rekey)] {
                     self.install_child(cx, id);
                     return self.pump(cx);
                 }
                 let named = child.named.take();
-                let rekey = child.replaces.is_some();
                 let source = match (master, named) {
                     (false, Some(notify)) => self.named_keys(cx, &[notify.into()], rekey),
                     (false, None) => self.named_keys(cx, &[], rekey),
@@ -184,17 +190,23 @@ impl Sa {
         self.pump(cx);
     }
 
-    /// Answers the peer: the Child SA is installed here.
+    /// Answers the peer: the Child SA is installed here, or IKE_FOLLOWUP_KE is to come.
     pub(super) fn grant_child(&mut self, cx: &mut Cx<'_>, id: ChildId) {
         self.answering = None;
         let profile = self.profile();
         let Some(child) = self.children.get_mut(&id) else {
             return;
         };
-        let mut payloads: Vec<Payload> = child.answer.take().map(Payload::Sa).into_iter().collect();
+        let ke = child.exchange.next_answer(cx);
+        let Some(answer) = child.answer.take() else {
+            // CREATE_CHILD_SA was answered before.
+            return self.respond(cx, &ke);
+        };
+        let mut payloads = vec![Payload::Sa(answer)];
         if !child.nonce_r.is_empty() {
             payloads.push(Payload::Nonce(child.nonce_r.clone()));
         }
+        payloads.extend(ke);
         payloads.extend([
             Payload::TsI(child.ts_remote.clone()),
             Payload::TsR(child.ts_local.clone()),

@@ -6,8 +6,10 @@ use rand_core::CryptoRng;
 
 use crate::{
     config::EndpointConfig,
+    counters::Counters,
     event::{ChildId, Event, KeyRequestId, Path, SaId, Transmit},
     time::Instant,
+    wire::Header,
 };
 
 /// UDP port of IKE and ESP in UDP behind NATs (RFC 3948).
@@ -21,11 +23,15 @@ pub(crate) struct Cx<'a> {
     pub(crate) transmits: &'a mut VecDeque<Transmit>,
     pub(crate) events: &'a mut VecDeque<Event>,
     pub(crate) ids: &'a mut Ids,
+    pub(crate) counters: &'a mut Counters,
 }
 
 impl Cx<'_> {
     /// Queues a datagram, with the non-ESP marker when it leaves from port 4500.
     pub(crate) fn transmit(&mut self, path: Path, message: &[u8]) {
+        if let Some(header) = Header::peek(message) {
+            self.counters.sent.count(&header);
+        }
         let marker: &[u8] = if path.local.port() == NAT_PORT {
             &[0; 4]
         } else {
@@ -33,6 +39,13 @@ impl Cx<'_> {
         };
         let data = [marker, message].concat();
         self.transmits.push_back(Transmit { path, data });
+    }
+
+    /// Queues the datagrams of one message.
+    pub(crate) fn transmit_all(&mut self, path: Path, message: &[Vec<u8>]) {
+        for datagram in message {
+            self.transmit(path, datagram);
+        }
     }
 
     /// `len` random octets.

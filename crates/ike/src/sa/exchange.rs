@@ -1,12 +1,16 @@
 //! Protected messages of one IKE SA: sealing, opening, and which exchange takes them.
 
+use zeroize::Zeroizing;
+
 use super::{
-    Command, Cx, Denial, Phase, Sa, keys,
+    Command, Cx, Denial, Phase, Sa,
+    fragments::{self, Arrival, Opened},
     window::{self, Incoming},
 };
 use crate::{
-    event::{CloseReason, Event, Path},
-    wire::{ExchangeType, Flags, Header, Parsed, Payload, WireError},
+    crypto::intermediate::Covered,
+    event::{CloseReason, Path},
+    wire::{self, ExchangeType, Flags, Header, Parsed, Payload, WireError},
 };
 
 impl Sa {
@@ -39,16 +43,38 @@ impl Sa {
             return self.finish(cx, CloseReason::Unsendable);
         };
         let header = self.header(exchange, false, id);
-        let sealed = match &mut self.crypt {
-            Some(crypt) => crypt.outbound.seal(&header, payloads, cx.rng).ok(),
-            None => None,
-        };
-        let Some(datagram) = sealed else {
+        let path = self.path;
+        let Some(datagrams) = self.seal(cx, path, &header, payloads) else {
             return self.finish(cx, CloseReason::Unsendable);
         };
-        self.transmit(cx, &datagram);
-        self.requests
-            .sent(cx.now, &cx.config.timing, id, exchange, datagram);
+        self.last_sent = cx.now;
+        cx.transmit_all(path, &datagrams);
+        let timing = self.timing(cx.config);
+        self.requests.sent(cx.now, &timing, id, exchange, datagrams);
+    }
+
+    /// Seals a message for a path, in fragments if it needs to be.
+    pub(super) fn seal(
+        &mut self,
+        cx: &mut Cx<'_>,
+        path: Path,
+        header: &Header,
+        payloads: &[Payload],
+    ) -> Option<window::Datagrams> {
+        let room = self
+            .fragments
+            .then(|| cx.config.fragmentation.room(path))
+            .flatten();
+        let (first, chain) = wire::encode_payloads(payloads).ok()?;
+        let chain = Zeroizing::new(chain);
+        let outbound = &mut self.crypt.as_mut()?.outbound;
+        let datagrams =
+            fragments::seal_chain(outbound, header, (first, &chain), room, cx.rng).ok()?;
+        if header.exchange == ExchangeType::IkeIntermediate {
+            let parsed = wire::parse(datagrams.first()?).ok()?;
+            self.cover(header.flags.response, Covered::new(&parsed, &chain));
+        }
+        Some(datagrams)
     }
 
     /// Answers the peer's request that is being worked on.
@@ -57,16 +83,12 @@ impl Sa {
             return;
         };
         let header = self.header(pending.exchange, true, pending.id);
-        let sealed = match &mut self.crypt {
-            Some(crypt) => crypt.outbound.seal(&header, payloads, cx.rng).ok(),
-            None => None,
-        };
-        let Some(datagram) = sealed else {
+        let Some(datagrams) = self.seal(cx, pending.path, &header, payloads) else {
             return self.finish(cx, CloseReason::Unsendable);
         };
         self.last_sent = cx.now;
-        cx.transmit(pending.path, &datagram);
-        self.responses.answered(datagram);
+        cx.transmit_all(pending.path, &datagrams);
+        self.responses.answered(datagrams);
     }
 
     /// A datagram for this SA that is not IKE_SA_INIT.
@@ -83,8 +105,13 @@ impl Sa {
         let digest = window::digest(parsed.datagram);
         match self.responses.classify(header.message_id, &digest) {
             Incoming::New => {}
-            Incoming::Replay(response) => return cx.transmit(path, response),
-            Incoming::InProgress | Incoming::Outside => return,
+            Incoming::Replay(response) => return cx.transmit_all(path, response),
+            Incoming::InProgress => return,
+            Incoming::Outside => {
+                if !self.forgives_request_id(cx, path, parsed) {
+                    return;
+                }
+            }
         }
         if !self.takes(header.exchange) {
             return;
@@ -93,16 +120,20 @@ impl Sa {
             return;
         };
         self.responses
-            .accept(header.message_id, header.exchange, digest, path);
-        if let Ok(payloads) = &opened
+            .accept(header.message_id, header.exchange, opened.digest, path);
+        if let Ok(payloads) = &opened.payloads
             && self.hands_over_to_heir(cx, payloads)
         {
             return;
         }
-        let denial = match opened {
+        self.peer_goes_on(cx, header.exchange);
+        self.cover(false, opened.covered);
+        let denial = match opened.payloads {
             Ok(payloads) => match header.exchange {
+                ExchangeType::IkeIntermediate => self.intermediate_request(cx, &payloads),
                 ExchangeType::IkeAuth => self.auth_request(cx, path, &payloads),
                 ExchangeType::CreateChildSa => self.create_request(cx, &payloads),
+                ExchangeType::IkeFollowupKe => self.followup_request(cx, &payloads),
                 _ => self.informational_request(cx, &payloads),
             },
             // An unknown critical payload fails only its exchange, once the SA is established (RFC 7296 2.21.3).
@@ -128,15 +159,20 @@ impl Sa {
 
     pub(super) fn handle_response(&mut self, cx: &mut Cx<'_>, path: Path, parsed: &Parsed<'_>) {
         let header = &parsed.header;
-        if !self.requests.expects(header.message_id, header.exchange) {
+        if !self.requests.expects(header.message_id, header.exchange)
+            && !self.forgives_response_id(cx, parsed)
+        {
             return;
         }
         let Some(opened) = self.open(cx, path, parsed) else {
             return;
         };
+        self.note_response(cx, parsed);
         self.requests.answered();
-        match opened {
+        self.cover(true, opened.covered);
+        match opened.payloads {
             Ok(payloads) => match header.exchange {
+                ExchangeType::IkeIntermediate => self.intermediate_response(cx, &payloads),
                 ExchangeType::IkeAuth => self.auth_response(cx, &payloads),
                 _ => self.command_response(cx, &payloads),
             },
@@ -152,27 +188,38 @@ impl Sa {
     pub(super) fn takes(&self, exchange: ExchangeType) -> bool {
         match (&self.phase, exchange) {
             (Phase::AuthR(auth), ExchangeType::IkeAuth) => auth.awaits_request(),
-            (Phase::AuthI(_) | Phase::AuthR(_), ExchangeType::Informational) => true,
+            (Phase::Between(between), ExchangeType::IkeIntermediate) => between.awaits_request(),
+            (
+                Phase::Between(_) | Phase::AuthI(_) | Phase::AuthR(_),
+                ExchangeType::Informational,
+            ) => true,
             (
                 Phase::Established | Phase::Deleting,
-                ExchangeType::CreateChildSa | ExchangeType::Informational,
+                ExchangeType::CreateChildSa
+                | ExchangeType::IkeFollowupKe
+                | ExchangeType::Informational,
             ) => true,
             _ => false,
         }
     }
 
-    /// Opens a protected message. `None`: it is not one, or not from the peer.
+    /// Opens a protected message. `None`: it is not one, not all of one, or not from the peer.
     pub(super) fn open(
         &mut self,
         cx: &mut Cx<'_>,
         path: Path,
         parsed: &Parsed<'_>,
-    ) -> Option<Result<Vec<Payload>, WireError>> {
-        let crypt = self.crypt.as_mut()?;
-        let opened = keys::open(&crypt.inbound, parsed)?;
+    ) -> Option<Opened> {
+        let limits = self.fragments.then_some(&cx.config.fragmentation);
+        let inbound = &self.crypt.as_ref()?.inbound;
+        let opened = match self.inbox.open(inbound, parsed, cx.now, limits) {
+            Arrival::Nothing => return None,
+            Arrival::Fragment => None,
+            Arrival::Message(opened) => Some(*opened),
+        };
         self.last_heard = cx.now;
         self.follow(cx, path, parsed.header.flags.response);
-        Some(opened)
+        opened
     }
 
     /// Takes over the path of an authenticated message: freely until established (the initiator floats to
@@ -182,11 +229,11 @@ impl Sa {
             return;
         }
         match self.phase {
-            Phase::AuthR(_) => self.path = path,
-            Phase::Established if self.nat_remote => {
+            Phase::Between(_) | Phase::AuthR(_) => self.path = path,
+            // With MOBIKE the peer says so itself (RFC 4555 3.8).
+            Phase::Established if self.nat_remote && !self.mobility.is_agreed() => {
                 self.path = path;
-                let sa = self.id;
-                cx.events.push_back(Event::PathChanged { sa, path });
+                self.path_changed(cx);
             }
             _ => {}
         }
@@ -201,8 +248,12 @@ impl Sa {
             };
             self.current = Some(command);
             match command {
-                Command::Probe => self.request(cx, ExchangeType::Informational, &[]),
+                Command::Probe => self.send_probe(cx),
+                Command::UpdateAddresses => self.send_update(cx),
+                Command::CheckRoutability => self.send_check(cx),
+                Command::Inform(token) => self.send_inform(cx, token),
                 Command::CreateChild(child) => self.send_child_request(cx, child),
+                Command::FollowChild(child) => self.send_child_followup(cx, child),
                 Command::RekeyIke => self.send_ike_rekey(cx),
                 Command::DeleteChild(child) => self.send_child_delete(cx, child),
                 Command::DeleteSpi(spi) => self.send_delete(cx, spi),
@@ -212,28 +263,39 @@ impl Sa {
     }
 
     /// While a rekey of the IKE SA is between its exchange and its end, nothing but the responder's questions for a
-    /// sign of life goes through the old one: the rest waits for the new one.
+    /// sign of life, and its new address, goes through the old one: the rest waits for the new one.
     fn next_command(&mut self) -> Option<Command> {
         if self.is_between() {
             return None;
         }
         if self.heir.is_none() {
-            return self.queue.pop_front();
+            // A Child SA in the making takes its keys from the IKE SA that it was asked for on.
+            let waits = self.makes_child();
+            let next = self
+                .queue
+                .iter()
+                .position(|command| *command != Command::RekeyIke || !waits)?;
+            return self.queue.remove(next);
         }
-        let probe = self
+        let first = self
             .queue
             .iter()
-            .position(|command| *command == Command::Probe)?;
-        self.queue.remove(probe)
+            .position(|command| matches!(command, Command::Probe | Command::UpdateAddresses))?;
+        self.queue.remove(first)
     }
 
     pub(super) fn command_response(&mut self, cx: &mut Cx<'_>, payloads: &[Payload]) {
         match self.current.take() {
             Some(Command::CreateChild(child)) => self.child_response(cx, child, payloads),
+            Some(Command::FollowChild(child)) => self.child_followup(cx, child, payloads),
             Some(Command::RekeyIke) => self.ike_rekey_response(cx, payloads),
             Some(Command::DeleteChild(child)) => self.remove_child(cx, child, false),
             Some(Command::DeleteIke) => self.finish(cx, CloseReason::Local),
-            Some(Command::Probe | Command::DeleteSpi(_)) | None => {}
+            Some(Command::Probe) => self.probe_response(cx, payloads),
+            Some(Command::UpdateAddresses) => self.update_response(cx, payloads),
+            Some(Command::CheckRoutability) => self.check_response(cx, payloads),
+            Some(Command::Inform(token)) => self.informed(cx, token, payloads),
+            Some(Command::DeleteSpi(_)) | None => {}
         }
     }
 }

@@ -52,7 +52,7 @@ impl Ghost {
     pub(crate) fn replay(&mut self, cx: &mut Cx<'_>, path: Path, id: u32, datagram: &[u8]) {
         self.until = cx.now + cx.config.timing.linger;
         if let Incoming::Replay(response) = self.responses.classify(id, &digest(datagram)) {
-            cx.transmit(path, response);
+            cx.transmit_all(path, response);
         }
     }
 
@@ -67,7 +67,7 @@ impl Ghost {
     pub(crate) fn handle_timeout(&mut self, cx: &mut Cx<'_>) -> bool {
         match self.requests.tick(cx.now, &cx.config.timing) {
             Tick::Nothing => {}
-            Tick::Resend(datagram) => cx.transmit(self.path, datagram),
+            Tick::Resend(datagrams) => cx.transmit_all(self.path, datagrams),
             Tick::GiveUp => self.requests.answered(),
         }
         self.requests.is_free() && self.until <= cx.now

@@ -1,9 +1,9 @@
 //! INFORMATIONAL: deletes, liveness, late errors (RFC 7296 1.4, 2.4, 2.25).
 
-use super::{Command, Cx, Denial, Phase, Sa, child::ChildState};
+use super::{Command, Cx, Denial, Phase, Sa, child::ChildState, keys::foreign_notifies};
 use crate::{
-    event::{ChildId, CloseReason},
-    wire::{Delete, ExchangeType, NotifyType, Payload, Protocol, notifies},
+    event::{ChildId, CloseReason, CommandError, Event},
+    wire::{Delete, ExchangeType, Notify, NotifyType, Payload, Protocol, notifies},
 };
 
 /// Deletes remembered for a Child SA that is not known yet.
@@ -14,14 +14,14 @@ impl Sa {
     pub(super) fn informational_request(
         &mut self,
         cx: &mut Cx<'_>,
-        payloads: &[Payload],
+        request: &[Payload],
     ) -> Result<(), Denial> {
         let mut answer = Vec::new();
         let mut doomed = Vec::new();
-        let mut ends = notifies(payloads)
+        let mut ends = notifies(request)
             .any(|notify| notify.kind == NotifyType::AUTHENTICATION_FAILED)
             .then_some(CloseReason::AuthenticationRefused);
-        for payload in payloads {
+        for payload in request {
             match payload {
                 Payload::Delete(Delete::Ike) => {
                     ends.get_or_insert(match self.phase {
@@ -41,11 +41,26 @@ impl Sa {
                 _ => {}
             }
         }
-        let payloads: Vec<Payload> = match answer.is_empty() {
+        let mut response: Vec<Payload> = match answer.is_empty() {
             true => Vec::new(),
             false => vec![Payload::Delete(Delete::esp(answer))],
         };
-        self.respond(cx, &payloads);
+        let moved = match self.responses.pending() {
+            Some(pending) => {
+                let spis = (self.spi_i, self.spi_r);
+                self.mobike_request(cx, spis, pending.path, request, &mut response)
+            }
+            None => false,
+        };
+        self.respond(cx, &response);
+        if moved && ends.is_none() {
+            self.follow_update(cx);
+        }
+        let told = foreign_notifies(request);
+        if self.is_established() && !told.is_empty() {
+            let sa = self.id;
+            cx.events.push_back(Event::Told { sa, notifies: told });
+        }
         for child in doomed {
             self.drop_child(cx, child, true);
         }
@@ -84,5 +99,38 @@ impl Sa {
     pub(super) fn send_ike_delete(&mut self, cx: &mut Cx<'_>) {
         let delete = Payload::Delete(Delete::Ike);
         self.request(cx, ExchangeType::Informational, &[delete]);
+    }
+
+    /// Queues notifies for the peer.
+    pub(crate) fn inform(
+        &mut self,
+        cx: &mut Cx<'_>,
+        token: u64,
+        notifies: Vec<Notify>,
+    ) -> Result<(), CommandError> {
+        if !self.is_established() {
+            return Err(CommandError::NotEstablished);
+        }
+        self.informs.push_back((token, notifies));
+        self.queue.push_back(Command::Inform(token));
+        self.pump(cx);
+        Ok(())
+    }
+
+    pub(super) fn send_inform(&mut self, cx: &mut Cx<'_>, token: u64) {
+        let place = self.informs.iter().position(|(own, _)| *own == token);
+        let found = place.and_then(|place| self.informs.remove(place));
+        let notifies = found.map(|(_, notifies)| notifies).unwrap_or_default();
+        let payloads: Vec<Payload> = notifies.into_iter().map(Payload::from).collect();
+        self.request(cx, ExchangeType::Informational, &payloads);
+    }
+
+    /// The peer has answered [`inform`](Self::inform).
+    pub(super) fn informed(&mut self, cx: &mut Cx<'_>, token: u64, payloads: &[Payload]) {
+        let refusal = notifies(payloads)
+            .map(|notify| notify.kind)
+            .find(|kind| kind.is_error());
+        let sa = self.id;
+        cx.events.push_back(Event::Informed { sa, token, refusal });
     }
 }

@@ -9,7 +9,9 @@ use keys::{KeyId, QkdKey, SaeId, Secret};
 use super::{
     Cx, Phase, Sa, SpiChange,
     keys::{self as key_material, key_method},
-    ledger, window,
+    ledger,
+    ppk::PpkPlace,
+    window,
 };
 use crate::{
     config::{InitiatorConfig, Mode, Offer, Profile},
@@ -54,6 +56,8 @@ struct Candidate {
     digest: window::RequestDigest,
     spi_r: u64,
     offered_mode: Mode,
+    /// Mode `hybrid`: the secret of the key exchange, and where the one key goes.
+    hybrid: Option<(Secret, PpkPlace)>,
 }
 
 /// What a good response says.
@@ -66,8 +70,17 @@ struct Answer {
 
 /// Where the keys of the IKE SA come from.
 enum Source {
-    Kms { master: SaeId, ids: Vec<KeyId> },
+    Kms {
+        master: SaeId,
+        ids: Vec<KeyId>,
+    },
     Exchange(Secret),
+    Both {
+        shared: Secret,
+        place: PpkPlace,
+        master: SaeId,
+        id: KeyId,
+    },
 }
 
 impl InitI {
@@ -92,16 +105,21 @@ impl InitI {
         self.grace.as_ref().map(|(_, reason)| reason.clone())
     }
 
-    /// The mode that goes with a key exchange: the best offered, but `cert` before `psk` only for a peer that asks for
+    /// The mode that goes with a key exchange alone: the best offered, but `cert` before `psk` only for a peer that asks for
     /// our certificate.
-    fn exchange_mode(&self, payloads: &[Payload]) -> Mode {
+    /// `None`: only with a QKD key.
+    fn exchange_mode(&self, payloads: &[Payload]) -> Option<Mode> {
         let asked = payloads
             .iter()
             .any(|payload| matches!(payload, Payload::CertReq { .. }));
-        let mut modes = self.offered.iter().copied().filter(|mode| !mode.is_qkd());
+        let mut modes = self
+            .offered
+            .iter()
+            .copied()
+            .filter(|mode| !mode.has_qkd_key());
         match modes.next() {
-            Some(Mode::Cert) if !asked => modes.next().unwrap_or(Mode::Cert),
-            first => first.unwrap_or(Mode::Psk),
+            Some(Mode::Cert) if !asked => modes.next().or(Some(Mode::Cert)),
+            first => first,
         }
     }
 
@@ -211,16 +229,30 @@ impl Sa {
         }));
         payloads.push(Payload::Nonce(self.transcript.nonce_i.clone()));
         payloads.extend(key_material::nat_detection(self.spi_i, 0, self.path));
-        if init.offered.contains(&Mode::Qkd(Profile::Native)) {
+        let qkd = init.offered.contains(&Mode::Qkd(Profile::Native));
+        let hybrid = init.offered.contains(&Mode::Hybrid);
+        if qkd || hybrid {
             let supported = QkdSupported {
-                qkd: true,
-                hybrid: false,
+                qkd,
+                hybrid,
                 paper: false,
                 sae: init.config.sae_id.clone(),
             };
             payloads.push(supported.to_notify().into());
         }
-        if init.offer.trust.is_some() || init.offered.contains(&Mode::Cert) {
+        if hybrid || init.suites.iter().any(key_material::has_additional) {
+            payloads.push(key_material::intermediate_supported());
+        }
+        if hybrid {
+            payloads.extend(PpkPlace::offer(init.offer.ppk));
+        } else if init.offer.configured_ppk.is_some() {
+            payloads.push(PpkPlace::Auth.notify());
+        }
+        if self.mode != Mode::Qkd(Profile::Paper) {
+            payloads.extend(key_material::fragmentation_supported(cx));
+        }
+        let signs = |mode: &Mode| matches!(mode, Mode::Cert | Mode::Plain);
+        if init.offer.trust.is_some() || init.offered.iter().any(signs) {
             payloads.push(HashAlgorithm::to_notify(&HashAlgorithm::ALL).into());
         }
         let header = self.header(ExchangeType::IkeSaInit, false, 0);
@@ -229,13 +261,9 @@ impl Sa {
         };
         self.transmit(cx, &datagram);
         self.transcript.request.clone_from(&datagram);
-        self.requests.sent(
-            cx.now,
-            &cx.config.timing,
-            0,
-            ExchangeType::IkeSaInit,
-            datagram,
-        );
+        let timing = self.timing(cx.config);
+        self.requests
+            .sent(cx.now, &timing, 0, ExchangeType::IkeSaInit, vec![datagram]);
     }
 
     /// The attempt is over without an answer to go on with. Whether there are other modes to try: only when QKD keys
@@ -249,11 +277,11 @@ impl Sa {
             CloseReason::Qkd(_) | CloseReason::PeerQkdUnavailable(_)
         );
         let left: Vec<Mode> = match reason {
-            _ if keyless && init.offered.iter().any(|mode| mode.is_qkd()) => init
+            _ if keyless && init.offered.iter().any(|mode| mode.has_qkd_key()) => init
                 .modes
                 .iter()
                 .copied()
-                .filter(|mode| !mode.is_qkd())
+                .filter(|mode| !mode.has_qkd_key())
                 .collect(),
             CloseReason::NoProposalChosen => init
                 .modes
@@ -342,9 +370,12 @@ impl Sa {
             key_material::detect_nat(self.spi_i, header.spi_r, self.path, payloads);
         self.nat_local = nat_local;
         self.nat_remote = nat_remote;
+        self.mobility.note_init(cx, answer.mode, payloads);
         self.transcript.response = datagram.to_vec();
         self.transcript.nonce_r = answer.nonce;
         self.peer_hashes = key_material::announced_hashes(payloads);
+        self.fragments = self.mode != Mode::Qkd(Profile::Paper)
+            && key_material::fragmentation_agreed(cx, payloads);
         self.suite = Some(answer.suite);
         let offered_mode = std::mem::replace(&mut self.mode, answer.mode);
         match answer.source {
@@ -357,13 +388,23 @@ impl Sa {
                 };
                 if made.is_ok() {
                     self.requests.answered();
-                    return self.begin_auth(cx, init.config, init.offer);
+                    return self.after_init(cx, init.config, init.offer);
                 }
                 self.forget_answer(offered_mode);
                 init.useless(cx, digest, CloseReason::NoProposalChosen);
                 self.phase = Phase::InitSent(init);
             }
-            Source::Kms { master, ids } => {
+            source @ (Source::Kms { .. } | Source::Both { .. }) => {
+                let (master, ids, hybrid) = match source {
+                    Source::Both {
+                        shared,
+                        place,
+                        master,
+                        id,
+                    } => (master, vec![id], Some((shared, place))),
+                    Source::Kms { master, ids } => (master, ids, None),
+                    Source::Exchange(_) => return,
+                };
                 self.peer_sae = Some(master.clone());
                 let request = cx.ids.key_request();
                 init.candidate = Some(Candidate {
@@ -372,6 +413,7 @@ impl Sa {
                     digest,
                     spi_r: header.spi_r,
                     offered_mode,
+                    hybrid,
                 });
                 self.requests.hold();
                 self.deadline = Some(cx.now + cx.config.timing.local_answer);
@@ -409,7 +451,10 @@ impl Sa {
             Ok(keys) => match key_material::in_order(&candidate.ids, keys) {
                 Ok(keys) => {
                     self.spi_r = candidate.spi_r;
-                    self.take_initial_keys(cx, keys)
+                    match candidate.hybrid {
+                        None => self.take_initial_keys(cx, keys),
+                        Some((shared, place)) => self.take_hybrid_keys(cx, &shared, place, keys),
+                    }
                 }
                 Err(unwanted) => {
                     ledger::lose_unclaimed(self.id, unwanted, cx.events);
@@ -420,7 +465,7 @@ impl Sa {
         match ready {
             Ok(()) => {
                 self.requests.answered();
-                self.begin_auth(cx, init.config, init.offer);
+                self.after_init(cx, init.config, init.offer);
             }
             Err(failure) => {
                 self.forget_answer(candidate.offered_mode);
@@ -473,11 +518,35 @@ fn read_answer(init: &InitI, spi_r: u64, payloads: &[Payload]) -> Result<Answer,
             _ => return Err(syntax("KE of another method than the SA's")),
         };
         let shared = ke.finish(value).map_err(|_| syntax("a KE value"))?;
+        let supported = NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED;
+        if key_material::has_additional(&suite) && find_notify(payloads, supported).is_none() {
+            return Err(syntax("additional key exchanges without IKE_INTERMEDIATE"));
+        }
+        let (mode, source) = match read_hybrid(init, payloads)? {
+            Some((place, master, id)) => {
+                let source = Source::Both {
+                    shared,
+                    place,
+                    master,
+                    id,
+                };
+                (Mode::Hybrid, source)
+            }
+            None => {
+                let mode = init.exchange_mode(payloads);
+                let mode = mode.ok_or(CloseReason::NoProposalChosen)?;
+                let wanted = mode == Mode::Plain && init.offer.configured_ppk.is_some();
+                if wanted && find_notify(payloads, NotifyType::USE_PPK).is_none() {
+                    return Err(CloseReason::NoProposalChosen);
+                }
+                (mode, Source::Exchange(shared))
+            }
+        };
         return Ok(Answer {
             suite,
             nonce,
-            mode: init.exchange_mode(payloads),
-            source: Source::Exchange(shared),
+            mode,
+            source,
         });
     }
     let mode = init.offered.iter().copied().find(|mode| mode.is_qkd());
@@ -515,4 +584,28 @@ fn read_answer(init: &InitI, spi_r: u64, payloads: &[Payload]) -> Result<Answer,
         mode: Mode::Qkd(profile),
         source: Source::Kms { master, ids },
     })
+}
+
+/// Mode `hybrid`, when the answer is in it: where the key goes, whose it is, and which.
+fn read_hybrid(
+    init: &InitI,
+    payloads: &[Payload],
+) -> Result<Option<(PpkPlace, SaeId, KeyId)>, CloseReason> {
+    let syntax = CloseReason::Syntax;
+    let Some(notify) = find_notify(payloads, NotifyType::QKD_SUPPORTED) else {
+        return Ok(None);
+    };
+    let supported = QkdSupported::from_data(&notify.data).map_err(|_| syntax("QKD_SUPPORTED"))?;
+    if !supported.hybrid || !init.offered.contains(&Mode::Hybrid) {
+        return Ok(None);
+    }
+    let place = PpkPlace::choose(payloads, init.offer.ppk)
+        .ok_or(syntax("neither USE_PPK nor USE_PPK_INT in the answer"))?;
+    let notify = find_notify(payloads, NotifyType::QKD_KEY_IDS)
+        .ok_or(syntax("no QKD_KEY_IDS in the answer"))?;
+    let ids = QkdKeyIds::from_data(&notify.data).map_err(|_| syntax("QKD_KEY_IDS"))?;
+    match ids.ids.as_slice() {
+        [id] => Ok(Some((place, supported.sae, *id))),
+        _ => Err(syntax("number of QKD_KEY_IDS")),
+    }
 }

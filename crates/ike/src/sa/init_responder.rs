@@ -1,6 +1,6 @@
 //! IKE_SA_INIT, responder (RFC 7296 1.2; mode `qkd`: keys first, then the answer that names them).
 //!
-//! The mode is the best of ours that the request offers: `qkd` by QKD_SUPPORTED, `psk` by a KE payload.
+//! The mode is the best of ours that the request offers: `qkd` by QKD_SUPPORTED, `psk` by a KE payload, `hybrid` by both.
 
 use keys::{QkdKey, SaeId, Secret};
 use rand_core::CryptoRng;
@@ -8,10 +8,13 @@ use rand_core::CryptoRng;
 use super::{
     Cx, Phase, Sa,
     keys::{self as key_material, key_method},
-    ledger, window,
+    ledger,
+    legacy::{is_legacy, respond_without_zeros},
+    ppk::{PPK_BITS, PpkPlace},
+    window,
 };
 use crate::{
-    config::{Acceptance, Mode, Profile, ResponderConfig},
+    config::{Acceptance, Mode, PeerProfile, Profile, ResponderConfig},
     crypto::{IkeSuite, KeMethod, Selection, signature::HashAlgorithm},
     event::{CloseReason, Event, KeyRequestId, KeysWanted, Path, QkdFailure},
     wire::{
@@ -23,6 +26,15 @@ use crate::{
 pub(super) struct InitR {
     request: KeyRequestId,
     answer: SaPayload,
+    /// Mode `hybrid`: our half of the key exchange.
+    exchange: Option<Exchange>,
+}
+
+/// Our half of a key exchange, and where a QKD key goes besides.
+struct Exchange {
+    public: Vec<u8>,
+    shared: Secret,
+    place: Option<PpkPlace>,
 }
 
 impl InitR {
@@ -42,10 +54,12 @@ pub(crate) struct InitRequest {
 
 /// Where the keys of the IKE SA come from.
 enum Source {
-    /// The KMS, shared with this slave.
-    Kms { slave: SaeId },
-    /// A key exchange: our public value, the shared secret.
-    Exchange { public: Vec<u8>, shared: Secret },
+    /// The KMS, shared with this slave; in mode `hybrid` beside a key exchange.
+    Kms {
+        slave: SaeId,
+        exchange: Option<Exchange>,
+    },
+    Exchange(Exchange),
 }
 
 /// What a request offers.
@@ -53,6 +67,9 @@ struct Offered<'a> {
     proposals: &'a SaPayload,
     ke: Option<(u16, &'a [u8])>,
     supported: Option<QkdSupported>,
+    /// IKE_INTERMEDIATE.
+    intermediate: bool,
+    ppk: Option<PpkPlace>,
 }
 
 /// The unprotected error notify a request is refused with, without keeping any state.
@@ -78,6 +95,7 @@ impl InitRequest {
     pub(crate) fn read(
         config: &ResponderConfig,
         acceptance: &Acceptance,
+        profile: PeerProfile,
         payloads: &[Payload],
         rng: &mut (dyn CryptoRng + Send),
     ) -> Result<Self, Refusal> {
@@ -103,6 +121,9 @@ impl InitRequest {
             proposals: proposals.ok_or(NotifyType::INVALID_SYNTAX)?,
             ke,
             supported,
+            intermediate: find_notify(payloads, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED)
+                .is_some(),
+            ppk: PpkPlace::choose(payloads, acceptance.ppk),
         };
         let (mode, selection) = acceptance
             .modes(config)
@@ -114,8 +135,22 @@ impl InitRequest {
             return Err(NotifyType::INVALID_SYNTAX.into());
         }
         let source = match key_method(&suite) {
-            Some(method) => offered.exchange(method, rng)?,
+            Some(method) => {
+                let legacy = is_legacy(profile, false, mode, Some(&suite));
+                let exchange = offered.exchange(method, legacy, rng)?;
+                match (mode, offered.supported) {
+                    (Mode::Hybrid, Some(supported)) => Source::Kms {
+                        slave: supported.sae,
+                        exchange: Some(Exchange {
+                            place: offered.ppk,
+                            ..exchange
+                        }),
+                    },
+                    _ => Source::Exchange(exchange),
+                }
+            }
             None => Source::Kms {
+                exchange: None,
                 slave: match (offered.supported, &config.paper) {
                     (Some(supported), _) => supported.sae,
                     (None, Some(paper)) => paper.ue_sae_id.clone(),
@@ -139,9 +174,14 @@ impl Offered<'_> {
         let offers = match mode {
             Mode::Qkd(Profile::Native) => self.supported.as_ref().is_some_and(|s| s.qkd),
             Mode::Qkd(Profile::Paper) => self.supported.is_none() && config.paper.is_some(),
-            Mode::Psk | Mode::Cert => self.ke.is_some(),
+            Mode::Hybrid => {
+                let both = self.supported.as_ref().is_some_and(|s| s.hybrid);
+                both && self.ke.is_some() && self.ppk.is_some()
+            }
+            Mode::Psk | Mode::Cert | Mode::Plain => self.ke.is_some(),
         };
-        let suites = key_material::ike_suites(mode, &config.ike_suites);
+        let mut suites = key_material::ike_suites(mode, &config.ike_suites);
+        suites.retain(|suite| self.intermediate || !key_material::has_additional(suite));
         offers
             .then(|| IkeSuite::select(&suites, self.proposals))
             .flatten()
@@ -151,14 +191,21 @@ impl Offered<'_> {
     fn exchange(
         &self,
         method: KeMethod,
+        legacy: bool,
         rng: &mut (dyn CryptoRng + Send),
-    ) -> Result<Source, Refusal> {
+    ) -> Result<Exchange, Refusal> {
         match self.ke {
             Some((id, value)) if id == method.id() => {
-                let (public, shared) = method
-                    .respond(value, rng)
-                    .map_err(|_| NotifyType::INVALID_SYNTAX)?;
-                Ok(Source::Exchange { public, shared })
+                let answer = match legacy {
+                    true => respond_without_zeros(method, value, rng),
+                    false => method.respond(value, rng),
+                };
+                let (public, shared) = answer.map_err(|_| NotifyType::INVALID_SYNTAX)?;
+                Ok(Exchange {
+                    public,
+                    shared,
+                    place: None,
+                })
             }
             _ => {
                 let wish = method.id().to_be_bytes().to_vec();
@@ -195,43 +242,52 @@ impl Sa {
         sa.local_id = Some(config.identity.clone());
         sa.deadline = Some(cx.now + cx.config.timing.half_open_lifetime);
         sa.peer_hashes = key_material::announced_hashes(payloads);
+        sa.fragments = key_material::fragmentation_agreed(cx, payloads);
         match request.source {
-            Source::Exchange { public, shared } => {
-                let ke = key_method(&request.suite).map(|method| Payload::Ke {
-                    method: method.id(),
-                    data: public,
-                });
-                let made = sa.take_shared_secret(cx, &shared);
-                let mut payloads = sa.init_answer(request.answer, ke);
+            Source::Exchange(exchange) => {
+                let made = sa.take_shared_secret(cx, &exchange.shared);
+                sa.configure_ppk(cx.config.acceptance.configured_ppk.as_deref(), payloads);
+                let mut payloads = sa.init_answer(request.answer, Some(exchange.public));
                 let acceptance = &cx.config.acceptance;
                 if sa.peer_hashes.is_some() {
                     payloads.push(HashAlgorithm::to_notify(&HashAlgorithm::ALL).into());
                 }
                 if let Some(trust) = &acceptance.trust
-                    && acceptance.modes(config).contains(&Mode::Cert)
+                    && acceptance
+                        .modes(config)
+                        .iter()
+                        .any(|mode| matches!(mode, Mode::Cert | Mode::Plain))
                 {
                     payloads.push(trust.anchors.request());
                 }
                 if made.is_ok() && sa.send_init_response(cx, sa.spi_r, &payloads) {
-                    sa.begin_auth_responder();
+                    sa.after_init_responder(cx);
                 } else {
                     sa.finish(cx, CloseReason::Unsendable);
                 }
             }
-            Source::Kms { slave } => {
+            Source::Kms { slave, exchange } => {
                 sa.peer_sae = Some(slave.clone());
                 let key_request = cx.ids.key_request();
+                let (number, size_bits) = match &exchange {
+                    Some(_) => (1, PPK_BITS),
+                    None => (
+                        ledger::keys_per_attach(sa.aead()),
+                        key_material::size_bits(&request.suite, &sa.esp_suites),
+                    ),
+                };
                 sa.phase = Phase::Allocating(Box::new(InitR {
                     request: key_request,
                     answer: request.answer,
+                    exchange,
                 }));
                 cx.events.push_back(Event::KeysNeeded {
                     sa: sa.id,
                     request: key_request,
                     wanted: KeysWanted::Allocate {
                         slave,
-                        number: ledger::keys_per_attach(sa.aead()),
-                        size_bits: key_material::size_bits(&request.suite, &sa.esp_suites),
+                        number,
+                        size_bits,
                     },
                 });
             }
@@ -240,13 +296,30 @@ impl Sa {
     }
 
     /// What every good answer begins with.
-    fn init_answer(&self, chosen: SaPayload, ke: Option<Payload>) -> Vec<Payload> {
+    fn init_answer(&self, chosen: SaPayload, public: Option<Vec<u8>>) -> Vec<Payload> {
+        let method = self.suite.as_ref().and_then(key_method);
+        let ke = method.zip(public).map(|(method, data)| Payload::Ke {
+            method: method.id(),
+            data,
+        });
         let mut payloads = vec![Payload::Sa(chosen)];
         payloads.extend(ke);
         payloads.push(Payload::Nonce(self.transcript.nonce_r.clone()));
         payloads.extend(key_material::nat_detection(
             self.spi_i, self.spi_r, self.path,
         ));
+        let additional = self
+            .suite
+            .as_ref()
+            .is_some_and(key_material::has_additional);
+        if additional || self.ppk_place() == Some(PpkPlace::Intermediate) {
+            payloads.push(key_material::intermediate_supported());
+        }
+        payloads.extend(self.ppk_place().map(PpkPlace::notify));
+        if self.fragments {
+            let kind = NotifyType::IKEV2_FRAGMENTATION_SUPPORTED;
+            payloads.push(Notify::status(kind, Vec::new()).into());
+        }
         payloads
     }
 
@@ -254,7 +327,7 @@ impl Sa {
     pub(crate) fn replay_init(&self, cx: &mut Cx<'_>, path: Path, datagram: &[u8]) {
         let digest = window::digest(datagram);
         if let window::Incoming::Replay(response) = self.responses.classify(0, &digest) {
-            cx.transmit(path, response);
+            cx.transmit_all(path, response);
         }
     }
 
@@ -267,17 +340,29 @@ impl Sa {
             Ok(keys) => keys.iter().map(|key| key.id).collect(),
             Err(_) => Vec::new(),
         };
-        if let Err(failure) = keys.and_then(|keys| self.take_initial_keys(cx, keys)) {
+        let (exchange, public) = match init.exchange {
+            Some(exchange) => (
+                exchange.place.map(|place| (exchange.shared, place)),
+                Some(exchange.public),
+            ),
+            None => (None, None),
+        };
+        let taken = keys.and_then(|keys| match &exchange {
+            Some((shared, place)) => self.take_hybrid_keys(cx, shared, *place, keys),
+            None => self.take_initial_keys(cx, keys),
+        });
+        if let Err(failure) = taken {
             let refusal = key_material::unavailable(failure);
             self.send_init_response(cx, 0, &[refusal.into()]);
             return self.finish(cx, CloseReason::Qkd(failure));
         }
-        let mut payloads = self.init_answer(init.answer, None);
+        let hybrid = self.mode == Mode::Hybrid;
+        let mut payloads = self.init_answer(init.answer, public);
         let format = match (self.profile(), &cx.config.responder) {
             (Profile::Native, Some(config)) => {
                 let supported = QkdSupported {
-                    qkd: true,
-                    hybrid: false,
+                    qkd: !hybrid,
+                    hybrid,
                     paper: false,
                     sae: config.sae_id.clone(),
                 };
@@ -287,8 +372,11 @@ impl Sa {
             _ => KeyIdFormat::Json,
         };
         payloads.push(QkdKeyIds { format, ids }.to_notify().into());
+        if hybrid && self.peer_hashes.is_some() {
+            payloads.push(HashAlgorithm::to_notify(&HashAlgorithm::ALL).into());
+        }
         if self.send_init_response(cx, self.spi_r, &payloads) {
-            self.begin_auth_responder();
+            self.after_init_responder(cx);
         } else {
             self.finish(cx, CloseReason::Unsendable);
         }
@@ -302,7 +390,7 @@ impl Sa {
         };
         self.transmit(cx, &datagram);
         self.transcript.response.clone_from(&datagram);
-        self.responses.answered(datagram);
+        self.responses.answered(vec![datagram]);
         true
     }
 }

@@ -6,14 +6,12 @@ use super::{Cx, Sa, ledger};
 use crate::{
     config::{Mode, Profile},
     crypto::{
-        AesBits, Encr, EspSuite, IkeKeys, IkeSuite, Integ, KeMethod, KeyError, KeyExchange,
-        OpenError, Prf, Protector, keymat, nat::detection_hash, qkd as schedule,
+        AesBits, ChildSuite, Encr, EspSuite, IkeKeys, IkeSuite, Integ, KeMethod, KeyError,
+        KeyExchange, Prf, Protector, keymat, nat::detection_hash, qkd as schedule,
         signature::HashAlgorithm,
     },
     event::{ChildFailure, Path, QkdFailure},
-    wire::{
-        Notify, NotifyType, Parsed, Payload, WireError, find_notify, notifies, qkd::QkdUnavailable,
-    },
+    wire::{Notify, NotifyType, Payload, find_notify, notifies, qkd::QkdUnavailable},
 };
 
 /// Keys of an IKE SA in use.
@@ -85,15 +83,36 @@ pub(super) fn ike_suites(mode: Mode, configured: &[IkeSuite]) -> Vec<IkeSuite> {
             .copied()
             .filter(|suite| match &suite.ke {
                 None => mode.is_qkd(),
-                Some(ke) => !mode.is_qkd() && ke.additional().next().is_none(),
+                Some(_) => !mode.is_qkd(),
             })
             .collect(),
     }
 }
 
+/// Whether a suite has exchanges that only IKE_INTERMEDIATE can carry.
+pub(super) fn has_additional(suite: &IkeSuite) -> bool {
+    suite
+        .ke
+        .as_ref()
+        .is_some_and(|ke| ke.additional().next().is_some())
+}
+
+/// INTERMEDIATE_EXCHANGE_SUPPORTED (RFC 9242 3.1).
+pub(super) fn intermediate_supported() -> Payload {
+    Notify::status(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED, Vec::new()).into()
+}
+
 /// The method of the KE payload that goes with a suite.
 pub(super) fn key_method(suite: &IkeSuite) -> Option<KeMethod> {
     suite.ke.as_ref().map(KeyExchange::first)
+}
+
+/// The KE payload of a message.
+pub(super) fn key_exchange(payloads: &[Payload]) -> Option<(u16, &[u8])> {
+    payloads.iter().find_map(|payload| match payload {
+        Payload::Ke { method, data } => Some((*method, data.as_slice())),
+        _ => None,
+    })
 }
 
 /// What SIGNATURE_HASH_ALGORITHMS of a message says.
@@ -102,17 +121,29 @@ pub(super) fn announced_hashes(payloads: &[Payload]) -> Option<Vec<HashAlgorithm
     HashAlgorithm::from_data(&notify.data).ok()
 }
 
-/// ESP suites to offer or accept under an IKE suite: in mode `qkd` of its kind, since that fixed the number of keys.
-pub(super) fn esp_suites(mode: Mode, ike: &IkeSuite, configured: &[EspSuite]) -> Vec<EspSuite> {
+/// ESP suites to offer or accept under an IKE suite: in mode `qkd` of its kind, since that fixed the number of keys, and
+/// without a key exchange, since every Child SA has fresh keys.
+pub(super) fn esp_suites(mode: Mode, ike: &IkeSuite, configured: &[ChildSuite]) -> Vec<ChildSuite> {
     match mode {
-        Mode::Qkd(Profile::Paper) => vec![PAPER_ESP],
-        Mode::Qkd(Profile::Native) => configured
-            .iter()
-            .copied()
+        Mode::Qkd(Profile::Paper) => vec![PAPER_ESP.into()],
+        Mode::Qkd(Profile::Native) => without_exchange(configured)
+            .into_iter()
             .filter(|suite| suite.encr.is_aead() == ike.encr.is_aead())
+            .map(ChildSuite::from)
             .collect(),
         _ => configured.to_vec(),
     }
+}
+
+/// The suites as IKE_AUTH knows them (RFC 7296 1.2), none twice.
+pub(super) fn without_exchange(suites: &[ChildSuite]) -> Vec<EspSuite> {
+    let mut plain = Vec::new();
+    for suite in suites {
+        if !plain.contains(&suite.esp) {
+            plain.push(suite.esp);
+        }
+    }
+    plain
 }
 
 /// Octets of the nonces of IKE_SA_INIT.
@@ -132,10 +163,10 @@ pub(super) const fn child_nonce_len(profile: Profile) -> Option<usize> {
 }
 
 /// Size in bits to ask keys of: the longest any of the suites takes.
-pub(super) fn size_bits(ike: &IkeSuite, esp: &[EspSuite]) -> u32 {
+pub(super) fn size_bits(ike: &IkeSuite, esp: &[ChildSuite]) -> u32 {
     let octets = esp
         .iter()
-        .map(|suite| schedule::key_len(ike, suite))
+        .map(|suite| schedule::key_len(ike, &suite.esp))
         .max()
         .unwrap_or_else(|| ike.encr.key_len());
     u32::try_from(octets * 8).unwrap_or(u32::MAX)
@@ -185,16 +216,19 @@ pub(super) fn in_order(ids: &[KeyId], keys: Vec<QkdKey>) -> Result<Vec<QkdKey>, 
     Ok(keys)
 }
 
-/// Opens a protected message. `None`: not protected by the peer, so no answer either.
-pub(super) fn open(
-    inbound: &Protector,
-    parsed: &Parsed<'_>,
-) -> Option<Result<Vec<Payload>, WireError>> {
-    match inbound.open(parsed) {
-        Ok(payloads) => Some(Ok(payloads)),
-        Err(OpenError::Content(error)) => Some(Err(error)),
-        Err(_) => None,
-    }
+/// IKEV2_FRAGMENTATION_SUPPORTED, if this side takes fragments (RFC 7383 2.3).
+pub(super) fn fragmentation_supported(cx: &Cx<'_>) -> Option<Payload> {
+    let kind = NotifyType::IKEV2_FRAGMENTATION_SUPPORTED;
+    cx.config
+        .fragmentation
+        .datagram
+        .map(|_| Notify::status(kind, Vec::new()).into())
+}
+
+/// Whether this side takes fragments and the peer says that it does.
+pub(super) fn fragmentation_agreed(cx: &Cx<'_>, payloads: &[Payload]) -> bool {
+    cx.config.fragmentation.datagram.is_some()
+        && find_notify(payloads, NotifyType::IKEV2_FRAGMENTATION_SUPPORTED).is_some()
 }
 
 /// QKD_UNAVAILABLE for a failure of the KMS.
@@ -233,7 +267,19 @@ pub(super) fn foreign_notifies(payloads: &[Payload]) -> Vec<Notify> {
                         | NotifyType::NAT_DETECTION_SOURCE_IP
                         | NotifyType::NAT_DETECTION_DESTINATION_IP
                         | NotifyType::COOKIE
+                        | NotifyType::MOBIKE_SUPPORTED
+                        | NotifyType::ADDITIONAL_IP4_ADDRESS
+                        | NotifyType::ADDITIONAL_IP6_ADDRESS
+                        | NotifyType::NO_ADDITIONAL_ADDRESSES
+                        | NotifyType::NO_NATS_ALLOWED
+                        | NotifyType::UPDATE_SA_ADDRESSES
+                        | NotifyType::COOKIE2
                         | NotifyType::REKEY_SA
+                        | NotifyType::PPK_IDENTITY
+                        | NotifyType::PPK_IDENTITY_KEY
+                        | NotifyType::NO_PPK_AUTH
+                        | NotifyType::ADDITIONAL_KEY_EXCHANGE
+                        | NotifyType::INITIAL_CONTACT
                 )
         })
         .cloned()
@@ -293,7 +339,14 @@ impl Sa {
         let suite = self.suite.ok_or(KeyError::Suite)?;
         let (ni, nr) = (&self.transcript.nonce_i, &self.transcript.nonce_r);
         let seed = keymat::skeyseed(suite.prf, ni, nr, shared);
-        let keys = keymat::ike_keys(&suite, &seed, ni, nr, self.spi_i, self.spi_r)?;
+        self.renew_keys(cx, &seed)
+    }
+
+    /// All keys of the IKE SA anew, from another SKEYSEED.
+    pub(super) fn renew_keys(&mut self, cx: &mut Cx<'_>, seed: &Secret) -> Result<(), KeyError> {
+        let suite = self.suite.ok_or(KeyError::Suite)?;
+        let (ni, nr) = (&self.transcript.nonce_i, &self.transcript.nonce_r);
+        let keys = keymat::ike_keys(&suite, seed, ni, nr, self.spi_i, self.spi_r)?;
         self.put_into_use(cx, &suite, keys, None)
     }
 

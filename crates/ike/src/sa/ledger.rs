@@ -92,6 +92,11 @@ impl Ledger {
         }
     }
 
+    /// Takes in the one key of mode `hybrid`.
+    pub(crate) fn take_ppk(&mut self, keys: &[QkdKey]) {
+        self.hold(keys, &[KeyPurpose::Ppk]);
+    }
+
     /// Takes in the keys of one further Child SA.
     pub(crate) fn take_child(&mut self, keys: &[QkdKey]) {
         self.hold(keys, &ESP);

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Cx, Sa, child::ChildState};
+use super::{
+    Cx, Sa,
+    child::{Child, ChildState},
+};
 use crate::{config::Lifetime, event::ChildId, time::Instant};
 
 /// When an SA that is in use wants attention.
@@ -57,6 +60,7 @@ impl Sa {
                     .filter(|child| child.state == ChildState::Up)
                     .filter_map(|child| child.life.next())
                     .chain(self.life.next())
+                    .chain(self.children.values().filter_map(Child::given_up_at))
                     .min()
             })
             .flatten()
@@ -78,6 +82,7 @@ impl Sa {
                 self.life.retry(cx);
             }
         }
+        self.give_up_children(cx);
         let due: Vec<(ChildId, bool)> = self
             .children
             .values()

@@ -5,16 +5,24 @@ mod auth_initiator;
 mod auth_responder;
 mod child;
 mod child_create;
+mod child_exchange;
 mod child_request;
+mod contact;
 mod context;
 mod exchange;
+mod fragments;
 mod ghost;
 mod informational;
 mod init_initiator;
 mod init_responder;
+mod intermediate;
 mod keys;
 mod ledger;
+mod legacy;
 mod lifetime;
+mod mobike;
+mod plain;
+mod ppk;
 mod rekey;
 mod rekey_ike;
 mod retired;
@@ -31,16 +39,22 @@ use self::{
     auth_initiator::AuthI,
     auth_responder::AuthR,
     child::Child,
+    contact::Contact,
+    fragments::Inbox,
     init_initiator::InitI,
     init_responder::InitR,
+    intermediate::Between,
     keys::Crypt,
     ledger::Ledger,
     lifetime::Life,
+    mobike::Mobility,
+    ppk::Ppk,
     rekey_ike::{Heir, OwnRekey, PeerRekey},
     retired::Retired,
     window::{Requests, Responses},
 };
 pub(crate) use self::{
+    contact::ProvenIdentity,
     context::{Cx, Ids, NAT_PORT},
     ghost::Ghost,
     init_responder::{InitRequest, Refusal},
@@ -48,7 +62,7 @@ pub(crate) use self::{
 };
 use crate::{
     config::{EndpointConfig, Mode, Profile},
-    crypto::{EspSuite, IkeSuite, signature::HashAlgorithm},
+    crypto::{ChildSuite, IkeSuite, signature::HashAlgorithm},
     event::{ChildFailure, ChildId, CloseReason, Event, KeyRequestId, Path, QkdFailure, SaId},
     time::Instant,
     wire::{Delete, ExchangeType, Header, Identification, Notify, NotifyType, Payload},
@@ -62,6 +76,8 @@ enum Phase {
     Collecting(Box<InitI>),
     /// Responder: a request is acceptable; the KMS is being asked.
     Allocating(Box<InitR>),
+    /// Between IKE_SA_INIT and IKE_AUTH: IKE_INTERMEDIATE.
+    Between(Box<Between>),
     /// Initiator: IKE_AUTH.
     AuthI(Box<AuthI>),
     /// Responder: IKE_AUTH.
@@ -78,11 +94,19 @@ enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Command {
     CreateChild(ChildId),
+    /// The next IKE_FOLLOWUP_KE of a Child SA.
+    FollowChild(ChildId),
     RekeyIke,
     DeleteChild(ChildId),
     /// Deletes what the peer made and this side did not take.
     DeleteSpi(u32),
     Probe,
+    /// Tells the peer our new address.
+    UpdateAddresses,
+    /// Asks the peer at its new address.
+    CheckRoutability,
+    /// Notifies of the daemon's, by its token.
+    Inform(u64),
     DeleteIke,
 }
 
@@ -123,10 +147,13 @@ pub(crate) struct Sa {
     phase: Phase,
     requests: Requests,
     responses: Responses,
+    /// Whether both ends take fragments.
+    fragments: bool,
+    inbox: Inbox,
     transcript: Transcript,
     suite: Option<IkeSuite>,
     /// ESP suites offered and accepted, best first, of one kind with the IKE SA's.
-    esp_suites: Vec<EspSuite>,
+    esp_suites: Vec<ChildSuite>,
     crypt: Option<Crypt>,
     ledger: Ledger,
     ike_keys: Vec<::keys::KeyId>,
@@ -135,13 +162,20 @@ pub(crate) struct Sa {
     /// Keys of the signalling Child SA, until it takes them.
     signalling_keys: Option<Vec<QkdKey>>,
     msk: Option<Secret>,
+    /// Mode `hybrid`, until established.
+    ppk: Option<Ppk>,
+    /// What AUTH covers of IKE_INTERMEDIATE.
+    int_auth: Option<Vec<u8>>,
     /// Hash algorithms the peer announced for signatures (RFC 7427).
     peer_hashes: Option<Vec<HashAlgorithm>>,
+    contact: Contact,
     local_id: Option<Identification>,
     remote_id: Option<Identification>,
     peer_sae: Option<SaeId>,
     children: BTreeMap<ChildId, Child>,
     queue: VecDeque<Command>,
+    /// What [`Command::Inform`] sends.
+    informs: VecDeque<(u64, Vec<Notify>)>,
     current: Option<Command>,
     /// The Child SA whose CREATE_CHILD_SA request of the peer waits for its response.
     answering: Option<ChildId>,
@@ -155,7 +189,10 @@ pub(crate) struct Sa {
     heir: Option<Box<Heir>>,
     /// IKE SAs that were replaced.
     retired: Vec<Retired>,
+    /// Responses to CREATE_CHILD_SA so far, of a peer that numbers them as it likes.
+    seen_responses: Vec<window::RequestDigest>,
     life: Life,
+    mobility: Mobility,
     /// Half-open lifetime of a responder, patience of an initiator with its own daemon.
     deadline: Option<Instant>,
     last_heard: Instant,
@@ -202,6 +239,8 @@ impl Sa {
             phase: Phase::Gone,
             requests: Requests::default(),
             responses: Responses::default(),
+            fragments: false,
+            inbox: Inbox::default(),
             transcript: Transcript::default(),
             suite: None,
             esp_suites: Vec::new(),
@@ -211,12 +250,16 @@ impl Sa {
             user_keys: None,
             signalling_keys: None,
             msk: None,
+            ppk: None,
+            int_auth: None,
             peer_hashes: None,
+            contact: Contact::default(),
             local_id: None,
             remote_id: None,
             peer_sae: None,
             children: BTreeMap::new(),
             queue: VecDeque::new(),
+            informs: VecDeque::new(),
             current: None,
             answering: None,
             early_deletes: Vec::new(),
@@ -224,7 +267,9 @@ impl Sa {
             peer_rekey: None,
             heir: None,
             retired: Vec::new(),
+            seen_responses: Vec::new(),
             life: Life::default(),
+            mobility: Mobility::default(),
             deadline: None,
             last_heard: cx.now,
             last_sent: cx.now,
@@ -248,7 +293,11 @@ impl Sa {
 
     /// Whether this counts against the half-open limit.
     pub(crate) fn is_half_open(&self) -> bool {
-        !self.initiator && matches!(self.phase, Phase::Allocating(_) | Phase::AuthR(_))
+        !self.initiator
+            && matches!(
+                self.phase,
+                Phase::Allocating(_) | Phase::Between(_) | Phase::AuthR(_)
+            )
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -282,7 +331,7 @@ impl Sa {
         match &self.phase {
             Phase::Collecting(init) if init.waits_for(request) => self.collected(cx, keys),
             Phase::Allocating(init) if init.waits_for(request) => self.allocated(cx, keys),
-            _ if self.rekey_waits_for(request) => self.rekey_keys(cx, keys),
+            _ if self.rekey_waits_for(request) => self.rekey_keys(cx, request, keys),
             _ => match self.child_waiting_for(request) {
                 Some(child) => self.child_keys(cx, child, keys),
                 None => lose_unclaimed(self.id, keys.unwrap_or_default(), cx.events),
@@ -303,9 +352,17 @@ impl Sa {
     fn establish(&mut self, cx: &mut Cx<'_>) {
         self.phase = Phase::Established;
         self.established = Some(cx.now);
+        self.contact.prove();
         self.deadline = None;
-        self.life = Life::begin(cx, cx.config.lifetimes.ike);
+        let lifetime = cx
+            .config
+            .lifetimes
+            .ike
+            .filter(|_| !self.never_rekeys(cx.config));
+        self.life = Life::begin(cx, lifetime);
         self.msk = None;
+        self.ppk = None;
+        self.int_auth = None;
         self.transcript = Transcript::default();
         if let Some(crypt) = &mut self.crypt {
             crypt.auth = None;
@@ -319,6 +376,7 @@ impl Sa {
         match self.phase {
             Phase::Established => {
                 self.queue.clear();
+                self.informs.clear();
                 self.settle_rekeys(cx);
                 self.phase = Phase::Deleting;
                 self.queue.push_back(Command::DeleteIke);
@@ -366,11 +424,14 @@ impl Sa {
         self.free_rekeys();
         self.ledger.lose_all(self.id, cx.events);
         self.phase = Phase::Gone;
+        self.inbox = Inbox::default();
         self.crypt = None;
         self.user_keys = None;
         self.signalling_keys = None;
         self.msk = None;
+        self.ppk = None;
         self.queue.clear();
+        self.informs.clear();
         self.current = None;
         self.deadline = None;
         let sa = self.id;

@@ -25,7 +25,7 @@ impl Sa {
             return Err(CommandError::NotEstablished);
         }
         // The paper has no nonces in CREATE_CHILD_SA, without which collisions cannot be resolved.
-        if self.profile() == Profile::Paper {
+        if self.profile() == Profile::Paper || self.never_rekeys(cx.config) {
             return Err(CommandError::NotInThisMode);
         }
         let Some(old) = self
@@ -94,7 +94,8 @@ impl Sa {
             answer: Notify::status(kind, Vec::new()),
             fatal: None,
         };
-        if self.profile() == Profile::Paper || !cx.config.lifetimes.from_peer {
+        let refused = !cx.config.lifetimes.from_peer || self.never_rekeys(cx.config);
+        if self.profile() == Profile::Paper || refused {
             return Err(deny(NotifyType::NO_ADDITIONAL_SAS));
         }
         let not_found = Denial {

@@ -2,21 +2,26 @@
 //!
 //! | initiator of the rekey | in CREATE_CHILD_SA | responder of the rekey |
 //! |---|---|---|
-//! | mode `psk` | SA, Ni, KEi; SA, Nr, KEr | |
+//! | modes with a key exchange | SA, Ni, KEi; SA, Nr, KEr; additional ones in IKE_FOLLOWUP_KE, see [`followup`] | |
+//! | mode `hybrid` | the same; the N3IWF's message names a fresh PPK | |
 //! | mode `qkd` | SA, Ni; SA, Nr; the N3IWF's message names two or four keys and a new `K_auth` | |
 //!
 //! The suite, and with it the PRF, stays: 2.18 is read in two ways when it changes. The initiator goes over to the new
 //! SA with the response and deletes the old one; the responder goes over when it sees either. The Child SAs stay where
-//! they are. Both at once: the request with the lower nonce gives way to the other and is answered with
-//! TEMPORARY_FAILURE.
+//! they are.
+//!
+//! Both at once: each end answers the other as usual. Then four nonces are on the table, and the new SA made with the
+//! lowest of them is deleted by the end that asked for it (2.8.2); see [`collision`].
 
+mod collision;
+mod followup;
 mod keys;
 
 use ::keys::{KeyId, QkdKey, Secret};
 
+use self::followup::{Awaited, Following};
 use super::{
     Command, Cx, Denial, Sa, SpiChange,
-    child::ChildState,
     keys::{self as key_material, Crypt, key_method},
     ledger,
     lifetime::Life,
@@ -42,6 +47,8 @@ enum Step {
     Queued,
     /// The request is sent.
     Sent,
+    /// CREATE_CHILD_SA is over, IKE_FOLLOWUP_KE is not.
+    Following(Following),
     /// Slave: the response names keys, for which the KMS is being asked.
     Collecting {
         request: KeyRequestId,
@@ -57,6 +64,8 @@ pub(super) struct OwnRekey {
     spi: u64,
     nonce: Vec<u8>,
     ke: Option<KeSecret>,
+    /// Secrets of the key exchanges so far.
+    shared: Vec<Secret>,
     keys: Vec<QkdKey>,
     key_ids: Vec<KeyId>,
 }
@@ -68,13 +77,20 @@ impl OwnRekey {
     }
 }
 
-/// A rekey of the peer that waits for keys.
+/// A rekey of the peer that waits for keys, or for IKE_FOLLOWUP_KE.
 pub(super) struct PeerRekey {
-    request: KeyRequestId,
+    request: Option<KeyRequestId>,
     /// Slave: the keys named.
     ids: Vec<KeyId>,
     new: Born,
-    answer: SaPayload,
+    /// Until CREATE_CHILD_SA is answered.
+    answer: Option<SaPayload>,
+    /// Our public value, for the next answer.
+    ke: Option<Payload>,
+    /// Secrets of the key exchanges so far.
+    shared: Vec<Secret>,
+    keys: Vec<QkdKey>,
+    awaited: Awaited,
 }
 
 /// SPIs and nonces of a new IKE SA.
@@ -92,12 +108,14 @@ pub(super) struct Heir {
     pub(super) crypt: Crypt,
     initiator: bool,
     key_ids: Vec<KeyId>,
+    /// The lower of the two nonces it was made with.
+    lowest_nonce: Vec<u8>,
 }
 
 /// Where the keys come from.
-enum Source<'a> {
-    Exchange(&'a Secret),
-    Qkd(Vec<QkdKey>),
+struct Source<'a> {
+    shared: &'a [Secret],
+    keys: Vec<QkdKey>,
 }
 
 impl Sa {
@@ -116,7 +134,7 @@ impl Sa {
         if !self.is_established() || self.ike_is_rekeyed() {
             return Err(CommandError::NotEstablished);
         }
-        if self.profile() == Profile::Paper {
+        if self.profile() == Profile::Paper || self.never_rekeys(cx.config) {
             return Err(CommandError::NotInThisMode);
         }
         let method = self.suite.as_ref().and_then(key_method);
@@ -125,11 +143,12 @@ impl Sa {
             spi: cx.ike_spi(),
             nonce: cx.random(NONCE_LEN),
             ke: method.map(|method| method.generate(cx.rng)),
+            shared: Vec::new(),
             keys: Vec::new(),
             key_ids: Vec::new(),
         };
         self.spi_changes.push(SpiChange::Taken(own.spi));
-        if self.mode.is_qkd() && self.is_master() {
+        if self.ike_key_count() > 0 && self.is_master() {
             own.step = Step::Allocating(self.allocate_for_ike(cx));
         } else {
             self.queue.push_back(Command::RekeyIke);
@@ -142,17 +161,23 @@ impl Sa {
     pub(super) fn rekey_waits_for(&self, request: KeyRequestId) -> bool {
         let own = self.own_rekey.as_ref().is_some_and(|own| match &own.step {
             Step::Allocating(asked) | Step::Collecting { request: asked, .. } => *asked == request,
-            Step::Queued | Step::Sent => false,
+            Step::Queued | Step::Sent | Step::Following(_) => false,
         });
         own || self
             .peer_rekey
             .as_ref()
-            .is_some_and(|peer| peer.request == request)
+            .is_some_and(|peer| peer.request == Some(request))
     }
 
     /// The KMS's answer for a rekey of the IKE SA.
-    pub(super) fn rekey_keys(&mut self, cx: &mut Cx<'_>, keys: Result<Vec<QkdKey>, QkdFailure>) {
-        if let Some(peer) = self.peer_rekey.take() {
+    pub(super) fn rekey_keys(
+        &mut self,
+        cx: &mut Cx<'_>,
+        request: KeyRequestId,
+        keys: Result<Vec<QkdKey>, QkdFailure>,
+    ) {
+        let of_peer = |peer: &mut Box<PeerRekey>| peer.request == Some(request);
+        if let Some(peer) = self.peer_rekey.take_if(of_peer) {
             return self.peer_rekey_keys(cx, *peer, keys);
         }
         let Some(mut own) = self.own_rekey.take() else {
@@ -172,7 +197,8 @@ impl Sa {
                         ni: own.nonce.clone(),
                         nr: nonce_r,
                     };
-                    self.bear(cx, true, &new, Source::Qkd(keys))
+                    let shared = &own.shared;
+                    self.bear(cx, true, &new, Source { shared, keys })
                 });
                 match made {
                     Ok(heir) => self.succeed(cx, heir),
@@ -223,12 +249,20 @@ impl Sa {
         let Some(mut own) = self.own_rekey.take() else {
             return;
         };
-        match self.read_ike_rekey_response(cx, &mut own, payloads) {
+        let follows = matches!(own.step, Step::Following(_));
+        let read = match follows {
+            true => self.read_ike_followup(cx, &mut own, payloads),
+            false => self.read_ike_rekey_response(cx, &mut own, payloads),
+        };
+        match read {
             Ok(Some(heir)) => self.succeed(cx, heir),
-            Ok(None) => self.own_rekey = Some(own),
+            Ok(None) => {
+                self.own_rekey = Some(own);
+                self.send_ike_followup(cx);
+            }
             Err(failure) => {
                 self.own_rekey_failed(cx, &own, failure);
-                if Offer::read(payloads).sa.is_some() {
+                if follows || Offer::read(payloads).sa.is_some() {
                     self.queue.push_front(Command::Probe);
                 }
             }
@@ -254,22 +288,39 @@ impl Sa {
         let spi_r = chosen
             .filter(|spi| *spi != 0)
             .ok_or(invalid("a proposal that was not offered"))?;
-        if !self.mode.is_qkd() {
-            let shared = match (&own.ke, read.ke) {
-                (Some(ke), Some((id, value))) if id == ke.method().id() => {
-                    ke.finish(value).map_err(|_| invalid("a KE value"))?
-                }
-                _ => return Err(invalid("no KE")),
-            };
-            let new = own.born(spi_r, nonce);
-            return self
-                .bear(cx, true, &new, Source::Exchange(&shared))
-                .map(Some);
+        let new = own.born(spi_r, nonce);
+        if self.own_rekey_loses(&new) {
+            return self.close_redundant(cx, own, &new, read.ke);
         }
-        if self.is_master() {
-            let new = own.born(spi_r, nonce);
+        match (&own.ke, read.ke) {
+            (None, _) => {}
+            (Some(ke), Some((id, value))) if id == ke.method().id() => {
+                let shared = ke.finish(value).map_err(|_| invalid("a KE value"))?;
+                own.shared.push(shared);
+            }
+            _ => return Err(invalid("no KE")),
+        }
+        if let Some(following) = Following::begin(&suite, spi_r, nonce, payloads)? {
+            own.step = Step::Following(following);
+            return Ok(None);
+        }
+        self.exchanged(cx, own, spi_r, nonce, payloads)
+    }
+
+    /// All key exchanges are over: the new IKE SA, or, of a slave, the keys that the response named are asked for.
+    fn exchanged(
+        &mut self,
+        cx: &mut Cx<'_>,
+        own: &mut OwnRekey,
+        spi_r: u64,
+        nonce_r: &[u8],
+        payloads: &[Payload],
+    ) -> Result<Option<Heir>, ChildFailure> {
+        if self.is_master() || self.ike_key_count() == 0 {
+            let new = own.born(spi_r, nonce_r);
             let keys = std::mem::take(&mut own.keys);
-            return self.bear(cx, true, &new, Source::Qkd(keys)).map(Some);
+            let shared = &own.shared;
+            return self.bear(cx, true, &new, Source { shared, keys }).map(Some);
         }
         if !self.is_established() {
             return Err(ChildFailure::Abandoned);
@@ -279,13 +330,15 @@ impl Sa {
             request,
             ids,
             spi_r,
-            nonce_r: nonce.to_vec(),
+            nonce_r: nonce_r.to_vec(),
         };
         Ok(None)
     }
 
     fn own_rekey_failed(&mut self, cx: &mut Cx<'_>, own: &OwnRekey, reason: ChildFailure) {
-        self.spi_changes.push(SpiChange::Free(own.spi));
+        if own.spi != 0 {
+            self.spi_changes.push(SpiChange::Free(own.spi));
+        }
         self.queue.retain(|command| *command != Command::RekeyIke);
         self.ledger.lost(self.id, &own.key_ids, cx.events);
         if let Step::Collecting { ids, .. } = &own.step {
@@ -321,14 +374,15 @@ impl Sa {
 
     fn ike_rekey_request(&mut self, cx: &mut Cx<'_>, payloads: &[Payload]) -> Result<(), Denial> {
         let busy = || deny(NotifyType::TEMPORARY_FAILURE);
-        if self.profile() == Profile::Paper || !cx.config.lifetimes.from_peer {
+        let refused = !cx.config.lifetimes.from_peer || self.never_rekeys(cx.config);
+        if self.profile() == Profile::Paper || refused {
             return Err(deny(NotifyType::NO_ADDITIONAL_SAS));
         }
         let read = Offer::read(payloads);
         let (Some(suite), Some(sa), Some(nonce)) = (self.suite, read.sa, read.nonce) else {
             return Err(Denial::syntax("rekey of the IKE SA without a Nonce"));
         };
-        self.make_way(cx, nonce).map_err(|()| busy())?;
+        self.make_way(cx).map_err(|()| busy())?;
         let selection =
             IkeSuite::select(&[suite], sa).ok_or(deny(NotifyType::NO_PROPOSAL_CHOSEN))?;
         let spi_i = selection
@@ -342,29 +396,28 @@ impl Sa {
             ni: nonce.to_vec(),
             nr: cx.random(NONCE_LEN),
         };
-        let answer = selection.answer(new.spi_r.to_be_bytes().to_vec());
+        let mut peer = PeerRekey {
+            request: None,
+            ids: Vec::new(),
+            answer: Some(selection.answer(new.spi_r.to_be_bytes().to_vec())),
+            new,
+            ke: None,
+            shared: Vec::new(),
+            keys: Vec::new(),
+            awaited: Awaited::of(&suite),
+        };
         if let Some(method) = key_method(&suite) {
-            let value = match read.ke {
-                Some((id, value)) if id == method.id() => value,
-                _ => {
-                    let wish = method.id().to_be_bytes().to_vec();
-                    return Err(Denial {
-                        answer: Notify::status(NotifyType::INVALID_KE_PAYLOAD, wish),
-                        fatal: None,
-                    });
-                }
+            let Some((_, value)) = read.ke.filter(|(id, _)| *id == method.id()) else {
+                let wish = method.id().to_be_bytes().to_vec();
+                return Err(Denial {
+                    answer: Notify::status(NotifyType::INVALID_KE_PAYLOAD, wish),
+                    fatal: None,
+                });
             };
-            let (public, shared) = method
-                .respond(value, cx.rng)
-                .map_err(|_| deny(NotifyType::INVALID_SYNTAX))?;
-            let heir = self
-                .bear(cx, false, &new, Source::Exchange(&shared))
-                .map_err(|_| deny(NotifyType::NO_PROPOSAL_CHOSEN))?;
-            let ke = Payload::Ke {
-                method: method.id(),
-                data: public,
-            };
-            self.grant_ike_rekey(cx, heir, &new, answer, Some(ke));
+            peer.answer_ke(cx, method, value)?;
+        }
+        if self.ike_key_count() == 0 {
+            self.go_on_with_peer(cx, peer);
             return Ok(());
         }
         let (request, ids) = match self.is_master() {
@@ -373,35 +426,22 @@ impl Sa {
                 .collect_for_ike(cx, payloads)
                 .map_err(|_| deny(NotifyType::INVALID_SYNTAX))?,
         };
-        self.peer_rekey = Some(Box::new(PeerRekey {
-            request,
-            ids,
-            new,
-            answer,
-        }));
+        (peer.request, peer.ids) = (Some(request), ids);
+        self.peer_rekey = Some(Box::new(peer));
         Ok(())
     }
 
     /// Whether the peer may rekey the IKE SA now; a plan of our own is given up for it.
-    fn make_way(&mut self, cx: &mut Cx<'_>, peer_nonce: &[u8]) -> Result<(), ()> {
+    fn make_way(&mut self, cx: &mut Cx<'_>) -> Result<(), ()> {
         if !self.is_established() || self.peer_rekey.is_some() || self.heir.is_some() {
             return Err(());
         }
-        let in_between = self
-            .children
-            .values()
-            .any(|child| matches!(child.state, ChildState::Asked | ChildState::Requested));
-        if in_between {
+        if self.makes_child() {
             return Err(());
         }
         match &self.own_rekey {
-            // Both at once: the lower nonce gives way.
-            Some(own) if matches!(own.step, Step::Sent) => {
-                match own.nonce.as_slice() < peer_nonce {
-                    true => Ok(()),
-                    false => Err(()),
-                }
-            }
+            // Both at once: resolved when our response comes.
+            Some(own) if matches!(own.step, Step::Sent) => Ok(()),
             Some(own) if matches!(own.step, Step::Collecting { .. }) => Err(()),
             _ if !self.requests.is_free() => Err(()),
             Some(_) => {
@@ -417,47 +457,66 @@ impl Sa {
     fn peer_rekey_keys(
         &mut self,
         cx: &mut Cx<'_>,
-        peer: PeerRekey,
+        mut peer: PeerRekey,
         keys: Result<Vec<QkdKey>, QkdFailure>,
     ) {
-        let master = self.is_master();
-        let keys = match master {
+        let keys = match self.is_master() {
             true => self.allocated_for_ike(cx, keys),
             false => self.sorted(cx, &peer.ids, keys),
         };
-        let heir = keys.and_then(|keys| self.bear(cx, false, &peer.new, Source::Qkd(keys)));
-        match heir {
-            Ok(heir) => self.grant_ike_rekey(cx, heir, &peer.new, peer.answer, None),
-            Err(failure) => {
-                let failure = match failure {
-                    ChildFailure::Qkd(failure) => failure,
-                    _ => QkdFailure::NoKeys,
-                };
-                self.respond(cx, &[key_material::unavailable(failure).into()]);
+        match keys {
+            Ok(keys) => {
+                peer.keys = keys;
+                self.go_on_with_peer(cx, peer);
             }
+            Err(failure) => self.refuse_ike_rekey(cx, failure),
         }
     }
 
-    fn grant_ike_rekey(
-        &mut self,
-        cx: &mut Cx<'_>,
-        heir: Heir,
-        new: &Born,
-        answer: SaPayload,
-        ke: Option<Payload>,
-    ) {
-        let mut payloads = vec![Payload::Sa(answer), Payload::Nonce(new.nr.clone())];
-        payloads.extend(ke);
-        if self.is_master() {
-            payloads.extend(key_ids(&heir.key_ids));
+    fn refuse_ike_rekey(&mut self, cx: &mut Cx<'_>, failure: ChildFailure) {
+        let refusal = match failure {
+            _ if self.ike_key_count() == 0 => {
+                Notify::status(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new())
+            }
+            ChildFailure::Qkd(failure) => key_material::unavailable(failure),
+            _ => key_material::unavailable(QkdFailure::NoKeys),
+        };
+        self.respond(cx, &[refusal.into()]);
+    }
+
+    /// Answers the peer: with the new IKE SA, or with what its next IKE_FOLLOWUP_KE is to name.
+    fn go_on_with_peer(&mut self, cx: &mut Cx<'_>, mut peer: PeerRekey) {
+        let mut payloads = Vec::new();
+        if let Some(answer) = peer.answer.take() {
+            payloads.push(Payload::Sa(answer));
+            payloads.push(Payload::Nonce(peer.new.nr.clone()));
         }
-        self.spi_changes.push(SpiChange::Taken(heir.spi_r));
-        self.heir = Some(Box::new(heir));
-        self.respond(cx, &payloads);
+        payloads.extend(peer.ke.take());
+        if self.is_master() && payloads.len() > 1 {
+            let ids: Vec<KeyId> = peer.keys.iter().map(|key| key.id).collect();
+            payloads.extend(key_ids(&ids));
+        }
+        if let Some(link) = peer.awaited.next_link(cx) {
+            payloads.push(link);
+            peer.request = None;
+            self.peer_rekey = Some(Box::new(peer));
+            return self.respond(cx, &payloads);
+        }
+        let keys = std::mem::take(&mut peer.keys);
+        let shared = &peer.shared;
+        match self.bear(cx, false, &peer.new, Source { shared, keys }) {
+            Ok(heir) => {
+                self.spi_changes.push(SpiChange::Taken(heir.spi_r));
+                self.heir = Some(Box::new(heir));
+                self.respond(cx, &payloads);
+            }
+            Err(failure) => self.refuse_ike_rekey(cx, failure),
+        }
     }
 
     /// Our rekey is through: the new IKE SA is in use, and the old one is deleted.
     fn succeed(&mut self, cx: &mut Cx<'_>, heir: Heir) {
+        self.drop_rival(cx);
         self.replace(cx, heir);
         let path = self.path;
         if let Some(old) = self.retired.last_mut() {
@@ -494,16 +553,20 @@ impl Sa {
             requests: std::mem::take(&mut self.requests),
             responses: std::mem::take(&mut self.responses),
             crypt,
+            inbox: std::mem::take(&mut self.inbox),
+            fragments: self.fragments,
             until: cx.now + cx.config.timing.linger,
         });
-        self.current = None;
-        self.ike_keys = heir.key_ids;
+        let under_way = self.current.take();
+        self.mobike_rekeyed(under_way);
+        let replaced = std::mem::replace(&mut self.ike_keys, heir.key_ids);
         self.life = Life::begin(cx, cx.config.lifetimes.ike);
         self.ledger.used(self.id, &self.ike_keys, None, cx.events);
         cx.events.push_back(Event::IkeRekeyed {
             sa: self.id,
             spi_i: self.spi_i,
             spi_r: self.spi_r,
+            replaced,
         });
     }
 
@@ -512,10 +575,7 @@ impl Sa {
         if self.heir.is_some() {
             self.enthrone(cx);
         }
-        if self.peer_rekey.take().is_some() {
-            let refusal = Notify::status(NotifyType::TEMPORARY_FAILURE, Vec::new());
-            self.respond(cx, &[refusal.into()]);
-        }
+        self.drop_peer_rekey(cx);
         let own = self
             .own_rekey
             .take_if(|own| !matches!(own.step, Step::Sent));

@@ -2,8 +2,9 @@
 
 use super::{
     Cx, Sa, SpiChange,
-    keys::{self, Crypt},
-    window::{Incoming, Requests, Responses, Tick, digest},
+    fragments::{self, Arrival, Inbox},
+    keys::Crypt,
+    window::{Datagrams, Incoming, Requests, Responses, Tick, digest},
 };
 use crate::{
     event::Path,
@@ -18,6 +19,9 @@ pub(super) struct Retired {
     pub(super) requests: Requests,
     pub(super) responses: Responses,
     pub(super) crypt: Crypt,
+    pub(super) inbox: Inbox,
+    /// Whether both ends take fragments.
+    pub(super) fragments: bool,
     /// When it is forgotten; every sign of the peer puts that off.
     pub(super) until: Instant,
 }
@@ -50,21 +54,42 @@ impl Retired {
         };
         let header = self.header(ExchangeType::Informational, false, id);
         let payloads = [Payload::Delete(Delete::Ike)];
-        if let Ok(datagram) = self.crypt.outbound.seal(&header, &payloads, cx.rng) {
-            cx.transmit(path, &datagram);
+        if let Some(datagrams) = self.send(cx, path, &header, &payloads) {
             let timing = &cx.config.timing;
             self.requests
-                .sent(cx.now, timing, id, ExchangeType::Informational, datagram);
+                .sent(cx.now, timing, id, ExchangeType::Informational, datagrams);
         }
     }
 
+    fn send(
+        &mut self,
+        cx: &mut Cx<'_>,
+        path: Path,
+        header: &Header,
+        payloads: &[Payload],
+    ) -> Option<Datagrams> {
+        let room = match self.fragments {
+            true => cx.config.fragmentation.room(path),
+            false => None,
+        };
+        let outbound = &mut self.crypt.outbound;
+        let datagrams = fragments::seal(outbound, header, payloads, room, cx.rng).ok()?;
+        cx.transmit_all(path, &datagrams);
+        Some(datagrams)
+    }
+
+    fn open(&mut self, cx: &Cx<'_>, parsed: &Parsed<'_>) -> Arrival {
+        let limits = self.fragments.then_some(&cx.config.fragmentation);
+        self.inbox.open(&self.crypt.inbound, parsed, cx.now, limits)
+    }
+
     /// A message for it. Whether the peer said something.
-    fn handle(&mut self, cx: &mut Cx<'_>, path: Path, parsed: &Parsed<'_>) -> bool {
+    fn handle(&mut self, cx: &mut Cx<'_>, heir: &mut Sa, path: Path, parsed: &Parsed<'_>) -> bool {
         let header = &parsed.header;
         let linger = cx.now + cx.config.timing.linger;
         if header.flags.response {
             let ours = self.requests.expects(header.message_id, header.exchange)
-                && keys::open(&self.crypt.inbound, parsed).is_some();
+                && matches!(self.open(cx, parsed), Arrival::Message(_));
             if ours {
                 self.requests.answered();
                 self.until = linger;
@@ -75,22 +100,36 @@ impl Retired {
         match self.responses.classify(header.message_id, &digest) {
             Incoming::New => {}
             Incoming::Replay(response) => {
-                cx.transmit(path, response);
+                cx.transmit_all(path, response);
                 self.until = linger;
                 return false;
             }
             Incoming::InProgress | Incoming::Outside => return false,
         }
-        if keys::open(&self.crypt.inbound, parsed).is_none() {
+        let Arrival::Message(opened) = self.open(cx, parsed) else {
             return false;
-        }
+        };
         self.responses
-            .accept(header.message_id, header.exchange, digest, path);
+            .accept(header.message_id, header.exchange, opened.digest, path);
+        let mut moved = false;
         let payloads: Vec<Payload> = match header.exchange {
-            ExchangeType::Informational => Vec::new(),
+            // A peer that moves before it has seen the new IKE SA in use says so on this one.
+            ExchangeType::Informational => {
+                let mut answer = Vec::new();
+                let payloads = opened.payloads.unwrap_or_default();
+                let spis = (self.spi_i, self.spi_r);
+                moved = heir.mobike_request(cx, spis, path, &payloads, &mut answer);
+                answer
+            }
             _ => vec![Notify::status(NotifyType::TEMPORARY_FAILURE, Vec::new()).into()],
         };
         self.answer(cx, path, header.exchange, header.message_id, &payloads);
+        if moved {
+            if let Some(datagrams) = self.requests.again(cx.now, &cx.config.timing) {
+                cx.transmit_all(path, datagrams);
+            }
+            heir.follow_update(cx);
+        }
         self.until = linger;
         true
     }
@@ -105,9 +144,8 @@ impl Retired {
         payloads: &[Payload],
     ) {
         let header = self.header(exchange, true, id);
-        if let Ok(datagram) = self.crypt.outbound.seal(&header, payloads, cx.rng) {
-            cx.transmit(path, &datagram);
-            self.responses.answered(datagram);
+        if let Some(datagrams) = self.send(cx, path, &header, payloads) {
+            self.responses.answered(datagrams);
         }
     }
 
@@ -123,19 +161,26 @@ impl Sa {
         if let Some(heir) = &self.heir
             && (heir.spi_i, heir.spi_r) == (header.spi_i, header.spi_r)
         {
-            if keys::open(&heir.crypt.inbound, parsed).is_some() {
+            if !heir.crypt.inbound.open_any(parsed) {
+                return;
+            }
+            // A Delete is too short for fragments.
+            let payloads = heir.crypt.inbound.open(parsed).ok();
+            if !self.redundant_deleted(cx, &payloads.unwrap_or_default(), parsed) {
                 self.enthrone(cx);
                 self.handle(cx, path, parsed);
+                return;
             }
-            return;
         }
-        let heard = self
-            .retired
+        let mut retired = std::mem::take(&mut self.retired);
+        let heard = retired
             .iter_mut()
             .find(|old| (old.spi_i, old.spi_r) == (header.spi_i, header.spi_r))
-            .is_some_and(|old| old.handle(cx, path, parsed));
+            .is_some_and(|old| old.handle(cx, self, path, parsed));
+        self.retired = retired;
         if heard {
             self.last_heard = cx.now;
+            self.pump(cx);
         }
     }
 
@@ -146,7 +191,7 @@ impl Sa {
         self.retired.retain_mut(|old| {
             match old.requests.tick(cx.now, &cx.config.timing) {
                 Tick::Nothing => {}
-                Tick::Resend(datagram) => cx.transmit(path, datagram),
+                Tick::Resend(datagrams) => cx.transmit_all(path, datagrams),
                 // Whether the peer lives is asked on the new one.
                 Tick::GiveUp => old.requests.answered(),
             }

@@ -1,17 +1,45 @@
 //! What an IKE SA tells about itself.
 
 use super::{Phase, Sa, child::ChildState};
-use crate::status::{ChildStatus, SaState, SaStatus};
+use crate::{
+    config::Mode,
+    status::{Census, ChildStatus, SaState, SaStatus},
+};
 
 impl Sa {
+    fn state(&self) -> SaState {
+        match self.phase {
+            Phase::Established => SaState::Established,
+            Phase::Deleting | Phase::Gone => SaState::Deleting,
+            _ => SaState::Connecting,
+        }
+    }
+
+    pub(crate) const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub(crate) fn keys_held(&self) -> usize {
+        self.ledger.len()
+    }
+
+    pub(crate) fn count(&self, census: &mut Census) {
+        *census.ike_sas.entry((self.state(), self.mode)).or_default() += 1;
+        for child in self.children.values() {
+            if child.state == ChildState::Up {
+                *(if child.signalling {
+                    &mut census.signalling
+                } else {
+                    &mut census.user
+                }) += 1;
+            }
+        }
+    }
+
     pub(crate) fn status(&self) -> SaStatus {
         SaStatus {
             id: self.id,
-            state: match self.phase {
-                Phase::Established => SaState::Established,
-                Phase::Deleting | Phase::Gone => SaState::Deleting,
-                _ => SaState::Connecting,
-            },
+            state: self.state(),
             initiator: self.initiator,
             spi_i: self.spi_i,
             spi_r: self.spi_r,
@@ -25,6 +53,8 @@ impl Sa {
             established: self.established,
             nat_local: self.nat_local,
             nat_remote: self.nat_remote,
+            mobike: self.mobility.is_agreed(),
+            peer_addresses: self.mobility.peer_addresses().to_vec(),
             key_ids: self.ike_keys.clone(),
             held_keys: self.ledger.len(),
             retransmits: self.requests.retransmits(),
@@ -36,6 +66,7 @@ impl Sa {
                     spi_in: child.spi_in,
                     spi_out: child.spi_out,
                     suite: child.suite,
+                    key_exchange: child.exchange.agreed,
                     ts_local: child.ts_local.clone(),
                     ts_remote: child.ts_remote.clone(),
                     signalling: child.signalling,

@@ -34,9 +34,11 @@ impl Sa {
             self.deadline,
             grace,
             self.requests.due(),
+            self.inbox.next_timeout(),
             liveness,
             keepalive,
             self.next_lifetime(),
+            self.peer_rekey_until(),
             self.retired.iter().map(Retired::next_timeout).min(),
         ]
         .into_iter()
@@ -49,7 +51,8 @@ impl Sa {
     }
 
     pub(crate) fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
-        let timing = &cx.config.timing;
+        self.inbox.expire(cx.now);
+        let timing = self.timing(cx.config);
         if self.deadline.is_some_and(|deadline| deadline <= cx.now) {
             let reason = if self.initiator {
                 CloseReason::LocalTimeout
@@ -66,13 +69,17 @@ impl Sa {
             }
             return self.finish(cx, reason);
         }
-        match self.requests.tick(cx.now, timing) {
+        match self.requests.tick(cx.now, &timing) {
             Tick::Nothing => {}
-            Tick::Resend(datagram) => {
+            Tick::Resend(datagrams) => {
                 self.last_sent = cx.now;
-                cx.transmit(self.path, datagram);
+                cx.counters.retransmitted += 1;
+                cx.transmit_all(self.path, datagrams);
             }
             Tick::GiveUp => {
+                if self.forgives_silence(cx) {
+                    return;
+                }
                 let reason = match &self.phase {
                     Phase::InitSent(init) => init.hint().unwrap_or(CloseReason::PeerDead),
                     Phase::Deleting => CloseReason::Local,
@@ -85,6 +92,7 @@ impl Sa {
             }
         }
         self.retired_timeout(cx);
+        self.peer_rekey_over(cx);
         self.lifetimes_over(cx);
         let timing = &cx.config.timing;
         if let Some(interval) = timing.dpd_interval

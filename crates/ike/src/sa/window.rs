@@ -3,11 +3,16 @@
 //! Knows nothing of what exchanges mean: it holds finished datagrams, so that a retransmission and a replayed
 //! response are bit-identical, and so that both outlive the keys they were made with.
 
+use std::net::SocketAddr;
+
 use sha2::{Digest, Sha256};
 
 use crate::{config::Timing, event::Path, time::Instant, wire::ExchangeType};
 
-/// SHA-256 of a request: equal digests are the same request, retransmitted.
+/// A message as it travels: one datagram, or its fragments in order.
+pub(crate) type Datagrams = Vec<Vec<u8>>;
+
+/// SHA-256 of a request, or of its first fragment: equal digests are the same request, retransmitted.
 pub(crate) type RequestDigest = [u8; 32];
 
 /// Digest of a request, marker excluded.
@@ -28,7 +33,7 @@ pub(crate) struct Requests {
 pub(crate) struct Outstanding {
     id: u32,
     exchange: ExchangeType,
-    datagram: Vec<u8>,
+    datagrams: Datagrams,
     tries: u32,
     wait: std::time::Duration,
     /// `None` while the timer is held.
@@ -40,7 +45,7 @@ pub(crate) enum Tick<'a> {
     /// Nothing yet.
     Nothing,
     /// Send this again.
-    Resend(&'a [u8]),
+    Resend(&'a [Vec<u8>]),
     /// The last wait has passed.
     GiveUp,
 }
@@ -64,13 +69,13 @@ impl Requests {
         timing: &Timing,
         id: u32,
         exchange: ExchangeType,
-        datagram: Vec<u8>,
+        datagrams: Datagrams,
     ) {
         self.next_id = id.saturating_add(1);
         self.outstanding = Some(Outstanding {
             id,
             exchange,
-            datagram,
+            datagrams,
             tries: 0,
             wait: timing.retransmit_first,
             due: Some(now + timing.retransmit_first),
@@ -82,6 +87,13 @@ impl Requests {
         self.outstanding
             .as_ref()
             .is_some_and(|request| request.id == id && request.exchange == exchange)
+    }
+
+    /// Whether a request of this exchange is outstanding.
+    pub(crate) fn awaits(&self, exchange: ExchangeType) -> bool {
+        self.outstanding
+            .as_ref()
+            .is_some_and(|request| request.exchange == exchange)
     }
 
     /// The outstanding request is answered.
@@ -133,7 +145,19 @@ impl Requests {
             .min(timing.retransmit_max.max(timing.retransmit_first));
         request.due = Some(now + request.wait);
         self.retransmits += 1;
-        Tick::Resend(&request.datagram)
+        Tick::Resend(&request.datagrams)
+    }
+
+    /// The outstanding request, to be sent again over another path: its timer begins anew, since the waits so far were
+    /// for a path that is no more.
+    pub(crate) fn again(&mut self, now: Instant, timing: &Timing) -> Option<&[Vec<u8>]> {
+        let request = self.outstanding.as_mut()?;
+        request.due?;
+        request.tries = 0;
+        request.wait = timing.retransmit_first;
+        request.due = Some(now + request.wait);
+        self.retransmits += 1;
+        Some(&request.datagrams)
     }
 
     /// Retransmissions so far.
@@ -165,7 +189,7 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 struct Answered {
     digest: RequestDigest,
-    response: Vec<u8>,
+    response: Datagrams,
 }
 
 /// What a request is, going by Message ID and octets.
@@ -175,7 +199,7 @@ pub(crate) enum Incoming<'a> {
     /// The one being worked on, or the last one again while its response is not made: wait.
     InProgress,
     /// The last one again: send this once more.
-    Replay(&'a [u8]),
+    Replay(&'a [Vec<u8>]),
     /// Neither: no answer.
     Outside,
 }
@@ -196,6 +220,14 @@ impl Responses {
         }
     }
 
+    /// Whether an ID is beyond the next one, by no more than `most`, and nothing is being worked on.
+    pub(crate) fn is_ahead(&self, id: u32, most: u32) -> bool {
+        self.pending.is_none()
+            && id
+                .checked_sub(self.next_id)
+                .is_some_and(|ahead| (1..=most).contains(&ahead))
+    }
+
     /// Takes up a request that [`classify`](Self::classify) called new and whose protection was good.
     pub(crate) fn accept(
         &mut self,
@@ -213,9 +245,21 @@ impl Responses {
         });
     }
 
+    /// The Message ID of the next request.
+    pub(crate) fn next_id(&self) -> u32 {
+        self.next_id
+    }
+
     /// The request being worked on.
     pub(crate) fn pending(&self) -> Option<Pending> {
         self.pending
+    }
+
+    /// The response to the request being worked on leaves from another address: the old one is no more.
+    pub(crate) fn leave_from(&mut self, local: SocketAddr) {
+        if let Some(pending) = &mut self.pending {
+            pending.path.local = local;
+        }
     }
 
     /// Forgets the last response: repeating it would only lead the peer on.
@@ -224,7 +268,7 @@ impl Responses {
     }
 
     /// Remembers the response to it.
-    pub(crate) fn answered(&mut self, response: Vec<u8>) {
+    pub(crate) fn answered(&mut self, response: Datagrams) {
         if let Some(pending) = self.pending.take() {
             self.last = Some(Answered {
                 digest: pending.digest,
@@ -261,7 +305,7 @@ mod tests {
             &timing,
             0,
             ExchangeType::IkeSaInit,
-            vec![1, 2, 3],
+            vec![vec![1, 2, 3], vec![4]],
         );
         let mut resent = Vec::new();
         let mut now = Instant::ZERO;
@@ -269,8 +313,8 @@ mod tests {
             assert!(due > now, "time moves on");
             now = due;
             match requests.tick(now, &timing) {
-                Tick::Resend(datagram) => {
-                    assert_eq!(datagram, [1, 2, 3], "bit-identical");
+                Tick::Resend(datagrams) => {
+                    assert_eq!(datagrams, [vec![1, 2, 3], vec![4]], "bit-identical");
                     resent.push(now.since_origin().as_secs());
                 }
                 Tick::GiveUp => break,
@@ -286,7 +330,13 @@ mod tests {
     fn a_held_timer_does_not_fire() {
         let timing = Timing::default();
         let mut requests = Requests::default();
-        requests.sent(Instant::ZERO, &timing, 0, ExchangeType::IkeSaInit, vec![9]);
+        requests.sent(
+            Instant::ZERO,
+            &timing,
+            0,
+            ExchangeType::IkeSaInit,
+            vec![vec![9]],
+        );
         requests.hold();
         assert_eq!(requests.due(), None);
         let later = Instant::from_origin(Duration::from_secs(100));
@@ -307,10 +357,10 @@ mod tests {
         ));
         let second = digest(b"second");
         assert!(matches!(responses.classify(1, &second), Incoming::Outside));
-        responses.answered(vec![7]);
+        responses.answered(vec![vec![7]]);
         assert!(matches!(
             responses.classify(0, &first),
-            Incoming::Replay([7])
+            Incoming::Replay(datagrams) if datagrams == [vec![7]]
         ));
         assert!(
             matches!(responses.classify(0, &second), Incoming::Outside),

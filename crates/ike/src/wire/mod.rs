@@ -17,6 +17,7 @@ mod error;
 mod header;
 mod id;
 mod message;
+pub mod mobike;
 mod notify;
 mod payload;
 pub mod qkd;

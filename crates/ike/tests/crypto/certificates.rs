@@ -386,3 +386,22 @@ fn keys_of_rcgen_are_read() {
         assert!(SigningKey::new(&key.serialize_der()).is_ok());
     }
 }
+
+#[test]
+fn a_certificate_is_described() {
+    use ike::crypto::certificate::Description;
+    let pem = include_bytes!("../vectors/pki/p256.pem");
+    let key = include_bytes!("../vectors/pki/p256.key");
+    let said = Credential::new(pem, key).unwrap().describe().unwrap();
+    let names: Vec<String> = said.names.iter().map(ToString::to_string).collect();
+    let expected = [
+        "n3iwf.example.net",
+        "192.0.2.1",
+        "2001:db8::1",
+        "n3iwf@example.net",
+    ];
+    assert_eq!(&names[..4], expected);
+    assert_eq!((names.len(), said.authority), (5, false), "and the subject");
+    assert!(said.subject.contains("CN=p256") && said.not_before < said.not_after);
+    assert!(Description::of(b"no certificate").is_err());
+}

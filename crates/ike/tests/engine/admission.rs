@@ -58,6 +58,8 @@ fn a_cookie_comes_back_first_and_nothing_else_changes() {
     assert_eq!(again[0], cookie[0]);
     assert_eq!(again[1..], plain);
     assert_eq!(world.kme.allocations, 1, "no key before the cookie is back");
+    let counters = world.n3iwf.endpoint.counters();
+    assert_eq!((counters.cookies_sent, counters.cookies_accepted), (1, 1));
 }
 
 #[test]
@@ -71,6 +73,7 @@ fn without_a_cookie_there_is_neither_state_nor_key() {
     assert_eq!(world.n3iwf.record.keys_needed, 0);
     assert_eq!(world.n3iwf.endpoint.poll_timeout(), None);
     assert_eq!(world.sent.len(), 50, "one cookie for each");
+    assert_eq!(world.n3iwf.endpoint.counters().cookies_sent, 50);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ike::{Fate, KeyPurpose};
+use ike::{Fate, KeyPurpose, SaState};
 
 use crate::{
     setup,
@@ -32,6 +32,22 @@ fn native_attach_comes_up_on_both_sides() {
     world.run(Duration::from_secs(1));
     assert_eq!(world.n3iwf.record.tokens_up, [0, 42]);
     assert_eq!(world.ue.record.installed.len(), 2);
+    for side in [Side::Ue, Side::N3iwf] {
+        let census = world.node(side).endpoint.census();
+        assert_eq!((census.signalling, census.user), (1, 1));
+        let [((state, mode), 1)] = census
+            .ike_sas
+            .iter()
+            .map(|(k, v)| (*k, *v))
+            .collect::<Vec<_>>()[..]
+        else {
+            panic!("{census:?}");
+        };
+        assert_eq!(
+            (state, mode.to_string()),
+            (SaState::Established, "qkd-native".to_owned())
+        );
+    }
     world.check_keys();
     assert_eq!(world.kme.allocations, 1, "all keys in one request");
     assert_eq!(world.kme.collections, 1);
@@ -61,6 +77,20 @@ fn native_attach_comes_up_on_both_sides() {
     expected.sort();
     assert_eq!(used(&world.ue.record), expected);
     assert_eq!(used(&world.n3iwf.record), expected);
+    let (ue_count, n3iwf_count) = (
+        *world.ue.endpoint.counters(),
+        *world.n3iwf.endpoint.counters(),
+    );
+    assert_eq!(ue_count.sent, n3iwf_count.received);
+    assert_eq!(n3iwf_count.sent, ue_count.received);
+    let sent: Vec<_> = ue_count
+        .sent
+        .iter()
+        .filter(|(.., count)| *count > 0)
+        .collect();
+    assert_eq!(sent[0], ("ike_sa_init", "request", 1));
+    assert_eq!(sent[2], ("create_child_sa", "response", 1));
+    assert_eq!(ue_count.retransmitted + n3iwf_count.retransmitted, 0);
     world.command(Side::Ue, |endpoint, now| endpoint.close(now, ue));
     world.run(Duration::from_secs(60));
     assert_eq!(world.sas(Side::Ue).len() + world.sas(Side::N3iwf).len(), 0);

@@ -155,7 +155,7 @@ fn a_changed_response_of_ike_sa_init_fails_the_attach() {
 fn offers_cannot_be_cut_down_on_the_way() {
     let mut config = setup::native();
     config.ike_suites = vec![setup::GCM_IKE, setup::CBC_IKE];
-    config.esp_suites = vec![setup::GCM_ESP, setup::CBC_ESP];
+    config.esp_suites = vec![setup::GCM_ESP.into(), setup::CBC_ESP.into()];
     let mut world = World::native(46);
     tamper(&mut world, Ue, 0, |payloads| {
         if let Some(Payload::Sa(sa)) = payloads.first_mut() {
@@ -298,10 +298,10 @@ fn every_suite_attaches() {
         let mut there = setup::n3iwf_endpoint();
         let responder = there.responder.as_mut().unwrap();
         responder.ike_suites = vec![ike];
-        responder.esp_suites = vec![esp];
+        responder.esp_suites = vec![esp.into()];
         let mut config = setup::native();
         config.ike_suites = vec![ike];
-        config.esp_suites = vec![esp];
+        config.esp_suites = vec![esp.into()];
         let mut world = World::new(60 + n as u64, setup::ue_endpoint(), there);
         let (_, n3iwf) = world.attach(config);
         world.command(N3iwf, |endpoint, now| {
@@ -322,7 +322,7 @@ fn every_suite_attaches() {
 fn the_responder_prefers_by_its_own_order() {
     let mut config = setup::native();
     config.ike_suites = vec![setup::CBC_IKE, setup::GCM_IKE];
-    config.esp_suites = vec![setup::CBC_ESP, setup::GCM_ESP];
+    config.esp_suites = vec![setup::CBC_ESP.into(), setup::GCM_ESP.into()];
     let mut world = World::native(100);
     world.attach(config);
     let status = world.sas(N3iwf).remove(0);
@@ -337,11 +337,12 @@ fn the_responder_prefers_by_its_own_order() {
 #[test]
 fn without_an_esp_suite_in_common_the_ike_sa_stands_alone() {
     let mut config = setup::native();
-    config.esp_suites = vec![EspSuite {
+    let esp = EspSuite {
         encr: Encr::AesGcm16(AesBits::B128),
         integ: None,
         esn: false,
-    }];
+    };
+    config.esp_suites = vec![esp.into()];
     let mut world = World::native(101);
     world.attach(config);
     assert!(world.ue.record.installed.is_empty());

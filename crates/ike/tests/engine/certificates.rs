@@ -27,16 +27,16 @@ macro_rules! pki {
     };
 }
 
-const KEYS: [(&[u8], &[u8]); 5] = [
+pub(crate) const KEYS: [(&[u8], &[u8]); 5] = [
     pki!("p256"),
     pki!("p384"),
     pki!("p521"),
     pki!("ed25519"),
     pki!("rsa"),
 ];
-const RSA: usize = 4;
+pub(crate) const RSA: usize = 4;
 
-fn n3iwf(modes: &[Mode], place: usize) -> EndpointConfig {
+pub(crate) fn n3iwf(modes: &[Mode], place: usize) -> EndpointConfig {
     let (pem, key) = KEYS[place];
     let mut config = setup::accepting(modes, Prefer);
     config.acceptance.credential = Some(setup::credential(pem, key));
@@ -44,7 +44,7 @@ fn n3iwf(modes: &[Mode], place: usize) -> EndpointConfig {
     config
 }
 
-fn ue(modes: &[Mode], place: usize) -> Offer {
+pub(crate) fn ue(modes: &[Mode], place: usize) -> Offer {
     let (pem, key) = KEYS[place];
     Offer {
         credential: Some(setup::credential(pem, key)),
@@ -54,7 +54,7 @@ fn ue(modes: &[Mode], place: usize) -> Offer {
 }
 
 /// IDi has to be a name of the certificate.
-fn named() -> InitiatorConfig {
+pub(crate) fn named() -> InitiatorConfig {
     InitiatorConfig {
         identity: Identification::new(IdType::RFC822_ADDR, b"n3iwf@example.net".to_vec()),
         ..setup::choosy()

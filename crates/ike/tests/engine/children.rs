@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use ike::{ChildFailure, ChildId, CloseReason, Fate, NewChild, QkdFailure, SaId, wire::NotifyType};
+use ike::{
+    ChildFailure, ChildId, CloseReason, CommandError, Fate, NewChild, QkdFailure, SaId,
+    wire::NotifyType,
+};
 
 use crate::{
     setup,
@@ -56,6 +59,47 @@ fn the_daemons_notifies_travel_with_the_child() {
         .values()
         .find(|child| !child.signalling);
     assert_eq!(child.unwrap().notifies, setup::user_child(7).notifies);
+}
+
+#[test]
+fn notifies_alone_arrive_once_and_are_answered() {
+    for (seed, loss) in [(210, 0), (211, 300), (212, 300)] {
+        let mut world = World::native(seed);
+        let (_, n3iwf) = world.attach(setup::native());
+        world.faults.loss = loss;
+        let notifies = setup::user_child(7).notifies;
+        for token in [7, 9] {
+            world.command(N3iwf, |endpoint, now| {
+                endpoint
+                    .inform(now, n3iwf, token, notifies.clone())
+                    .unwrap();
+            });
+        }
+        world.run(seconds(60));
+        assert_eq!(world.ue.record.told, [notifies.clone(), notifies]);
+        assert_eq!(world.n3iwf.record.informed, [(7, None), (9, None)]);
+        assert!(world.n3iwf.record.told.is_empty());
+        world.check_keys();
+    }
+}
+
+#[test]
+fn nothing_is_told_in_an_ike_sa_that_ends() {
+    let mut world = World::native(213);
+    let (_, n3iwf) = world.attach(setup::native());
+    world.command(N3iwf, |endpoint, now| {
+        endpoint.probe(now, n3iwf);
+        let told = setup::user_child(7).notifies;
+        endpoint.inform(now, n3iwf, 1, told.clone()).unwrap();
+        endpoint.close(now, n3iwf);
+        assert_eq!(
+            endpoint.inform(now, n3iwf, 2, told),
+            Err(CommandError::NotEstablished)
+        );
+    });
+    world.run(seconds(10));
+    assert!(world.ue.record.told.is_empty() && world.n3iwf.record.informed.is_empty());
+    assert_eq!(world.n3iwf.record.closed.len(), 1);
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ike::{ChildAnswer, ChildSa, EapSuccess, Event, KeyRequestId, KeysWanted, QkdFailure, SaId};
+use ike::{
+    ChildAnswer, ChildSa, EapSuccess, Event, Grant, KeyRequestId, KeysWanted, QkdFailure, SaId,
+};
 use keys::Secret;
 
 use crate::{
@@ -85,7 +87,15 @@ impl World {
                 let step = (from.clone(), to.clone(), reason.clone());
                 record.fallbacks.push(step);
             }
-            Event::PathChanged { path, .. } => record.paths.push(*path),
+            Event::PathChanged {
+                path, udp_encap, ..
+            } => {
+                record.paths.push(*path);
+                record.encaps.push(*udp_encap);
+            }
+            Event::MoveRefused { notify, .. } => record.refusals.push(*notify),
+            Event::Told { notifies, .. } => record.told.push(notifies.clone()),
+            Event::Informed { token, refusal, .. } => record.informed.push((*token, *refusal)),
             Event::EapBegin { .. } => record.eap_begins += 1,
             Event::EapFailure { .. } => record.eap_failures += 1,
             _ => {}
@@ -101,6 +111,7 @@ impl World {
             } => self.schedule(after, Action::Keys(side, sa, request, wanted, 0)),
             Event::InstallChild { .. } => self.schedule(after, Action::React(side, event)),
             Event::EapBegin { .. }
+            | Event::PeerAuthenticated { .. }
             | Event::Eap { .. }
             | Event::EapSuccess { .. }
             | Event::ChildRequested { .. } => self.schedule(after, Action::React(side, event)),
@@ -114,6 +125,15 @@ impl World {
         match event {
             Event::EapBegin { sa, .. } => {
                 self.n3iwf.endpoint.send_eap(now, sa, setup::eap(1, 14));
+            }
+            Event::PeerAuthenticated { sa, .. } => {
+                let grant = Grant {
+                    configuration: setup::cfg_reply(),
+                    ts_local: vec![setup::N3IWF_INNER],
+                    ts_remote: behaviour.ts_ue.clone(),
+                    notifies: Vec::new(),
+                };
+                self.n3iwf.endpoint.grant(now, sa, grant);
             }
             Event::Eap { sa, packet } => {
                 let round = *self.node(side).rounds.entry(sa).or_default();

@@ -23,14 +23,14 @@ use crate::{
 };
 
 /// A UE under the test's control, on the first IKE SA of a world.
-struct Forger {
-    header: Header,
-    outbound: Protector,
-    inbound: Protector,
+pub(crate) struct Forger {
+    pub(crate) header: Header,
+    pub(crate) outbound: Protector,
+    pub(crate) inbound: Protector,
 }
 
 impl Forger {
-    fn new(world: &mut World) -> Self {
+    pub(crate) fn new(world: &mut World) -> Self {
         let nonce = |data: &[u8]| {
             let parsed = parse(data).unwrap();
             let Body::Clear(payloads) = parsed.body else {

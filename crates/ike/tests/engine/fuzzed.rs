@@ -36,6 +36,22 @@ fn the_seeds_of_the_corpus_reach_what_they_are_for() {
         "the N3IWF believes the forged Delete"
     );
     assert_eq!(play("bad-answers").established, [0, 0]);
+    for name in [
+        "attach-hybrid",
+        "attach-hybrid-fragments",
+        "attach-fragments",
+    ] {
+        let outcome = play(name);
+        assert_eq!(outcome.established, [1, 1], "{name}");
+        assert_eq!(outcome.children, [1, 1], "{name}");
+    }
+    // The Child SA rekeyed, then the IKE SA, then a Child SA under the new one.
+    let outcome = play("hybrid-rekeys");
+    assert_eq!(outcome.children, [3, 3], "{outcome:?}");
+    assert_eq!(outcome.downs, [1, 1], "{outcome:?}");
+    let outcome = play("hybrid-forged-intermediate");
+    assert_eq!(outcome.established, [0, 0]);
+    assert_eq!(outcome.closed, [0, 1], "the N3IWF takes the forger's word");
 }
 
 #[test]
@@ -48,6 +64,8 @@ fn scripts_by_seed_are_survived() {
         // Most scripts begin with a good stretch of an attach.
         let prefix = usize::try_from(seed % 24).unwrap().min(script.len());
         script[..prefix].fill(0);
+        // Settings in turn.
+        script[0] = u8::try_from(seed / 24 % 8).unwrap();
         established += conversation(&script).established[1];
     }
     assert!(

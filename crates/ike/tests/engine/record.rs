@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ike::{
     ChildId, CloseReason, Fate, Instant, KeyPurpose, KeyRequestId, Mode, Path, SaId,
-    wire::{Notify, TrafficSelector},
+    wire::{Notify, NotifyType, TrafficSelector},
 };
 use keys::KeyId;
 
@@ -64,6 +64,8 @@ pub(crate) struct Record {
     pub(crate) provided: usize,
     pub(crate) keys_needed: usize,
     pub(crate) paths: Vec<Path>,
+    pub(crate) encaps: Vec<bool>,
+    pub(crate) refusals: Vec<NotifyType>,
     pub(crate) eap_begins: usize,
     pub(crate) eap_failures: usize,
     pub(crate) configuration: Vec<ike::wire::CfgAttribute>,
@@ -75,6 +77,10 @@ pub(crate) struct Record {
     pub(crate) rekeys_failed: Vec<(ChildId, ike::ChildFailure)>,
     pub(crate) ike_rekeys: usize,
     pub(crate) ike_rekeys_failed: Vec<ike::ChildFailure>,
+    /// What the peer told with `inform`.
+    pub(crate) told: Vec<Vec<Notify>>,
+    /// Answers to `inform`, by token.
+    pub(crate) informed: Vec<(u64, Option<NotifyType>)>,
     pub(crate) fallbacks: Vec<(Vec<Mode>, Vec<Mode>, CloseReason)>,
 }
 

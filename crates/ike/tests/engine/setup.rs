@@ -54,6 +54,40 @@ pub(crate) const fn exchange(method: KeMethod) -> IkeSuite {
     }
 }
 
+/// Curve25519, then these.
+pub(crate) fn additional(methods: &[KeMethod]) -> IkeSuite {
+    let ke = (1..).zip(methods).fold(
+        KeyExchange::single(KeMethod::Curve25519),
+        |ke, (number, method)| ke.with_additional(number, *method).unwrap(),
+    );
+    IkeSuite {
+        ke: Some(ke),
+        ..GCM_IKE
+    }
+}
+
+fn hybrid_suite() -> IkeSuite {
+    additional(&[KeMethod::MlKem768])
+}
+
+/// An N3IWF of mode `hybrid`, with ML-KEM-768.
+pub(crate) fn hybrid_endpoint() -> EndpointConfig {
+    let mut config = accepting(&[Mode::Hybrid], QkdPolicy::Require);
+    config.lifetimes.from_peer = true;
+    if let Some(responder) = &mut config.responder {
+        responder.ike_suites = vec![hybrid_suite()];
+    }
+    config
+}
+
+/// Its UE.
+pub(crate) fn hybrid_config() -> InitiatorConfig {
+    InitiatorConfig {
+        ike_suites: vec![hybrid_suite()],
+        ..native()
+    }
+}
+
 /// Suites of both kinds, for a choice of modes.
 pub(crate) fn all_suites() -> Vec<IkeSuite> {
     vec![
@@ -76,7 +110,7 @@ pub(crate) fn accepting(modes: &[Mode], policy: QkdPolicy) -> EndpointConfig {
             policy,
             credential: Some(old_credential()),
             certificate: CertificateUse::WhenAsked,
-            trust: None,
+            ..Acceptance::default()
         },
         ..EndpointConfig::default()
     }
@@ -144,7 +178,7 @@ pub(crate) fn responder() -> ResponderConfig {
         identity: Identification::fqdn("n3iwf.example.net"),
         paper: None,
         ike_suites: vec![GCM_IKE, CBC_IKE],
-        esp_suites: vec![GCM_ESP, CBC_ESP],
+        esp_suites: vec![GCM_ESP.into(), CBC_ESP.into()],
         cookies: CookiePolicy::Never,
         half_open_limit: 1000,
     }
@@ -170,7 +204,7 @@ pub(crate) fn native() -> InitiatorConfig {
         peer_identity: Some(Identification::fqdn("n3iwf.example.net")),
         peer_certificate: PeerCertificate::Ignore,
         ike_suites: vec![GCM_IKE],
-        esp_suites: vec![GCM_ESP],
+        esp_suites: vec![GCM_ESP.into()],
         ts_local: vec![TrafficSelector::any_v4()],
         ts_remote: vec![TrafficSelector::any_v4()],
         configuration: vec![CfgAttribute::request(
@@ -216,7 +250,7 @@ pub(crate) fn eap(code: u8, len: usize) -> Vec<u8> {
     let mut packet = vec![0; len];
     packet[0] = code;
     packet[1] = 1;
-    packet[3] = u8::try_from(len).unwrap();
+    packet[2..4].copy_from_slice(&u16::try_from(len).unwrap().to_be_bytes());
     packet
 }
 

@@ -45,13 +45,33 @@ impl Dice {
     }
 }
 
-fn build(seed: u64, dice: &mut Dice, paper: bool) -> World {
+/// What is attached with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Native,
+    Paper,
+    /// Every second message takes several datagrams of 576 octets.
+    Fragments,
+    /// Mode `hybrid`, with ML-KEM and rekeys.
+    Hybrid,
+}
+
+fn build(seed: u64, dice: &mut Dice, kind: Kind) -> World {
     let mut ue = setup::ue_endpoint();
-    let mut n3iwf: EndpointConfig = if paper {
+    let mut n3iwf: EndpointConfig = if kind == Kind::Paper {
         setup::paper_endpoint()
     } else {
         setup::n3iwf_endpoint()
     };
+    if kind == Kind::Fragments {
+        ue.fragmentation.datagram = Some(576);
+        n3iwf.fragmentation.datagram = Some([576, 1280][dice.below(2) as usize]);
+    }
+    if kind == Kind::Hybrid {
+        n3iwf = setup::hybrid_endpoint();
+        ue.lifetimes.from_peer = true;
+        ue.fragmentation.datagram = Some(576);
+    }
     ue.timing = timing();
     n3iwf.timing = timing();
     if let Some(responder) = &mut n3iwf.responder {
@@ -97,6 +117,12 @@ fn build(seed: u64, dice: &mut Dice, paper: bool) -> World {
         world.behaviour.eap = (0..dice.below(12)).map(|_| (30, 30)).collect();
         world.behaviour.eap.push((30, 4));
     }
+    if kind == Kind::Fragments {
+        let large = |dice: &mut Dice| 4 + usize::try_from(dice.below(2000)).unwrap();
+        for (response, request) in &mut world.behaviour.eap {
+            (*response, *request) = (large(dice), large(dice));
+        }
+    }
     if dice.one_in(6) {
         world.nat = Some(crate::world::Nat {
             outer: [198, 51, 100, 77].into(),
@@ -107,15 +133,22 @@ fn build(seed: u64, dice: &mut Dice, paper: bool) -> World {
 }
 
 /// Begins, adds Child SAs from both sides, deletes some, and perhaps closes; all while the network is bad.
-fn run(seed: u64, paper: bool) -> Outcome {
+fn run(seed: u64, kind: Kind) -> Outcome {
     let mut dice = Dice(TestRng::seed_from_u64(seed));
-    let mut world = build(seed, &mut dice, paper);
-    let config = if paper {
+    let mut world = build(seed, &mut dice, kind);
+    let hybrid = kind == Kind::Hybrid;
+    let config = if kind == Kind::Paper {
         setup::paper()
     } else {
         setup::native()
     };
-    let ue = world.initiate(config.clone());
+    let ue = match hybrid {
+        true => world.initiate_with(
+            setup::hybrid_config(),
+            &setup::offering(&[ike::Mode::Hybrid], ike::QkdPolicy::Require),
+        ),
+        false => world.initiate(config.clone()),
+    };
     let storm_ends = Instant::ZERO + STORM;
     let mut token = 0;
     while world.now < storm_ends {
@@ -161,6 +194,17 @@ fn run(seed: u64, paper: bool) -> Outcome {
                 }
             }
             6 => world.command(side, |endpoint, now| endpoint.probe(now, sa.id)),
+            8 | 9 if hybrid => {
+                if let Some(child) = sa.children.first() {
+                    // Refused while it is being rekeyed already.
+                    world.command(side, |endpoint, now| {
+                        let _ = endpoint.rekey_child(now, sa.id, child.id);
+                    });
+                }
+            }
+            10 if hybrid => world.command(side, |endpoint, now| {
+                let _ = endpoint.rekey_ike(now, sa.id);
+            }),
             7 if dice.one_in(3) => world.command(side, |endpoint, now| endpoint.close(now, sa.id)),
             _ => {}
         }
@@ -237,10 +281,10 @@ fn settle(world: &mut World, seed: u64, ue: ike::SaId) -> Outcome {
     outcome
 }
 
-fn storm(seeds: std::ops::Range<u64>, paper: bool) -> Outcome {
+fn storm(seeds: std::ops::Range<u64>, kind: Kind) -> Outcome {
     let mut sum = Outcome::default();
     for seed in seeds {
-        let one = run(seed, paper);
+        let one = run(seed, kind);
         sum.attached += one.attached;
         sum.failed += one.failed;
         sum.children += one.children;
@@ -248,10 +292,10 @@ fn storm(seeds: std::ops::Range<u64>, paper: bool) -> Outcome {
     sum
 }
 
-#[test]
-fn ten_thousand_attaches_end_the_same_on_both_sides() {
+fn ten_thousand(first: u64, kind: Kind) -> Outcome {
     let workers: Vec<_> = (0..4u64)
-        .map(|n| std::thread::spawn(move || storm(n * 2500..(n + 1) * 2500, false)))
+        .map(|n| first + n * 2500..first + (n + 1) * 2500)
+        .map(|seeds| std::thread::spawn(move || storm(seeds, kind)))
         .collect();
     let mut sum = Outcome::default();
     for worker in workers {
@@ -261,6 +305,12 @@ fn ten_thousand_attaches_end_the_same_on_both_sides() {
         sum.children += one.children;
     }
     assert_eq!(sum.attached + sum.failed, 10_000);
+    sum
+}
+
+#[test]
+fn ten_thousand_attaches_end_the_same_on_both_sides() {
+    let sum = ten_thousand(0, Kind::Native);
     // Both outcomes have to be frequent, or the storm tests nothing.
     assert!(sum.attached > 5000, "{sum:?}");
     assert!(sum.failed > 500, "{sum:?}");
@@ -268,15 +318,32 @@ fn ten_thousand_attaches_end_the_same_on_both_sides() {
 }
 
 #[test]
+fn mode_hybrid_weathers_the_storm_too() {
+    let sum = storm(50_000..51_000, Kind::Hybrid);
+    assert_eq!(sum.attached + sum.failed, 1000);
+    assert!(sum.attached > 400, "{sum:?}");
+    assert!(sum.failed > 50, "{sum:?}");
+}
+
+/// A message of n datagrams is lost n times as often.
+#[test]
+fn ten_thousand_attaches_in_fragments_end_the_same_on_both_sides() {
+    let sum = ten_thousand(30_000, Kind::Fragments);
+    assert!(sum.attached > 4000, "{sum:?}");
+    assert!(sum.failed > 500, "{sum:?}");
+    assert!(sum.children > sum.attached, "{sum:?}");
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..20 {
-        assert_eq!(run(seed, false), run(seed, false));
+        assert_eq!(run(seed, Kind::Native), run(seed, Kind::Native));
     }
 }
 
 #[test]
 fn paper_profile_weathers_the_storm_too() {
-    let sum = storm(20_000..20_150, true);
+    let sum = storm(20_000..20_150, Kind::Paper);
     assert_eq!(sum.attached + sum.failed, 150);
     assert!(sum.attached > 60, "{sum:?}");
 }

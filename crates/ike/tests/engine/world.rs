@@ -4,7 +4,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, HashSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -120,7 +120,7 @@ impl Ord for Due {
 /// A NAT in front of the UE: its outer address, and what is added to its ports.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Nat {
-    pub(crate) outer: std::net::IpAddr,
+    pub(crate) outer: IpAddr,
     pub(crate) port_offset: u16,
 }
 
@@ -132,6 +132,8 @@ pub(crate) struct World {
     pub(crate) faults: Faults,
     pub(crate) latency: Duration,
     pub(crate) nat: Option<Nat>,
+    /// Where the UE is: what comes from or goes to another address of its is lost.
+    pub(crate) ue_address: IpAddr,
     pub(crate) behaviour: Behaviour,
     /// Datagrams of this side vanish.
     pub(crate) muted: HashSet<Side>,
@@ -160,6 +162,7 @@ impl World {
             faults: Faults::default(),
             latency: Duration::from_millis(10),
             nat: None,
+            ue_address: setup::UE,
             behaviour: Behaviour::default(),
             muted: HashSet::new(),
             sent: Vec::new(),
@@ -302,6 +305,9 @@ impl World {
         let (source, target) = (path.local, path.remote);
         match from {
             Ue => {
+                if source.ip() != self.ue_address {
+                    return None;
+                }
                 let source = match self.nat {
                     Some(nat) => SocketAddr::new(nat.outer, source.port() + nat.port_offset),
                     None => source,
@@ -318,12 +324,12 @@ impl World {
                 let target = match self.nat {
                     Some(nat) if target.ip() == nat.outer => {
                         let port = target.port().checked_sub(nat.port_offset)?;
-                        SocketAddr::new(setup::UE, port)
+                        SocketAddr::new(self.ue_address, port)
                     }
                     Some(_) => return None,
                     None => target,
                 };
-                (target.ip() == setup::UE).then_some((
+                (target.ip() == self.ue_address).then_some((
                     Ue,
                     Path {
                         local: target,

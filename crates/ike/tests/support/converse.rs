@@ -1,20 +1,27 @@
 //! A conversation of two endpoints, directed by the octets of a fuzzer: messages lost, repeated, changed or forged with
 //! the right keys, daemons that answer well or badly, time that passes. Nothing may panic, and every key has to be
 //! accounted for after every step.
+//!
+//! The first octet is the setting: bit 0 cookies, bit 1 mode `hybrid` with an additional key exchange and rekeys, bit 2
+//! messages that take several datagrams.
 
 use std::{
     collections::{HashSet, VecDeque},
+    fmt,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use ike::{
-    ChildAnswer, ChildId, CookiePolicy, EapSuccess, Endpoint, EndpointConfig, Event,
-    InitiatorConfig, Instant, KeysWanted, NewChild, Path, PeerCertificate, Profile, QkdFailure,
-    ResponderConfig, SaId,
-    crypto::{AesBits, Encr, EspSuite, IkeSuite, Prf, Protector, qkd},
+    Acceptance, ChildAnswer, ChildId, CookiePolicy, EapSuccess, Endpoint, EndpointConfig, Event,
+    Fragmentation, InitiatorConfig, Instant, KeyLog, KeysWanted, Lifetimes, Mode, NewChild, Offer,
+    Path, PeerCertificate, Profile, QkdFailure, QkdPolicy, ResponderConfig, SaId,
+    crypto::{
+        AesBits, Encr, EspSuite, IkeKeys, IkeSuite, KeMethod, KeyExchange, Prf, Protector, qkd,
+    },
     wire::{
         Body, CfgAttribute, CfgAttributeType, ExchangeType, Flags, Header, Identification,
-        NotifyType, Payload, TrafficSelector, parse,
+        NotifyType, Payload, PayloadType, TrafficSelector, encode_payloads, parse,
     },
 };
 use keys::{KeyId, QkdKey, Secret};
@@ -33,6 +40,32 @@ const ESP: EspSuite = EspSuite {
 };
 const UE: usize = 0;
 const N3IWF: usize = 1;
+
+const HYBRID: u8 = 2;
+const FRAGMENTS: u8 = 4;
+
+/// The newest keys of the UE's IKE SAs, for the forger.
+#[derive(Default)]
+struct Log(Mutex<Option<(u64, u64, IkeKeys)>>);
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Log")
+    }
+}
+
+impl KeyLog for Log {
+    fn ike_sa(&self, spi_i: u64, spi_r: u64, _: &IkeSuite, keys: &IkeKeys) {
+        let copy = IkeKeys {
+            sk_d: keys.sk_d.duplicate(),
+            sk_pi: keys.sk_pi.duplicate(),
+            sk_pr: keys.sk_pr.duplicate(),
+            initiator: keys.initiator.duplicate(),
+            responder: keys.responder.duplicate(),
+        };
+        *self.0.lock().unwrap() = Some((spi_i, spi_r, copy));
+    }
+}
 
 struct End {
     endpoint: Endpoint,
@@ -73,6 +106,8 @@ struct Conversation {
     /// Clear messages of the first IKE_SA_INIT, from which the forger makes keys.
     init: [Option<Vec<u8>>; 2],
     outcome: Outcome,
+    setting: u8,
+    log: Arc<Log>,
 }
 
 /// What a conversation came to, on the UE and on the N3IWF.
@@ -88,9 +123,12 @@ pub(crate) struct Outcome {
 pub(crate) fn conversation(script: &[u8]) -> Outcome {
     let mut script = Script(script);
     let mut play = Conversation::new(script.octet().unwrap_or(0));
-    play.ends[UE]
-        .endpoint
-        .initiate(play.now, path(UE), initiator());
+    play.ends[UE].endpoint.initiate_with(
+        play.now,
+        path(UE),
+        initiator(play.is(HYBRID)),
+        &play.offer(),
+    );
     play.drain();
     while let Some(direction) = script.octet() {
         play.act(direction, &mut script);
@@ -114,8 +152,8 @@ impl Conversation {
             sae_id: "n".parse().unwrap(),
             identity: Identification::fqdn("n3iwf"),
             paper: None,
-            ike_suites: vec![SUITE],
-            esp_suites: vec![ESP],
+            ike_suites: suites(setting & HYBRID != 0),
+            esp_suites: vec![ESP.into()],
             cookies: if setting & 1 == 0 {
                 CookiePolicy::Never
             } else {
@@ -123,10 +161,27 @@ impl Conversation {
             },
             half_open_limit: 8,
         };
-        let end = |responder, seed| End {
+        let log = Arc::new(Log::default());
+        let end = |responder: Option<ResponderConfig>, seed| End {
             endpoint: Endpoint::new(
                 EndpointConfig {
+                    key_log: match responder {
+                        None => Some(Arc::clone(&log) as Arc<dyn KeyLog>),
+                        Some(_) => None,
+                    },
                     responder,
+                    lifetimes: Lifetimes {
+                        from_peer: setting & HYBRID != 0,
+                        ..Lifetimes::default()
+                    },
+                    acceptance: Acceptance {
+                        modes: modes(setting & HYBRID != 0),
+                        ..Acceptance::default()
+                    },
+                    fragmentation: Fragmentation {
+                        datagram: Some(if setting & FRAGMENTS == 0 { 1280 } else { 576 }),
+                        ..Fragmentation::default()
+                    },
                     ..EndpointConfig::default()
                 },
                 Box::new(rand_chacha::ChaCha8Rng::seed_from_u64(seed)),
@@ -144,6 +199,28 @@ impl Conversation {
             keys: 0,
             init: [None, None],
             outcome: Outcome::default(),
+            setting,
+            log: Arc::clone(&log),
+        }
+    }
+
+    fn is(&self, bit: u8) -> bool {
+        self.setting & bit != 0
+    }
+
+    fn offer(&self) -> Offer {
+        Offer {
+            modes: modes(self.is(HYBRID)),
+            policy: QkdPolicy::Require,
+            ..Offer::default()
+        }
+    }
+
+    /// An EAP packet with this code.
+    fn eap(&self, code: u8) -> Vec<u8> {
+        match self.is(FRAGMENTS) {
+            false => vec![code, 1, 0, 5, 254],
+            true => [vec![code, 1, 4, 0, 254], vec![0; 1019]].concat(),
         }
     }
 
@@ -213,7 +290,8 @@ impl Conversation {
 
     /// A protected message from the peer of `to`, made with the right keys: any exchange, any payloads.
     fn forge(&mut self, to: usize, script: &mut Script<'_>) {
-        let exchange = ExchangeType::from_number(35 + script.octet().unwrap_or(0) % 4);
+        let exchanges = if self.is(HYBRID) { 10 } else { 4 };
+        let exchange = ExchangeType::from_number(35 + script.octet().unwrap_or(0) % exchanges);
         let flags = script.octet().unwrap_or(0);
         let message_id = u32::from(script.octet().unwrap_or(0) % 16);
         let mut payloads = Vec::new();
@@ -223,6 +301,8 @@ impl Conversation {
             let data = script.octets(len);
             payloads.push(Payload::Unknown { payload_type, data });
         }
+        let fragment = (self.is(FRAGMENTS) && flags & 2 != 0)
+            .then(|| [(); 2].map(|()| u16::from(script.octet().unwrap_or(0) % 4)));
         let Some((mut protector, spi_i, spi_r)) = self.forger(to) else {
             return;
         };
@@ -237,14 +317,37 @@ impl Conversation {
             message_id,
         };
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
-        if let Ok(data) = protector.seal(&header, &payloads, &mut rng) {
+        let sealed = match fragment {
+            None => protector.seal(&header, &payloads, &mut rng).ok(),
+            Some([number, total]) => encode_payloads(&payloads).ok().and_then(|(first, chain)| {
+                let first = if number == 1 {
+                    first
+                } else {
+                    PayloadType::NONE
+                };
+                protector
+                    .seal_fragment(&header, first, (number, total), &chain, &mut rng)
+                    .ok()
+            }),
+        };
+        if let Some(data) = sealed {
             self.wire.push_front((to, seen(to), data));
             self.deliver();
         }
     }
 
-    /// What seals messages to `to`, for the first IKE SA.
+    /// What seals messages to `to`: for the first IKE SA, in mode `hybrid` for the newest.
     fn forger(&self, to: usize) -> Option<(Protector, u64, u64)> {
+        if self.is(HYBRID) {
+            let log = self.log.0.lock().unwrap();
+            let (spi_i, spi_r, keys) = log.as_ref()?;
+            let direction = match to {
+                N3IWF => keys.initiator.duplicate(),
+                _ => keys.responder.duplicate(),
+            };
+            let protector = Protector::new(SUITE.encr, SUITE.integ, direction).ok()?;
+            return Some((protector, *spi_i, *spi_r));
+        }
         let read = |data: &[u8]| {
             let parsed = parse(data).ok()?;
             let Body::Clear(payloads) = parsed.body else {
@@ -289,7 +392,7 @@ impl Conversation {
         let Some(sa) = end.sas.last().copied() else {
             return;
         };
-        match which % 6 {
+        match which % if self.setting & HYBRID == 0 { 6 } else { 8 } {
             0 => end.endpoint.close(now, sa),
             1 => end.endpoint.probe(now, sa),
             2 => {
@@ -299,6 +402,15 @@ impl Conversation {
             }
             3 => end.endpoint.eap_failure(now, sa, vec![4, 1, 0, 4]),
             4 => end.endpoint.abandon(now, sa),
+            // Refused in most states, which is fine.
+            6 => {
+                if let Some((sa, child)) = end.children.last().copied() {
+                    let _ = end.endpoint.rekey_child(now, sa, child);
+                }
+            }
+            7 => {
+                let _ = end.endpoint.rekey_ike(now, sa);
+            }
             _ => end.endpoint.set_msk(now, sa, Secret::from_slice(&[9; 32])),
         }
     }
@@ -312,6 +424,7 @@ impl Conversation {
     /// The daemons answer everything they have been asked.
     fn answer(&mut self, well: bool) {
         let now = self.now;
+        let (ask, tell) = (self.eap(1), self.eap(2));
         for (side, end) in self.ends.iter_mut().enumerate() {
             while let Some(question) = end.questions.pop_front() {
                 match question {
@@ -344,10 +457,10 @@ impl Conversation {
                         end.endpoint.provide_keys(now, sa, request, result);
                     }
                     Event::EapBegin { sa, .. } => {
-                        end.endpoint.send_eap(now, sa, vec![1, 1, 0, 5, 254]);
+                        end.endpoint.send_eap(now, sa, ask.clone());
                     }
                     Event::Eap { sa, .. } if side == UE => {
-                        end.endpoint.send_eap(now, sa, vec![2, 1, 0, 5, 254]);
+                        end.endpoint.send_eap(now, sa, tell.clone());
                     }
                     Event::Eap { sa, .. } => end.endpoint.eap_success(
                         now,
@@ -447,7 +560,22 @@ fn seen(receiver: usize) -> Path {
     path(receiver)
 }
 
-fn initiator() -> InitiatorConfig {
+fn modes(hybrid: bool) -> Vec<Mode> {
+    match hybrid {
+        true => vec![Mode::Hybrid],
+        false => Vec::new(),
+    }
+}
+
+fn suites(hybrid: bool) -> Vec<IkeSuite> {
+    let ke = KeyExchange::single(KeMethod::Curve25519).with_additional(1, KeMethod::MlKem512);
+    vec![IkeSuite {
+        ke: ke.ok().filter(|_| hybrid),
+        ..SUITE
+    }]
+}
+
+fn initiator(hybrid: bool) -> InitiatorConfig {
     InitiatorConfig {
         profile: Profile::Native,
         sae_id: "u".parse().unwrap(),
@@ -455,8 +583,8 @@ fn initiator() -> InitiatorConfig {
         identity: Identification::key_id(vec![1, 2]),
         peer_identity: None,
         peer_certificate: PeerCertificate::Ignore,
-        ike_suites: vec![SUITE],
-        esp_suites: vec![ESP],
+        ike_suites: suites(hybrid),
+        esp_suites: vec![ESP.into()],
         ts_local: vec![TrafficSelector::any_v4()],
         ts_remote: vec![TrafficSelector::any_v4()],
         configuration: vec![CfgAttribute::request(

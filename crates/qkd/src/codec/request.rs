@@ -16,6 +16,17 @@ pub enum Operation {
     DecKeys,
 }
 
+impl Operation {
+    /// As in the path of its URL.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::EncKeys => "enc_keys",
+            Self::DecKeys => "dec_keys",
+        }
+    }
+}
+
 /// The path of `operation` with the other SAE percent-encoded (RFC 3986, 2.1), from `/api` on.
 ///
 /// `None` for the IDs `.` and `..`: URL parsers take them for path navigation, encoded or not, so

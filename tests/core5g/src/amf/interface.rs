@@ -101,7 +101,9 @@ impl Amf {
             Kind::Initiating_UplinkNASTransport
             | Kind::Successful_InitialContextSetup
             | Kind::Unsuccessful_InitialContextSetup
+            | Kind::Successful_UEContextModification
             | Kind::Successful_PDUSessionResourceSetup
+            | Kind::Successful_PDUSessionResourceModify
             | Kind::Successful_PDUSessionResourceRelease
             | Kind::Initiating_UEContextReleaseRequest
             | Kind::Successful_UEContextRelease
@@ -163,6 +165,10 @@ impl Amf {
                         PDUSessionResourceFailedToSetupListSURes(list) => list,
                 );
                 self.sessions_set_up(id, done.as_ref(), failed.as_ref());
+            }
+            Kind::Successful_PDUSessionResourceModify => self.sessions_modified(id, pdu)?,
+            Kind::Successful_UEContextModification => {
+                tracing::info!(ue = id, "UE context modified");
             }
             Kind::Successful_PDUSessionResourceRelease => self.sessions_released(id, pdu)?,
             Kind::Initiating_UEContextReleaseRequest => {

@@ -12,6 +12,7 @@
 //! COMPLETE].
 
 mod interface;
+mod modify;
 mod registration;
 mod release;
 mod session;
@@ -30,6 +31,7 @@ use crate::home::Home;
 use crate::ngap::{self, UeIds};
 use crate::policy::{self, Effect, Fault, Policy};
 
+pub use modify::SessionChange;
 pub use status::{SessionStatus, SubscriberStatus, UeStatus};
 pub(crate) use ue::Ue;
 
@@ -65,6 +67,13 @@ pub enum Action {
         downlink: (IpAddr, u32),
         /// The flows that the N3IWF accepted.
         qfis: Vec<u8>,
+    },
+    /// The flows of a session are others now.
+    Reflow {
+        /// Our TEID of the session.
+        uplink_teid: u32,
+        /// The flows; the first is the default one.
+        flows: Vec<FlowConfig>,
     },
     /// The session is over.
     Remove {
@@ -109,6 +118,16 @@ pub enum CommandError {
         supi: String,
         /// The session.
         session: u8,
+    },
+    /// The session cannot be changed like this, or not now.
+    #[error("PDU session {session} of {supi}: {why}")]
+    NotNow {
+        /// The UE.
+        supi: String,
+        /// The session.
+        session: u8,
+        /// What is in the way.
+        why: &'static str,
     },
     /// The message could not be built.
     #[error("{0}")]

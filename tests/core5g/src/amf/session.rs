@@ -67,6 +67,12 @@ impl Amf {
                 self.session_release_requested(id, session, pti);
             }
             Nas5gsmMessage::PduSessionReleaseComplete(_) => self.session_step(id, session, true),
+            Nas5gsmMessage::PduSessionModificationComplete(_) => {
+                tracing::info!(ue = id, session, "PDU SESSION MODIFICATION COMPLETE");
+            }
+            Nas5gsmMessage::PduSessionModificationCommandReject(reject) => {
+                tracing::warn!(ue = id, session, cause = %reject.fgsm_cause.description(), "the UE does not take the modification");
+            }
             Nas5gsmMessage::FiveGsmStatus(status) => {
                 tracing::warn!(ue = id, session, cause = %status.fgsm_cause.description(), "5GSM STATUS");
             }
@@ -212,6 +218,8 @@ impl Amf {
                 uplink_teid,
                 downlink: None,
                 qfis: Vec::new(),
+                flows: (1..).zip(dnn.flows.iter().cloned()).collect(),
+                change: None,
                 next: None,
             },
         );

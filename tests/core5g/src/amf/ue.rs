@@ -9,6 +9,7 @@ use oxirush_nas::nas_5gs::{
 };
 
 use crate::amf::AssociationId;
+use crate::config::FlowConfig;
 use crate::home::Challenge;
 use crate::ngap::UeIds;
 use crate::types::Slice;
@@ -138,6 +139,10 @@ pub(crate) struct Session {
     pub(crate) uplink_teid: u32,
     pub(crate) downlink: Option<(IpAddr, u32)>,
     pub(crate) qfis: Vec<u8>,
+    /// Its flows, each with the identifier of its QoS rule; the first one is the default flow.
+    pub(crate) flows: Vec<(u8, FlowConfig)>,
+    /// What the flows become when the N3IWF agrees.
+    pub(crate) change: Option<Vec<(u8, FlowConfig)>>,
     /// A request for the same identity, which waits for the old session's end.
     pub(crate) next: Option<Box<crate::amf::session::Request>>,
 }

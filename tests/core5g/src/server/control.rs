@@ -5,6 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::amf::SessionChange;
+use crate::config::Ambr;
 use crate::policy::{Fault, Policy};
 use crate::server::Shared;
 
@@ -69,6 +71,22 @@ pub enum Trigger {
         supi: String,
         /// Which session.
         session: u8,
+    },
+    /// PDU SESSION RESOURCE MODIFY REQUEST with PDU SESSION MODIFICATION COMMAND.
+    ModifySession {
+        /// Which UE.
+        supi: String,
+        /// Which session.
+        session: u8,
+        /// What changes.
+        change: SessionChange,
+    },
+    /// UE CONTEXT MODIFICATION REQUEST with another UE AMBR.
+    ModifyUe {
+        /// Which.
+        supi: String,
+        /// UE AMBR.
+        ambr: Ambr,
     },
     /// UE CONTEXT RELEASE COMMAND without a word to the UE.
     ReleaseUe {
@@ -156,6 +174,12 @@ fn trigger(shared: &Shared, what: &Trigger) -> Result<Value, String> {
             Trigger::ReleaseSession { supi, session } => {
                 amf.release_pdu_session(now, supi, *session)
             }
+            Trigger::ModifySession {
+                supi,
+                session,
+                change,
+            } => amf.modify_pdu_session(now, supi, *session, change),
+            Trigger::ModifyUe { supi, ambr } => amf.modify_ue(now, supi, *ambr),
             Trigger::ReleaseUe { supi } => amf.release(now, supi),
             Trigger::Reset => Ok(amf.reset(now)),
             Trigger::DropN2 => Ok(amf.drop_associations()),

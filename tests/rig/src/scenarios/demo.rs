@@ -10,7 +10,7 @@ use super::Setting;
 use crate::bulk::Direction;
 use crate::capture::{Capture, ike_frames};
 use crate::checks::{self, Snapshot};
-use crate::files::{Profile, SAE_N3IWF, SAE_UE, XFRM_INTERFACE};
+use crate::files::{KeyMode, Profile, SAE_N3IWF, SAE_UE, XFRM_INTERFACE};
 use crate::paper;
 use crate::report::{Finding, Report};
 use crate::steps;
@@ -23,6 +23,8 @@ const BULK: u64 = 4 << 20;
 /// How to demonstrate.
 #[derive(Clone, Copy, Debug)]
 pub struct DemoOptions {
+    /// How the keys of IKE SAs come about.
+    pub mode: KeyMode,
     /// Wire profile of the QKD mode.
     pub profile: Profile,
     /// Keep the captures and the tables to open them.
@@ -37,9 +39,11 @@ impl DemoOptions {
     /// QKD keys of an attach with one PDU session: 2 or 4 per IKE and Child SA, and one to
     /// authenticate with.
     const fn keys(self) -> u64 {
-        match self.profile {
-            Profile::Native => 7,
-            Profile::Paper => 13,
+        match (self.mode, self.profile) {
+            (KeyMode::Qkd, Profile::Native) => 7,
+            (KeyMode::Qkd, Profile::Paper) => 13,
+            (KeyMode::Hybrid, _) => 1,
+            (KeyMode::Psk | KeyMode::Cert, _) => 0,
         }
     }
 }
@@ -71,6 +75,7 @@ fn build(report: &mut Report, setting: &Setting, options: DemoOptions) -> Option
         let world = World::new(Options {
             bin_dir: setting.bin_dir.clone(),
             bpf_object: setting.bpf_object.clone(),
+            mode: options.mode,
             profile: options.profile,
             prefix,
             logs: setting.results.clone(),
@@ -112,7 +117,13 @@ fn show(
         let n2n3 = start("n2n3", topology::CORE)?;
         Ok((Finding::new("NWu and N2/N3"), [nwu, n2n3]))
     })?;
-    let attached = report.step_with("the UE attaches with QKD keys", || {
+    let how = match options.mode {
+        KeyMode::Qkd => "the UE attaches with QKD keys",
+        KeyMode::Hybrid => "the UE attaches with a key exchange and a QKD key",
+        KeyMode::Psk => "the UE attaches with K_N3IWF",
+        KeyMode::Cert => "the UE attaches with certificates",
+    };
+    let attached = report.step_with(how, || {
         let attached = steps::attach(world)?;
         let detail = format!("registered; PDU session {}", attached.address);
         Ok((Finding::new(detail), attached))
@@ -130,9 +141,11 @@ fn show(
     }
     report.step("eBPF counters = kernel counters", || steps::counters(world));
     report.step("kernel IPsec", || steps::xfrm_states(world, 4));
-    report.step("QKD keys: fetched = used", || {
-        steps::keys(world, options.keys())
-    });
+    let account = match options.keys() {
+        0 => "no QKD key was asked for",
+        _ => "QKD keys: fetched = used",
+    };
+    report.step(account, || steps::keys(world, options.keys()));
     if options.keep {
         for mut capture in captures {
             capture.process_mut().keep();
@@ -186,12 +199,18 @@ fn sites_are_apart(world: &World) -> Result<Finding> {
 }
 
 fn frames(nwu: &std::path::Path, options: DemoOptions) -> Result<Finding> {
-    let (total, table) = paper::sizes(&ike_frames(nwu)?, options.profile)?;
-    let detail = match options.profile {
-        Profile::Native => {
+    let (total, table) = paper::sizes(&ike_frames(nwu)?, options.mode, options.profile)?;
+    let detail = match (options.mode, options.profile) {
+        (KeyMode::Hybrid, _) => format!("{total} octets of IKE for the attach"),
+        (KeyMode::Psk | KeyMode::Cert, _) => {
+            format!("{total} octets of IKE for the attach, no more than the paper's")
+        }
+        (KeyMode::Qkd, Profile::Native) => {
             format!("{total} octets of IKE for the attach, at most {NATIVE_BUDGET}")
         }
-        Profile::Paper => format!("{total} octets, every frame has the size of Table II"),
+        (KeyMode::Qkd, Profile::Paper) => {
+            format!("{total} octets, every frame has the size of Table II")
+        }
     };
     Ok(Finding::new(detail).with_exhibit(table))
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::checks::{self, Snapshot};
 use crate::control::{self, KeyAccount, number, text};
 use crate::exec;
+use crate::files::KeyMode;
 use crate::report::{Finding, Report};
 use crate::steps::{self, attach as attach_ue};
 use crate::topology::Place;
@@ -26,7 +27,13 @@ pub(super) fn attach(report: &mut Report, world: &mut World) -> Option<()> {
     let before = clean_slate(report, world)?;
     steps::bring_up(report, world)?;
     works(report, world)?;
-    report.step("every key is accounted for", || steps::keys(world, KEYS))?;
+    let keys = match world.options().mode {
+        KeyMode::Qkd => KEYS,
+        KeyMode::Hybrid => 1,
+        KeyMode::Psk | KeyMode::Cert => 0,
+    };
+    report.step("the mode is the one asked for", || steps::sas(world, 2))?;
+    report.step("every key is accounted for", || steps::keys(world, keys))?;
     report.step("deregistration", || steps::deregister(world))?;
     nothing_stays(report, world, &before)
 }

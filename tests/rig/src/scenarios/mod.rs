@@ -1,21 +1,24 @@
 //! The scenarios: the demonstration, the attach, and what may go wrong.
 
-mod bench;
 mod demo;
 mod faults;
+mod flood;
+mod hygiene;
+mod metrics;
 mod nat;
+mod rekey;
 mod sessions;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::files::Profile;
+use crate::files::{KeyMode, Profile};
 use crate::report::{Finding, Report};
 use crate::world::{Options, World};
 
-pub use bench::bench;
 pub use demo::{DemoOptions, demo};
+pub use flood::{FloodOptions, run as flood};
 
 /// What every scenario is given.
 #[derive(Clone, Debug)]
@@ -38,9 +41,18 @@ impl Setting {
     /// # Errors
     /// As [`World::new`].
     pub fn world(&self, scenario: &str, profile: Profile) -> Result<World> {
+        self.world_of(scenario, KeyMode::Qkd, profile)
+    }
+
+    /// The same in any key mode.
+    ///
+    /// # Errors
+    /// As [`World::new`].
+    pub fn world_of(&self, scenario: &str, mode: KeyMode, profile: Profile) -> Result<World> {
         World::new(Options {
             bin_dir: self.bin_dir.clone(),
             bpf_object: self.bpf_object.clone(),
+            mode,
             profile,
             prefix: format!("rig{}", std::process::id()),
             logs: self.results.join(scenario),
@@ -63,16 +75,25 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it shows.
     pub about: &'static str,
+    /// How keys come about in it.
+    mode: KeyMode,
     run: fn(&mut Report, &mut World) -> Option<()>,
 }
 
 impl Scenario {
+    /// Whether it runs when it is named, and not with all others: `hygiene` finds what docs/threat-model.md
+    /// tells of copies on stacks, or does not; `flood` needs a processor of its own for the senders.
+    #[must_use]
+    pub fn apart(&self) -> bool {
+        ["hygiene", "flood"].contains(&self.name)
+    }
+
     /// Runs it in a world of its own.
     #[must_use]
     pub fn run(&self, setting: &Setting) -> Report {
         let mut report = setting.report(self.name);
         let world = report.step_with("the network is built", || {
-            let world = setting.world(self.name, Profile::Native)?;
+            let world = setting.world_of(self.name, self.mode, Profile::Native)?;
             Ok((Finding::new("six namespaces"), world))
         });
         if let Some(mut world) = world {
@@ -87,66 +108,121 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "attach",
         about: "attach, ping, deregister, nothing left",
+        mode: KeyMode::Qkd,
         run: faults::attach,
+    },
+    Scenario {
+        name: "attach-hybrid",
+        about: "the same in mode hybrid: Diffie-Hellman, ML-KEM and a QKD key",
+        mode: KeyMode::Hybrid,
+        run: faults::attach,
+    },
+    Scenario {
+        name: "attach-psk",
+        about: "the same in mode psk: Diffie-Hellman and K_N3IWF",
+        mode: KeyMode::Psk,
+        run: faults::attach,
+    },
+    Scenario {
+        name: "attach-cert",
+        about: "the same in mode cert: Diffie-Hellman and certificates of both ends",
+        mode: KeyMode::Cert,
+        run: faults::attach,
+    },
+    Scenario {
+        name: "hygiene",
+        about: "rights of every thread, and a search of memory for each QKD key",
+        mode: KeyMode::Qkd,
+        run: hygiene::hygiene,
+    },
+    Scenario {
+        name: "flood",
+        about: "strangers send IKE_SA_INIT, a known UE attaches: no key, no state, no growth",
+        mode: KeyMode::Qkd,
+        run: flood::flood,
+    },
+    Scenario {
+        name: "metrics",
+        about: "every page for Prometheus agrees with the control tools",
+        mode: KeyMode::Qkd,
+        run: metrics::metrics,
     },
     Scenario {
         name: "two-sessions",
         about: "two PDU sessions at once; the second goes, comes back, and goes with the UE",
+        mode: KeyMode::Qkd,
         run: sessions::two_sessions,
     },
     Scenario {
         name: "nat",
-        about: "the UE is behind a NAT: port 4500, ESP in UDP, keepalives",
+        about: "the UE is behind a NAT: port 4500, ESP in UDP, keepalives, a mapping that changes",
+        mode: KeyMode::Qkd,
         run: nat::nat,
+    },
+    Scenario {
+        name: "rekey",
+        about: "Child SAs and the IKE SA get fresh QKD keys from each side, under traffic",
+        mode: KeyMode::Qkd,
+        run: rekey::rekey,
     },
     Scenario {
         name: "kme-down",
         about: "the N3IWF's KME is down, then comes back",
+        mode: KeyMode::Qkd,
         run: faults::kme_down,
     },
     Scenario {
         name: "kme-empty",
         about: "the KME has no keys, then has some",
+        mode: KeyMode::Qkd,
         run: faults::kme_empty,
     },
     Scenario {
         name: "kme-slow",
         about: "the KME answers late: the attach works, no key is fetched twice",
+        mode: KeyMode::Qkd,
         run: faults::kme_slow,
     },
     Scenario {
         name: "kme-401",
         about: "the KME refuses the N3IWF's certificate",
+        mode: KeyMode::Qkd,
         run: faults::kme_unauthorized,
     },
     Scenario {
         name: "kme-one-sided",
         about: "keys reach the N3IWF's KME and never the UE's",
+        mode: KeyMode::Qkd,
         run: faults::kme_one_sided,
     },
     Scenario {
         name: "amf-down",
         about: "the AMF is not there when the N3IWF starts",
+        mode: KeyMode::Qkd,
         run: faults::amf_down,
     },
     Scenario {
         name: "amf-lost",
         about: "the AMF breaks off in the middle of an attach",
+        mode: KeyMode::Qkd,
         run: faults::amf_lost,
     },
     Scenario {
         name: "wrong-k",
         about: "the UE has another K than the network",
+        mode: KeyMode::Qkd,
         run: faults::wrong_k,
     },
     Scenario {
         name: "ue-killed",
         about: "the UE is killed in the middle of an attach",
+        mode: KeyMode::Qkd,
         run: faults::ue_killed,
     },
     Scenario {
         name: "n3iwf-killed",
         about: "the N3IWF is killed with a UE attached, and started again",
+        mode: KeyMode::Qkd,
         run: faults::n3iwf_killed,
     },
 ];

@@ -1,9 +1,11 @@
 //! A UE behind a NAT (RFC 7296 2.23, RFC 3948).
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use super::faults::{clean_slate, nothing_stays};
 use crate::bulk::Direction;
@@ -22,13 +24,18 @@ const BULK: u64 = 256 << 10;
 /// Keepalives to wait for, and the silence before each.
 const KEEPALIVES: u32 = 3;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// How long the N3IWF may take to notice another port: the UE asks after 10 s of silence.
+const NEW_MAPPING: Duration = Duration::from_secs(30);
 
 /// Attach and traffic through a NAT that changes addresses and ports.
 pub(super) fn nat(report: &mut Report, world: &mut World) -> Option<()> {
     report.step("a NAT between UE and NWu", || {
         world.insert_nat()?;
-        let interval = format!("ike: {{natKeepalive: {}s, ", KEEPALIVE_INTERVAL.as_secs());
-        world.reconfigure(Role::Ue, |text| text.replace("ike: {", &interval))?;
+        let interval = format!(
+            "\nike:\n  natKeepalive: {}s\n",
+            KEEPALIVE_INTERVAL.as_secs()
+        );
+        world.reconfigure(Role::Ue, |text| text.replace("\nike:\n", &interval))?;
         Ok(Finding::new(format!(
             "{} becomes {}, ports change",
             topology::UE_PRIVATE,
@@ -51,9 +58,17 @@ pub(super) fn nat(report: &mut Report, world: &mut World) -> Option<()> {
     ] {
         report.step(name, || steps::tcp(world, &attached, way, BULK))?;
     }
-    report.step("ESP in UDP", || esp_in_udp(world))?;
+    report.step("ESP in UDP", || esp_in_udp(world, true))?;
     report.step("keepalives", || keepalives(world))?;
     report.step("eBPF counters = kernel counters", || steps::counters(world))?;
+    report.step("kernel IPsec", || steps::xfrm_states(world, 4))?;
+    report.step("the NAT forgets, the N3IWF follows", || new_mapping(world))?;
+    report.step("ping", || steps::ping(world, &attached, 3))?;
+    report.step("TCP to the UE", || {
+        steps::tcp(world, &attached, Direction::Down, BULK)
+    })?;
+    report.step("ESP in UDP to the new port", || esp_in_udp(world, false))?;
+    report.step("counters went on", || counters_went_on(world))?;
     report.step("kernel IPsec", || steps::xfrm_states(world, 4))?;
     report.step("every key is accounted for", || steps::keys(world, KEYS))?;
     report.step("deregistration", || steps::deregister(world))?;
@@ -91,8 +106,47 @@ fn socket_address(text: &str) -> Result<SocketAddr> {
     text.parse().with_context(|| format!("address {text:?}"))
 }
 
+/// The UE's next packet gets another port; its next IKE message says so to the N3IWF.
+fn new_mapping(world: &World) -> Result<Finding> {
+    let port = || -> Result<u16> {
+        let reply = control::n3iwf(world, "sas")?;
+        Ok(socket_address(text(&reply, "/sas/0/remote"))?.port())
+    };
+    let before = port()?;
+    world.topology().forgetful_nat(true)?;
+    // Longer than the pause between two keepalives; the next one gets a mapping that stays.
+    thread::sleep(KEEPALIVE_INTERVAL * 2);
+    world.topology().forgetful_nat(false)?;
+    thread::sleep(KEEPALIVE_INTERVAL * 2);
+    let after = exec::wait_for("another port of the UE", NEW_MAPPING, || {
+        let now = port()?;
+        Ok((now != before).then_some(now))
+    })?;
+    Ok(Finding::new(format!("port {before} becomes {after}")))
+}
+
+/// Although the kernel's counters begin anew in a state that moved.
+fn counters_went_on(world: &World) -> Result<Finding> {
+    let reply = control::n3iwf(world, "counters")?;
+    let sas = reply.get("sas").and_then(Value::as_array);
+    let sas = sas.context("no counters of SAs")?;
+    for sa in sas {
+        for way in ["in", "out"] {
+            let kernel = number(sa, &format!("/kernel_{way}/packets"))?;
+            let ebpf = number(sa, &format!("/ebpf_{way}/packets"))?;
+            if kernel != ebpf || kernel == 0 {
+                bail!("{way}: kernel {kernel}, eBPF {ebpf} in {sa}");
+            }
+        }
+    }
+    Ok(Finding::new(format!(
+        "{} Child SAs, kernel and eBPF agree from their beginning",
+        sas.len()
+    )))
+}
+
 /// Every ESP state of both ends is encapsulated, with the ports of its end.
-fn esp_in_udp(world: &World) -> Result<Finding> {
+fn esp_in_udp(world: &World, used: bool) -> Result<Finding> {
     let reply = control::n3iwf(world, "sas")?;
     let mapped = socket_address(text(&reply, "/sas/0/remote"))?.port();
     for (place, own, peer) in [(Place::N3iwf, 4500, mapped), (Place::Ue, 4500, 4500)] {
@@ -112,7 +166,7 @@ fn esp_in_udp(world: &World) -> Result<Finding> {
                     state.encap
                 );
             }
-            if state.packets == 0 {
+            if used && state.packets == 0 {
                 bail!("SPI {:08x} at {} carried nothing", state.spi, place.name());
             }
         }

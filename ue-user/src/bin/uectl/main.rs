@@ -4,6 +4,7 @@ mod tables;
 
 use std::{
     io::{self, Write},
+    net::IpAddr,
     path::PathBuf,
     process::ExitCode,
 };
@@ -57,6 +58,20 @@ enum Subcommands {
         /// PDU session identity.
         n: u8,
     },
+    /// Rekey the Child SAs, or the IKE SA.
+    Rekey {
+        /// The IKE SA in place of Child SAs.
+        #[arg(long, conflicts_with = "child")]
+        ike: bool,
+        /// One Child SA, by its number in `sas`; all of them without a number or without this.
+        #[arg(long, value_name = "NUMBER", num_args = 0..=1)]
+        child: Option<Option<u64>>,
+    },
+    /// Go on from another address, by MOBIKE, or by another attach where the N3IWF has none.
+    Roam {
+        /// Address of this host; that of the route to the N3IWF without it.
+        address: Option<IpAddr>,
+    },
     /// Deregister and stay detached.
     Deregister,
 }
@@ -90,6 +105,11 @@ async fn ask(arguments: &Arguments) -> Result<Value, String> {
         Subcommands::Attach => Request::Attach,
         Subcommands::Establish { n } => Request::Establish { session: n },
         Subcommands::Release { n } => Request::Release { session: n },
+        Subcommands::Rekey { ike, child } => Request::Rekey {
+            ike,
+            child: child.flatten(),
+        },
+        Subcommands::Roam { address } => Request::Roam { address },
         Subcommands::Deregister => Request::Deregister,
     };
     let text = |error: ControlError| error.to_string();

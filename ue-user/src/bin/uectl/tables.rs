@@ -25,6 +25,10 @@ pub(crate) fn status(out: &mut impl Write, reply: &Value) -> io::Result<()> {
     line("state", text(reply, "state"))?;
     line("supi", text(reply, "supi"))?;
     line("5g-guti", text(reply, "guti"))?;
+    let modes = text(reply, "modes");
+    if !modes.is_empty() {
+        line("key modes", format!("{modes}, {}", text(reply, "policy")))?;
+    }
     line("nas security", text(reply, "nasSecurity"))?;
     line("inner address", text(reply, "innerAddress"))?;
     line("last failure", text(reply, "lastFailure"))?;
@@ -132,13 +136,23 @@ fn ike(out: &mut impl Write, reply: &Value, counters: bool) -> io::Result<()> {
         if !age.is_empty() {
             writeln!(out, "  {}  established {age} s ago", text(sa, "suite"))?;
         }
-        writeln!(
-            out,
-            "  {} retransmissions, {} keys held, keys {}",
-            text(sa, "retransmits"),
-            text(sa, "heldKeys"),
-            short(sa),
-        )?;
+        let method = text(sa, "keyExchange");
+        if method.is_empty() {
+            writeln!(
+                out,
+                "  {} retransmissions, {} keys held, keys {}",
+                text(sa, "retransmits"),
+                text(sa, "heldKeys"),
+                short(sa),
+            )?;
+        } else {
+            let again = text(sa, "retransmits");
+            writeln!(out, "  {again} retransmissions, key exchange {method}")?;
+        }
+        let fallback = text(sa, "fallback");
+        if !fallback.is_empty() {
+            writeln!(out, "  FALLBACK {fallback}")?;
+        }
         for child in array(sa, "children") {
             writeln!(
                 out,
@@ -260,6 +274,24 @@ mod tests {
         let text = printed(|out| keys(out, &reply));
         assert!(text.starts_with("fetched 7 = used 5 + lost 0 + held 2\n"));
         assert!(text.contains("SK_ei") && text.contains("KMS https://kme  gone"));
+    }
+
+    #[test]
+    fn a_fallback_stands_out() {
+        let reply = json!({
+            "modes": ["qkd-native", "psk"], "policy": "prefer-qkd",
+            "ike": [{"mode": "psk", "keyExchange": "ECP_384", "fallback": "qkd-native psk -> psk: no KMS"}],
+        });
+        let text = printed(|out| status(out, &reply));
+        assert!(
+            text.contains("key modes        qkd-native psk, prefer-qkd\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\n  FALLBACK qkd-native psk -> psk: no KMS\n"),
+            "{text}"
+        );
+        assert!(text.contains("key exchange ECP_384"), "{text}");
     }
 
     #[test]

@@ -14,6 +14,7 @@
 mod authentication;
 mod failure;
 mod mobility;
+mod qos;
 mod security;
 mod session;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use oxirush_nas::{
 use oxirush_security::{NasCount, Plmn};
 
 pub use failure::{Failure, MmCause, SessionFailure, SmCause};
+pub use qos::QosRules;
 pub use session::{SessionAccept, SessionRequest};
 
 use self::{
@@ -133,6 +135,15 @@ pub enum Event {
     },
     /// PDU SESSION ESTABLISHMENT ACCEPT.
     SessionAccepted(SessionAccept),
+    /// PDU SESSION MODIFICATION COMMAND, which is completed: what is `None` stays.
+    SessionModified {
+        /// PDU session identity.
+        id: u8,
+        /// The authorized QoS rules.
+        rules: Option<QosRules>,
+        /// Session AMBR in kbit/s, downlink and uplink.
+        ambr_kbps: Option<(u64, u64)>,
+    },
     /// The session was not established.
     SessionFailed {
         /// PDU session identity.

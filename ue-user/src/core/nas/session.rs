@@ -9,13 +9,16 @@ use oxirush_nas::nas_5gs::{
     NasExtendedProtocolConfigurationOptions, NasFGsmCause, NasFGsmStatus,
     NasIntegrityProtectionMaximumDataRate, NasPayloadContainer, NasPayloadContainerType,
     NasPduAddress, NasPduSessionEstablishmentAccept, NasPduSessionEstablishmentRequest,
-    NasPduSessionIdentity2, NasPduSessionReleaseComplete, NasPduSessionReleaseRequest,
-    NasPduSessionType, NasRequestType, NasSNssai, NasSscMode, NasUlNasTransport,
-    PayloadContainerKind, Pco, PcoDirection, PcoEntry, PduSessionTypeValue, QosRuleOpCode,
-    RequestTypeValue, SscModeValue,
+    NasPduSessionIdentity2, NasPduSessionModificationCommand,
+    NasPduSessionModificationCommandReject, NasPduSessionModificationComplete,
+    NasPduSessionReleaseComplete, NasPduSessionReleaseRequest, NasPduSessionType, NasRequestType,
+    NasSNssai, NasSscMode, NasUlNasTransport, PayloadContainerKind, Pco, PcoDirection, PcoEntry,
+    PduSessionTypeValue, RequestTypeValue, SscModeValue,
 };
 
-use super::{Discard, Event, Failure, MmCause, Nas, SessionFailure, SmCause, mobility::to_nas};
+use super::{
+    Discard, Event, Failure, MmCause, Nas, SessionFailure, SmCause, mobility::to_nas, qos::QosRules,
+};
 
 /// A PDU session to establish: IPv4, SSC mode 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,10 +38,8 @@ pub struct SessionAccept {
     pub id: u8,
     /// The UE's address in the data network.
     pub address: Ipv4Addr,
-    /// QFIs of the authorized QoS rules, in their order, each once.
-    pub qfis: Vec<u8>,
-    /// QFI of the default QoS rule.
-    pub default_qfi: u8,
+    /// The authorized QoS rules.
+    pub rules: QosRules,
     /// Session AMBR in kbit/s, downlink and uplink.
     pub ambr_kbps: Option<(u64, u64)>,
     /// The data network.
@@ -60,7 +61,7 @@ pub(super) struct Sessions {
 
 enum State {
     Establishing(Procedure),
-    Active,
+    Active(QosRules),
     Releasing(Procedure),
 }
 
@@ -93,7 +94,7 @@ impl Sessions {
             State::Establishing(procedure) | State::Releasing(procedure) => {
                 Some(procedure.deadline)
             }
-            State::Active => None,
+            State::Active(_) => None,
         };
         self.by_id.values().filter_map(deadline).min()
     }
@@ -142,7 +143,7 @@ impl Nas {
 
     /// Releases a PDU session. A session that is not active is left alone.
     pub fn release(&mut self, now: Duration, id: u8) {
-        if matches!(self.sessions.by_id.get(&id), Some(State::Active)) {
+        if matches!(self.sessions.by_id.get(&id), Some(State::Active(_))) {
             self.request_release(now, id, GsmCause::RegularDeactivation);
         }
     }
@@ -152,7 +153,7 @@ impl Nas {
             State::Establishing(procedure) | State::Releasing(procedure) => {
                 now >= procedure.deadline
             }
-            State::Active => false,
+            State::Active(_) => false,
         };
         let ids = self.sessions.by_id.iter().filter(|(_, state)| due(state));
         let ids: Vec<u8> = ids.map(|(&id, _)| id).collect();
@@ -251,6 +252,11 @@ impl Nas {
                     cause,
                 });
             }
+            Nas5gsmMessage::PduSessionModificationCommand(command)
+                if matches!(state, Some(State::Active(_))) =>
+            {
+                self.session_modification(id, pti, &command);
+            }
             Nas5gsmMessage::PduSessionReleaseReject(reject) if matches!(state, Some(State::Releasing(p)) if p.pti == pti) =>
             {
                 // The network does not know the session: it is gone here too (6.4.3.4).
@@ -279,13 +285,55 @@ impl Nas {
     }
 
     fn session_accept(&mut self, now: Duration, id: u8, accept: &NasPduSessionEstablishmentAccept) {
-        self.sessions.by_id.insert(id, State::Active);
         match read_accept(id, accept) {
-            Ok(accept) => self.event(Event::SessionAccepted(accept)),
+            Ok(accept) => {
+                let active = State::Active(accept.rules.clone());
+                self.sessions.by_id.insert(id, active);
+                self.event(Event::SessionAccepted(accept));
+            }
             Err((cause, why)) => {
+                let active = State::Active(QosRules::default());
+                self.sessions.by_id.insert(id, active);
                 self.request_release(now, id, cause);
                 let failure = SessionFailure::Unusable(why);
                 self.event(Event::SessionFailed { id, failure });
+            }
+        }
+    }
+
+    /// PDU SESSION MODIFICATION COMMAND (6.3.2.3, 6.3.2.4).
+    fn session_modification(
+        &mut self,
+        id: u8,
+        pti: u8,
+        command: &NasPduSessionModificationCommand,
+    ) {
+        let Some(State::Active(rules)) = self.sessions.by_id.get_mut(&id) else {
+            return;
+        };
+        let changes = command.authorized_qos_rules.as_ref();
+        match changes.map(|changes| rules.modified(changes)).transpose() {
+            Ok(modified) => {
+                if let Some(modified) = &modified {
+                    *rules = modified.clone();
+                }
+                let complete =
+                    Nas5gsMessage::new_5gsm(NasPduSessionModificationComplete::new(), id, pti);
+                self.send_gsm(id, &complete);
+                let ambr = command.session_ambr.as_ref();
+                self.event(Event::SessionModified {
+                    id,
+                    rules: modified,
+                    ambr_kbps: ambr.and_then(|a| a.downlink_kbps().zip(a.uplink_kbps())),
+                });
+            }
+            Err((cause, why)) => {
+                let cause = NasFGsmCause::from_cause(cause);
+                let reject = NasPduSessionModificationCommandReject::new(cause);
+                self.send_gsm(id, &Nas5gsMessage::new_5gsm(reject, id, pti));
+                self.event(Event::Status(format!(
+                    "PDU session {id} is not modified: {why}"
+                )));
             }
         }
     }
@@ -315,7 +363,7 @@ impl Nas {
         let (procedure, timer, establishing) = match state {
             State::Establishing(procedure) => (procedure, timers.t3580, true),
             State::Releasing(procedure) => (procedure, timers.t3582, false),
-            State::Active => return,
+            State::Active(_) => return,
         };
         if procedure.sent < MAX_REQUESTS {
             procedure.sent += 1;
@@ -417,34 +465,7 @@ fn read_accept(
             "it has no usable IPv4 address",
         ));
     };
-    let mut qfis = Vec::new();
-    let mut default_qfi = None;
-    for rule in accept.authorized_qos_rules.parse_rules() {
-        let Ok(rule) = rule else {
-            let cause = GsmCause::SyntacticalErrorInTheQosOperation;
-            return Err((cause, "a QoS rule cannot be read"));
-        };
-        let Some(qfi) = rule.qfi.filter(|qfi| (1..=63).contains(qfi)) else {
-            let cause = GsmCause::SemanticErrorInTheQosOperation;
-            return Err((cause, "a QoS rule without a QFI of 1 to 63"));
-        };
-        if rule.op_code != QosRuleOpCode::Create || (rule.dqr && default_qfi.is_some()) {
-            let cause = GsmCause::SemanticErrorInTheQosOperation;
-            return Err((cause, "the QoS rules contradict each other"));
-        }
-        if !qfis.contains(&qfi) {
-            qfis.push(qfi);
-        }
-        if rule.dqr {
-            default_qfi = Some(qfi);
-        }
-    }
-    let Some(default_qfi) = default_qfi else {
-        return Err((
-            GsmCause::SemanticErrorInTheQosOperation,
-            "no default QoS rule",
-        ));
-    };
+    let rules = QosRules::established(&accept.authorized_qos_rules)?;
     let options = accept.extended_protocol_configuration_options.as_ref();
     let options = options.and_then(|options| options.pco(PcoDirection::Downlink));
     let entries = options.map(|options| options.entries).unwrap_or_default();
@@ -460,8 +481,7 @@ fn read_accept(
     Ok(SessionAccept {
         id,
         address,
-        qfis,
-        default_qfi,
+        rules,
         ambr_kbps: ambr.downlink_kbps().zip(ambr.uplink_kbps()),
         dnn: accept.dnn.as_ref().and_then(NasDnn::as_string),
         s_nssai: slice.map(|slice| SNssai {

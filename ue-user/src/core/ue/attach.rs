@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use daemon::timeline::{Party, Phase};
 use ike::{
-    Event, Instant, KeysWanted,
+    CloseReason, Event, Instant, KeysWanted, Mode,
     wire::{CfgAttribute, CfgAttributeType, Notify},
 };
 use nwu::{AnParameters, EstablishmentCause, Guami, Plmn, nas_envelope, notify};
@@ -63,6 +63,16 @@ impl Ue {
                     self.endpoint.provide_keys(now, sa, request, failure);
                 }
             },
+            Event::Keyed { mode, .. } => {
+                info!(%mode, "IKE_SA_INIT done");
+                self.chosen(mode);
+                if self.timeline.phase() == Some(Phase::Init) {
+                    self.timeline.enter(Phase::Auth, now.since_origin());
+                }
+            }
+            Event::ModeFallback {
+                from, to, reason, ..
+            } => self.fallen_back(&from, &to, &reason),
             Event::Eap { packet, .. } => self.eap(now, &packet),
             Event::EapSuccess { sa } => match self.nas.k_n3iwf() {
                 Some(key) => self.endpoint.set_msk(now, sa, key),
@@ -80,9 +90,39 @@ impl Ue {
             Event::KeyFate { sa, id, fate } => {
                 self.actions.push_back(Action::KeyFate { id, fate, sa });
             }
-            Event::PathChanged { path, .. } => info!(%path, "the N3IWF is elsewhere now"),
+            Event::PathChanged {
+                path, udp_encap, ..
+            } => self.moved(now, path, udp_encap),
+            Event::MoveRefused { notify, .. } => self.move_refused(now, notify),
             Event::Closed { sa, reason } => self.closed(now, sa, reason),
             other => self.child_event(now, other),
+        }
+    }
+
+    /// With `prefer-qkd` the N3IWF may take a mode without QKD keys at once: not in silence either.
+    fn chosen(&mut self, mode: Mode) {
+        let offered = self.modes();
+        if mode.has_qkd_key() || !offered.first().is_some_and(|best| best.has_qkd_key()) {
+            return;
+        }
+        if let Some(link) = self.link.as_mut()
+            && link.fallback.is_none()
+        {
+            warn!(%mode, "the N3IWF took a mode without QKD keys");
+            link.fallback = Some(format!("{mode}: the N3IWF's choice"));
+        }
+    }
+
+    /// No QKD keys, and the policy lets the UE go on without: never in silence.
+    fn fallen_back(&mut self, from: &[Mode], to: &[Mode], reason: &CloseReason) {
+        let words = |modes: &[Mode]| {
+            let words: Vec<String> = modes.iter().map(ToString::to_string).collect();
+            words.join(" ")
+        };
+        let (from, to) = (words(from), words(to));
+        warn!(from, to, %reason, "key mode falls back");
+        if let Some(link) = self.link.as_mut() {
+            link.fallback = Some(format!("{from} -> {to}: {reason}"));
         }
     }
 
@@ -145,6 +185,8 @@ impl Ue {
 
     /// Both AUTH payloads are good: where NAS goes from now on.
     fn established(&mut self, now: Instant, configuration: &[CfgAttribute], notifies: &[Notify]) {
+        self.contacted = true;
+        self.note_auth_lifetime(now, notifies);
         let assigned = configuration
             .iter()
             .find(|attribute| attribute.kind == CfgAttributeType::INTERNAL_IP4_ADDRESS)
@@ -289,7 +331,8 @@ impl Ue {
             nas::Event::Failed(failure) => self.nas_failed(now, failure),
             nas::Event::Deregistered => {
                 info!("deregistered");
-                self.end_after(now, self.config.release_timeout, None, false);
+                let again = self.link.as_ref().is_some_and(|link| link.renewing);
+                self.end_after(now, self.config.release_timeout, None, again);
             }
             nas::Event::ConfigurationUpdated {
                 network_name,

@@ -6,6 +6,8 @@
 //! left; the 5G-GUTI, the security context and the sequence numbers live in NAS and outlive it.
 
 mod attach;
+mod rekey;
+mod roam;
 mod sessions;
 mod status;
 #[cfg(test)]
@@ -20,16 +22,16 @@ use std::{
 
 use daemon::timeline::{Party, Phase, Timeline};
 use ike::{
-    ChildId, CloseReason, Endpoint, EndpointConfig, Event, Instant, KeyRequestId, Path, QkdFailure,
-    SaId, Transmit, wire::Identification,
+    ChildId, CloseReason, Endpoint, EndpointConfig, Event, Instant, KeyRequestId, Offer, Path,
+    QkdFailure, SaId, Transmit, wire::Identification,
 };
-use keys::QkdKey;
+use keys::{KeyId, QkdKey};
 use nwu::EnvelopeReader;
 use rand_core::{CryptoRng, Rng};
 use tracing::{info, warn};
 
 pub use self::{
-    status::{ChildRow, IkeRow, SessionRow, Status},
+    status::{Census, ChildRow, IkeRow, SessionRow, Status},
     types::{Action, AttachFailure, Command, Install, Retry, SessionInterface, State, UeConfig},
 };
 use super::{eap5g::Peer, nas::Nas, usim::Usim};
@@ -48,6 +50,8 @@ pub struct Ue {
     nas: Nas,
     rng: Box<dyn CryptoRng + Send>,
     link: Option<Link>,
+    /// Whether an attach has succeeded since the start.
+    contacted: bool,
     /// When the next attach begins.
     retry_at: Option<Instant>,
     /// Attaches that failed in a row.
@@ -78,10 +82,20 @@ struct Link {
     deadline: Instant,
     inner: Option<IpAddr>,
     nas: NasLink,
+    /// The Child SA that carries NAS.
+    signalling: Option<ChildId>,
+    /// When the UE leaves to attach anew, before its authentication is too old (RFC 4478).
+    renew_at: Option<Instant>,
+    /// It has left for that.
+    renewing: bool,
     children: BTreeMap<ChildId, Child>,
     sessions: BTreeMap<u8, Session>,
     /// Every session of the configuration has come up or was refused.
     settled: bool,
+    /// ESP is in UDP on the present path, as far as is known.
+    udp_encap: bool,
+    /// QKD keys could not be had: from what to what, and why.
+    fallback: Option<String>,
     ending: Option<Ending>,
 }
 
@@ -104,10 +118,24 @@ struct Child {
     pdu_session: Option<u8>,
     slot: u32,
     inner_remote: IpAddr,
+    reqid: u32,
     /// Installed here.
     installed: bool,
     /// Agreed with the peer.
     up: bool,
+    /// The Child SA it takes over from.
+    replaces: Option<ChildId>,
+    /// Packets do not leave through it yet.
+    inbound: bool,
+    /// Another one has taken over from it.
+    superseded: bool,
+    /// Deleted, and here for packets still on their way, until then.
+    drained_at: Option<Instant>,
+    /// It reached a soft limit.
+    expired: bool,
+    /// When its rekey, which failed, is tried again.
+    rekey_at: Option<Instant>,
+    key_ids: Vec<KeyId>,
 }
 
 /// A PDU session.
@@ -142,6 +170,10 @@ impl Ue {
     ) -> Self {
         let endpoint = EndpointConfig {
             timing: config.timing,
+            lifetimes: config.lifetimes,
+            peer_profile: config.peer_profile,
+            fragmentation: config.fragmentation,
+            mobike: config.mobike,
             ..EndpointConfig::default()
         };
         Self {
@@ -150,6 +182,7 @@ impl Ue {
             config,
             rng,
             link: None,
+            contacted: false,
             retry_at: None,
             failures: 0,
             last_failure: None,
@@ -177,15 +210,17 @@ impl Ue {
         let ending = link.and_then(|link| link.ending.as_ref());
         let close = ending.map(|ending| ending.close_at);
         let deadline = link
-            .filter(|link| link.ending.is_none() && !self.nas.is_registered())
+            .filter(|link| link.ending.is_none() && !link.registered)
             .map(|link| link.deadline);
         let connect = link.and_then(|link| link.nas.retry_at);
+        let rekey = link.and_then(Link::next_rekey);
         [
             self.endpoint.poll_timeout(),
             nas,
             close,
             deadline,
             connect,
+            rekey,
             self.retry_at,
         ]
         .into_iter()
@@ -202,6 +237,7 @@ impl Ue {
             self.begin(now);
         }
         self.link_timeout(now);
+        self.rekeys_due(now);
         self.drive(now);
     }
 
@@ -220,9 +256,6 @@ impl Ue {
         keys: Result<Vec<QkdKey>, QkdFailure>,
     ) {
         self.timeline.done_waiting(Party::Kms, now.since_origin());
-        if keys.is_ok() && self.timeline.phase() == Some(Phase::Init) {
-            self.timeline.enter(Phase::Auth, now.since_origin());
-        }
         self.endpoint.provide_keys(now, sa, request, keys);
         self.drive(now);
     }
@@ -251,7 +284,7 @@ impl Ue {
                 let signalling = link
                     .children
                     .remove(&child)
-                    .is_some_and(|child| child.pdu_session.is_none());
+                    .is_some_and(|child| child.pdu_session.is_none() && child.replaces.is_none());
                 if signalling {
                     self.end(now, Some(AttachFailure::DataPlane(error)), false);
                 }
@@ -365,6 +398,8 @@ impl Ue {
             },
             Command::Establish(id) => self.establish(now, id),
             Command::Release(id) => self.release(now, id),
+            Command::RekeyIke => self.rekey_ike(now),
+            Command::RekeyChild(child) => self.rekey_children(now, child),
             Command::Deregister => {
                 self.leave(now, false);
                 Ok(())
@@ -388,7 +423,12 @@ impl Ue {
         self.timeline = Timeline::begin(now.since_origin());
         let path = self.config.path;
         info!(n3iwf = %path.remote, "attaching");
-        let sa = self.endpoint.initiate(now, path, initiator);
+        let offer = Offer {
+            // Whatever an earlier run of this daemon left at the N3IWF is nobody's.
+            initial_contact: !self.contacted,
+            ..self.config.offer.clone()
+        };
+        let sa = self.endpoint.initiate_with(now, path, initiator, &offer);
         self.link = Some(Link {
             sa,
             eap: Peer::new(self.an_parameters()),
@@ -399,9 +439,14 @@ impl Ue {
             deadline: now + self.config.attach_timeout,
             inner: None,
             nas: NasLink::default(),
+            signalling: None,
+            renew_at: None,
+            renewing: false,
             children: BTreeMap::new(),
             sessions: BTreeMap::new(),
             settled: false,
+            udp_encap: false,
+            fallback: None,
             ending: None,
         });
     }
@@ -412,6 +457,7 @@ impl Ue {
         let Some(link) = self.link.as_mut() else {
             return;
         };
+        link.renewing = false;
         if let Some(ending) = link.ending.as_mut() {
             ending.again = false;
             ending.close_at = ending.close_at.min(now + self.config.release_timeout);
@@ -468,7 +514,7 @@ impl Ue {
                 }
             }
             Some(_) => {}
-            None if !self.nas.is_registered() && now >= link.deadline => {
+            None if !link.registered && now >= link.deadline => {
                 let failure = AttachFailure::TimedOut(self.config.attach_timeout);
                 self.end(now, Some(failure), false);
             }
@@ -507,7 +553,7 @@ impl Ue {
         self.timeline.end(now.since_origin());
         let (failure, again) = match link.ending {
             Some(ending) => (ending.failure, ending.again),
-            None if leaving => (None, false),
+            None if leaving => (None, link.renewing),
             None => (Some(AttachFailure::Ike(reason)), false),
         };
         self.last_failure.clone_from(&failure);
@@ -553,11 +599,14 @@ impl Ue {
     fn ike_event(&mut self, now: Instant, event: Event) {
         let of = match &event {
             Event::KeysNeeded { sa, .. }
+            | Event::Keyed { sa, .. }
+            | Event::ModeFallback { sa, .. }
             | Event::Eap { sa, .. }
             | Event::EapSuccess { sa }
             | Event::InstallChild { sa, .. }
             | Event::Established { sa, .. }
             | Event::ChildRequested { sa, .. }
+            | Event::Told { sa, .. }
             | Event::ChildUp { sa, .. } => Some(*sa),
             _ => None,
         };

@@ -10,7 +10,7 @@ use nwu::{QosInfo, notify};
 use tracing::{info, warn};
 
 use super::{Action, AttachFailure, Child, Install, Session, SessionInterface, Ue};
-use crate::core::nas;
+use crate::core::nas::{self, QosRules};
 
 /// IPv4 and GRE with key around a PDU.
 const GRE_OVERHEAD: u16 = 28;
@@ -39,6 +39,9 @@ impl Ue {
             }
             Event::InstallChild { sa, child } => {
                 let id = child.id;
+                if let Some(link) = self.link.as_mut() {
+                    link.udp_encap = child.udp_encap;
+                }
                 match self.place_child(child) {
                     Ok(install) => self.actions.push_back(Action::Install(Box::new(install))),
                     Err(why) => {
@@ -54,7 +57,18 @@ impl Ue {
             }
             Event::ChildDown { child, by_peer, .. } => {
                 info!(child = child.number(), by_peer, "Child SA down");
-                self.child_gone(child);
+                if !self.drain(now, child) {
+                    self.child_gone(child);
+                }
+            }
+            Event::Told { notifies, .. } => self.told(&notifies),
+            Event::ChildSwitched { from, to, .. } => self.child_switched(from, to),
+            Event::ChildRekeyFailed { child, reason, .. } => {
+                self.child_rekey_failed(now, child, reason);
+            }
+            Event::IkeRekeyed { replaced, .. } => self.ike_rekeyed(replaced),
+            Event::IkeRekeyFailed { reason, .. } => {
+                warn!(?reason, "the IKE SA was not rekeyed");
             }
             other => warn!(?other, "unexpected IKE event"),
         }
@@ -66,7 +80,7 @@ impl Ue {
                 info!(
                     pdu_session = accept.id,
                     address = %accept.address,
-                    qfis = ?accept.qfis,
+                    qfis = ?accept.rules.qfis(),
                     "PDU session accepted"
                 );
                 let Some(link) = self.link.as_mut() else {
@@ -78,6 +92,11 @@ impl Ue {
                 session.accept = Some(accept);
                 self.join(id);
             }
+            nas::Event::SessionModified {
+                id,
+                rules,
+                ambr_kbps,
+            } => self.session_modified(id, rules, ambr_kbps),
             nas::Event::SessionFailed { id, failure } => {
                 warn!(pdu_session = id, %failure, "no PDU session");
                 self.session_gone(now, id, Some(failure.to_string()));
@@ -92,6 +111,42 @@ impl Ue {
                 self.session_gone(now, id, cause.filter(|_| by_network));
             }
             other => warn!(?other, "unexpected NAS event"),
+        }
+    }
+
+    fn session_modified(&mut self, id: u8, rules: Option<QosRules>, ambr_kbps: Option<(u64, u64)>) {
+        info!(pdu_session = id, ?ambr_kbps, "PDU session modified");
+        let sessions = self.link.as_mut().map(|link| &mut link.sessions);
+        let Some(session) = sessions.and_then(|sessions| sessions.get_mut(&id)) else {
+            return;
+        };
+        let accept = session.accept.as_mut();
+        let interface = session.interface.as_mut().map(|own| &mut own.accept);
+        let known = interface.is_some();
+        for accept in accept.into_iter().chain(interface) {
+            if let Some(rules) = &rules {
+                accept.rules = rules.clone();
+            }
+            accept.ambr_kbps = ambr_kbps.or(accept.ambr_kbps);
+        }
+        if let Some(rules) = rules.filter(|_| known) {
+            self.actions.push_back(Action::SetRules(id, rules.uplink()));
+        }
+    }
+
+    /// What the N3IWF says without a Child SA to make: the flows of one that is there
+    /// (TS 24.502, 7.6). The NAS message that follows says which packets they take.
+    pub(super) fn told(&self, notifies: &[Notify]) {
+        for notify in notifies.iter().filter(|n| n.kind.0 == notify::QOS_INFO) {
+            match QosInfo::decode(&notify.data) {
+                Ok(info) => info!(
+                    pdu_session = info.pdu_session,
+                    qfis = ?info.qfis,
+                    dscp = info.dscp,
+                    "flows of a Child SA changed"
+                ),
+                Err(error) => warn!(%error, "5G_QOS_INFO cannot be read"),
+            }
         }
     }
 
@@ -213,6 +268,9 @@ impl Ue {
 
     /// Where a Child SA goes in the data plane.
     fn place_child(&mut self, child: Box<ike::ChildSa>) -> Result<Install, &'static str> {
+        if let Some(old) = child.replaces {
+            return self.place_rekeyed(child, old);
+        }
         let inner_local = single(&child.ts_local);
         let inner_local = inner_local.ok_or("our side of its traffic is no single address")?;
         let ts_remote = single(&child.ts_remote);
@@ -250,24 +308,37 @@ impl Ue {
         {
             session.child = Some(child.id);
         }
+        if child.signalling {
+            link.signalling = Some(child.id);
+        }
+        self.reqids = (self.reqids + 1) % REQIDS;
+        let reqid = self.reqids.max(1);
         link.children.insert(
             child.id,
             Child {
                 pdu_session,
                 slot,
                 inner_remote,
+                reqid,
                 installed: false,
                 up: false,
+                replaces: None,
+                inbound: false,
+                superseded: false,
+                drained_at: None,
+                expired: false,
+                rekey_at: None,
+                key_ids: child.key_ids.clone(),
             },
         );
-        self.reqids = (self.reqids + 1) % REQIDS;
         Ok(Install {
             child,
             inner_local,
             inner_remote,
             pdu_session,
             slot,
-            reqid: self.reqids.max(1),
+            reqid,
+            inbound: false,
         })
     }
 
@@ -280,6 +351,10 @@ impl Ue {
             return;
         };
         child.up = true;
+        if child.replaces.is_some() {
+            // It takes over with `ChildSwitched`.
+            return;
+        }
         match child.pdu_session {
             None => self.signalling_up(now),
             Some(session) => {
@@ -294,7 +369,8 @@ impl Ue {
     }
 
     /// A Child SA is gone, and with it the way of what it carried.
-    fn child_gone(&mut self, id: ChildId) {
+    pub(super) fn child_gone(&mut self, id: ChildId) {
+        let drained = self.drained_with(id);
         let Some(child) = self
             .link
             .as_mut()
@@ -305,7 +381,9 @@ impl Ue {
         match child.pdu_session {
             // The end of the IKE SA may follow, and is then the better reason.
             None => {
-                if let Some(link) = self.link.as_mut() {
+                if let Some(link) = self.link.as_mut()
+                    && link.signalling.take_if(|current| *current == id).is_some()
+                {
                     link.signalling_lost = true;
                 }
             }
@@ -326,6 +404,12 @@ impl Ue {
         }
         if child.installed {
             self.actions.push_back(Action::Remove(id));
+            if !child.key_ids.is_empty() {
+                self.actions.push_back(Action::ReleaseKeys(child.key_ids));
+            }
+        }
+        for old in drained {
+            self.child_gone(old);
         }
     }
 

@@ -1,6 +1,6 @@
 //! A picture of the UE for `uectl`, without any key.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use daemon::timeline::Row;
 use ike::Instant;
@@ -19,6 +19,10 @@ pub struct Status {
     /// The 5G-GUTI, once given.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub guti: Option<String>,
+    /// Key modes offered, best first.
+    pub modes: Vec<String>,
+    /// The policy in force: `require-qkd`, `prefer-qkd`, `no-qkd`.
+    pub policy: String,
     /// NAS ciphering and integrity algorithms in use.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub nas_security: Option<(String, String)>,
@@ -61,6 +65,12 @@ pub struct IkeRow {
     pub peer_sae: Option<String>,
     /// Key mode and profile.
     pub mode: String,
+    /// Key exchange method; none where the keys are QKD keys.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub key_exchange: Option<String>,
+    /// From what modes the attach fell back to what, and why, if it did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fallback: Option<String>,
     /// Algorithms.
     pub suite: Option<String>,
     /// Age in seconds since it was established.
@@ -73,6 +83,8 @@ pub struct IkeRow {
     pub retransmits: u64,
     /// Whether there is a NAT on either side.
     pub nat: bool,
+    /// Whether it survives a change of this host's address (MOBIKE).
+    pub mobike: bool,
     /// Child SAs.
     pub children: Vec<ChildRow>,
 }
@@ -129,7 +141,48 @@ pub struct SessionRow {
     pub failure: Option<String>,
 }
 
+/// The UE in numbers.
+#[derive(Debug, Clone)]
+pub struct Census {
+    /// How far it is.
+    pub state: State,
+    /// Attaches that failed in a row.
+    pub failures: u32,
+    /// PDU sessions wanted.
+    pub sessions: usize,
+    /// Those with an interface that is up.
+    pub sessions_up: usize,
+    /// IKE SAs and Child SAs.
+    pub ike: ike::Census,
+    /// IKE messages so far.
+    pub messages: ike::Counters,
+}
+
 impl Ue {
+    /// Keys in IKE SAs that have keyed nothing yet.
+    pub fn keys_held(&self) -> usize {
+        self.endpoint.keys_held()
+    }
+
+    /// The UE in numbers.
+    pub fn census(&self) -> Census {
+        let sessions = self.link.as_ref().map(|link| &link.sessions);
+        let up = |session: &&super::Session| session.up;
+        Census {
+            state: self.state(),
+            failures: self.failures,
+            sessions: sessions.map_or(0, BTreeMap::len),
+            sessions_up: sessions.map_or(0, |all| all.values().filter(up).count()),
+            ike: self.endpoint.census(),
+            messages: *self.endpoint.counters(),
+        }
+    }
+
+    /// The phases of the last attach.
+    pub fn timeline(&self) -> Vec<Row> {
+        self.timeline.rows()
+    }
+
     /// Where the UE stands.
     pub fn status(&self, now: Instant) -> Status {
         let link = self.link.as_ref();
@@ -140,6 +193,8 @@ impl Ue {
             state: self.state(),
             supi: format!("imsi-{}", self.nas.imsi()),
             guti: self.nas.guti().map(ToString::to_string),
+            modes: self.modes().iter().map(ToString::to_string).collect(),
+            policy: self.config.offer.policy.to_string(),
             nas_security: algorithms.map(|(nea, nia)| (nea.to_owned(), nia.to_owned())),
             inner_address: link.and_then(|link| link.inner),
             last_failure: self.last_failure.as_ref().map(ToString::to_string),
@@ -153,6 +208,11 @@ impl Ue {
                 .collect(),
             sessions: sessions.unwrap_or_default(),
         }
+    }
+
+    pub(super) fn modes(&self) -> Vec<ike::Mode> {
+        let offer = &self.config.offer;
+        offer.policy.order(&offer.modes)
     }
 
     fn ike_row(&self, now: Instant, sa: &ike::SaStatus) -> IkeRow {
@@ -185,12 +245,19 @@ impl Ue {
             remote: sa.path.remote.to_string(),
             peer_sae: sa.peer_sae.as_ref().map(ToString::to_string),
             mode: sa.mode.to_string(),
+            key_exchange: sa.suite.and_then(|suite| suite.ke).map(|ke| ke.to_string()),
+            fallback: self
+                .link
+                .as_ref()
+                .filter(|link| link.sa == sa.id)
+                .and_then(|link| link.fallback.clone()),
             suite: sa.suite.map(|suite| suite.to_string()),
             established_s: sa.established.map(age),
             key_ids: ids(&sa.key_ids),
             held_keys: sa.held_keys,
             retransmits: sa.retransmits,
             nat: sa.nat_local || sa.nat_remote,
+            mobike: sa.mobike,
             children: sa.children.iter().map(child).collect(),
         }
     }
@@ -203,8 +270,8 @@ fn session_row((&id, session): (&u8, &super::Session)) -> SessionRow {
         id,
         up: session.up,
         address: accept.map(|accept| accept.address.to_string()),
-        qfis: accept.map(|accept| accept.qfis.clone()).unwrap_or_default(),
-        default_qfi: accept.map(|accept| accept.default_qfi),
+        qfis: accept.map(|accept| accept.rules.qfis()).unwrap_or_default(),
+        default_qfi: accept.map(|accept| accept.rules.default_qfi()),
         dnn: accept.and_then(|accept| accept.dnn.clone()),
         s_nssai: slice.map(|slice| match slice.sd {
             Some([a, b, c]) => format!("{}-{a:02x}{b:02x}{c:02x}", slice.sst),

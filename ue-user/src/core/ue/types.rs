@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use ike::{ChildId, ChildSa, CloseReason, Fate, InitiatorConfig, KeyRequestId, Path, SaId, Timing};
+use dataplane::relay::UplinkRules;
+use ike::{
+    ChildId, ChildSa, CloseReason, Fate, InitiatorConfig, KeyRequestId, Lifetimes, Mobike, Offer,
+    Path, PeerProfile, SaId, Timing,
+};
 use keys::{KeyId, SaeId};
 use nwu::{Guami, SNssai};
 use thiserror::Error;
@@ -25,10 +29,20 @@ pub struct UeConfig {
     pub path: Path,
     /// IKE; IDi is replaced by a random ID_KEY_ID for each attach (TS 24.502, 7.3.2.1).
     pub initiator: InitiatorConfig,
+    /// Key modes and what they need.
+    pub offer: Offer,
+    /// Which faults of the N3IWF are borne with.
+    pub peer_profile: PeerProfile,
+    /// MOBIKE; none: neither offered nor used, and a change of address means another attach.
+    pub mobike: Option<Mobike>,
     /// Octets of the random IDi.
     pub identity_len: usize,
     /// IKE timers.
     pub timing: Timing,
+    /// How large IKE datagrams may be.
+    pub fragmentation: ike::Fragmentation,
+    /// When SAs are rekeyed by time, and whether the N3IWF may rekey them.
+    pub lifetimes: Lifetimes,
     /// Requested NSSAI of the AN-parameters.
     pub an_nssai: Vec<SNssai>,
     /// GUAMI of the AN-parameters while there is no 5G-GUTI to take it from.
@@ -66,6 +80,10 @@ pub enum Command {
     Establish(u8),
     /// Release the PDU session with this identity.
     Release(u8),
+    /// Rekey the IKE SA.
+    RekeyIke,
+    /// Rekey the Child SA of this number; without one, all of them.
+    RekeyChild(Option<u64>),
     /// Deregister and stay detached.
     Deregister,
     /// Deregister without waiting for the network's answer: the daemon ends.
@@ -85,8 +103,10 @@ pub struct Install {
     pub pdu_session: Option<u8>,
     /// Number of the XFRM interface: 0 for signalling and the first PDU session.
     pub slot: u32,
-    /// Ties states and policies together; below 2^20.
+    /// Ties states and policies together; below 2^20. That of the Child SA it replaces, if any.
     pub reqid: u32,
+    /// Without the outbound state, which waits for [`Action::Switch`].
+    pub inbound: bool,
 }
 
 /// The interface of a PDU session.
@@ -134,6 +154,19 @@ pub enum Action {
     StoreSqn(SqnState),
     /// Install; answer with [`Ue::installed`](super::Ue::installed).
     Install(Box<Install>),
+    /// Let packets leave through a Child SA that has its inbound state alone.
+    Switch(ChildId),
+    /// One end of a Child SA is elsewhere.
+    Move {
+        /// Which.
+        child: ChildId,
+        /// The new path.
+        path: Path,
+        /// Whether ESP goes in UDP there.
+        udp_encap: bool,
+    },
+    /// What these keys protected is gone, the IKE SA goes on: they leave the account's listing.
+    ReleaseKeys(Vec<KeyId>),
     /// Remove from the data plane.
     Remove(ChildId),
     /// Connect; answer with [`Ue::nas_connected`](super::Ue::nas_connected) or
@@ -152,6 +185,8 @@ pub enum Action {
     CloseNas,
     /// Make the interface; answer with [`Ue::session_added`](super::Ue::session_added).
     AddSession(Box<SessionInterface>),
+    /// Change the QoS rules of the interface.
+    SetRules(u8, UplinkRules),
     /// Remove the interface.
     RemoveSession(u8),
     /// Registered, with every session that was to come up, up or refused.
@@ -190,6 +225,18 @@ pub enum AttachFailure {
 }
 
 impl AttachFailure {
+    /// One word for metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Nas(_) => "nas",
+            Self::Ike(reason) => reason.label(),
+            Self::Nwu(_) => "nwu",
+            Self::DataPlane(_) => "data_plane",
+            Self::NasConnection(_) => "nas_connection",
+            Self::TimedOut(_) => "timed_out",
+        }
+    }
+
     /// Whether trying again is of no use.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Nas(failure) if failure.is_permanent())

@@ -8,30 +8,35 @@
 //! Relayed packets pass no netfilter hook and no XFRM policy of N3. Where this host itself protects
 //! N3 by IPsec, [`super::RelayKind::User`] is the right relay.
 
+mod events;
+mod places;
 mod programs;
+mod sessions;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
     sync::{Mutex, PoisonError},
 };
 
-use ebpf_common::{
-    Counter,
-    relay::{
-        DownlinkSession, RelayCounters, RelayMeta, RelayReasons, SESSION_SAS, UplinkKey,
-        UplinkSession,
-    },
+use ebpf_common::relay::{
+    DownlinkSession, RateState, RelayMeta, RelayRate, RelayReasons, SESSION_SAS, SessionDrops,
+    UplinkSession,
 };
 use tracing::{info, warn};
 
-use self::programs::{Programs, Side};
-use super::{
-    AccessEvent, AccessRelay, AccessSession, Drops, GtpRelay, GtpRelayConfig, Path, SessionReading,
-    n3iwf::{GRE_OVERHEAD, N3_OVERHEAD},
+pub use self::events::{KernelEvent, KernelEventKind};
+use self::{
+    programs::{Programs, Side},
+    sessions::Held,
 };
-use crate::{Error, Options, Traffic, config, link::Links};
+use super::{
+    AccessEvent, AccessRelay, AccessSession, Ambr, Drops, FlowReading, GtpRelay, GtpRelayConfig,
+    KernelReasons, Path, SessionReading,
+    n3iwf::{GRE_OVERHEAD, N3_OVERHEAD, unknown_session},
+};
+use crate::{Error, Options, Seen, config, link::Links, sys::wait_for_programs};
 
 /// Octets of IPv4 and TCP headers without options.
 const TCP_OVERHEAD: u32 = 40;
@@ -84,22 +89,19 @@ pub struct KernelRelay {
 struct State {
     programs: Programs,
     sessions: BTreeMap<u32, Session>,
-    /// Places in `relay_stats` that had a session before.
-    free: Vec<u32>,
-    /// The first place that never had one.
-    next: u32,
 }
 
 struct Session {
     access: AccessSession,
     reqids: Vec<u32>,
     served: Option<Served>,
+    /// What was counted before the session was modified.
+    before: Option<Counters>,
 }
 
 /// A session's part in the kernel.
 struct Served {
-    key: UplinkKey,
-    uplink: UplinkSession,
+    held: Held,
     access: String,
     n3: String,
 }
@@ -138,8 +140,6 @@ impl KernelRelay {
             state: Mutex::new(State {
                 programs,
                 sessions: BTreeMap::new(),
-                free: Vec::new(),
-                next: 0,
             }),
             user,
         })
@@ -148,7 +148,24 @@ impl KernelRelay {
     /// Packets that the kernel did not relay, by reason: uplink, then downlink. All but the reasons
     /// `wrong_sa` and `failed` went on to user space.
     pub fn reasons(&self) -> Result<[RelayReasons; 2], Error> {
-        self.with(|state| state.programs.reasons())
+        self.with(|state| state.programs.sessions.reasons())
+    }
+
+    /// Takes what the programs have told since the last time. [`AccessRelay::poll_event`] does, and
+    /// puts it into the log.
+    pub fn take_events(&self) -> Vec<KernelEvent> {
+        self.with(|state| {
+            let sessions = &state.sessions;
+            let dl_teid = |number| {
+                let mut served = sessions.iter();
+                let found = served.find(|(_, session)| {
+                    let served = session.served.as_ref();
+                    served.is_some_and(|served| u32::from(served.held.uplink.session) == number)
+                });
+                found.map(|(dl_teid, _)| *dl_teid)
+            };
+            events::read(&mut state.programs.events, dl_teid)
+        })
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
@@ -169,6 +186,7 @@ impl AccessRelay for KernelRelay {
                     access: session,
                     reqids: Vec::new(),
                     served: None,
+                    before: None,
                 },
             );
             if self.config.clear_access {
@@ -196,11 +214,26 @@ impl AccessRelay for KernelRelay {
         });
     }
 
+    fn modify(&self, session: AccessSession) -> Result<(), Error> {
+        // What comes while the kernel's part is made anew goes by user space.
+        self.user.modify(session.clone())?;
+        self.with(|state| state.modify(&self.config, session))
+    }
+
+    fn set_ue_ambr(&self, ue: u32, ambr: Ambr) {
+        self.user.set_ue_ambr(ue, ambr);
+        self.with(|state| {
+            if let Err(error) = state.programs.sessions.set_ue_rate(ue, rate(ambr)) {
+                warn!(ue, %error, "kernel relay");
+            }
+        });
+    }
+
     fn remove(&self, dl_teid: u32) -> Option<SessionReading> {
         let counters = self.with(|state| state.forget(dl_teid));
         let mut reading = self.user.remove(dl_teid)?;
-        if let Some((path, counters)) = counters {
-            merge(&mut reading, path, &counters);
+        if let Some(counters) = counters {
+            merge(&mut reading, &counters);
         }
         Some(reading)
     }
@@ -209,9 +242,9 @@ impl AccessRelay for KernelRelay {
         let mut readings = self.user.readings();
         self.with(|state| {
             for reading in &mut readings {
-                if let Some(session) = state.sessions.get(&reading.dl_teid) {
-                    let (path, counters) = session.counters(&state.programs);
-                    merge(reading, path, &counters);
+                let session = state.sessions.get(&reading.dl_teid);
+                if let Some(counters) = session.and_then(|one| one.counters(&state.programs)) {
+                    merge(reading, &counters);
                 }
             }
         });
@@ -222,8 +255,8 @@ impl AccessRelay for KernelRelay {
         let mut drops = self.user.drops();
         match self.reasons() {
             Ok(reasons) => {
+                // Other reasons are a session's, or user space's to count.
                 for direction in reasons {
-                    drops.wrong_address += direction.wrong_sa;
                     drops.send_failed += direction.failed;
                 }
             }
@@ -232,7 +265,27 @@ impl AccessRelay for KernelRelay {
         drops
     }
 
+    fn kernel_reasons(&self) -> Option<KernelReasons> {
+        let [uplink, downlink] = self
+            .reasons()
+            .inspect_err(|error| warn!(%error, "kernel relay"))
+            .ok()?;
+        let by_name = |reasons: RelayReasons| {
+            let named = reasons.named().into_iter();
+            named
+                .map(|(name, count)| (name.to_owned(), count))
+                .collect()
+        };
+        Some(KernelReasons {
+            uplink: by_name(uplink),
+            downlink: by_name(downlink),
+        })
+    }
+
     fn poll_event(&self) -> Option<AccessEvent> {
+        for event in self.take_events() {
+            event.log();
+        }
         self.user.poll_event()
     }
 }
@@ -244,27 +297,13 @@ impl State {
             return;
         };
         if let Some(served) = &mut session.served {
-            served.uplink.reqids = reqids(&session.reqids);
-            if let Err(error) = self.programs.update(served.key, served.uplink) {
+            let sessions = &mut self.programs.sessions;
+            if let Err(error) = sessions.rebind(&mut served.held, reqids(&session.reqids)) {
                 warn!(teid = dl_teid, %error, "kernel relay");
             }
             return;
         }
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None if self.next < config.max_sessions => {
-                self.next += 1;
-                self.next - 1
-            }
-            None => {
-                warn!(
-                    teid = dl_teid,
-                    "the kernel relay is full: session in user space"
-                );
-                return;
-            }
-        };
-        match place(&mut self.programs, config, session, index) {
+        match place(&mut self.programs, config, session) {
             Ok(served) => {
                 info!(
                     teid = dl_teid,
@@ -274,43 +313,125 @@ impl State {
                 );
                 session.served = Some(served);
             }
-            Err(error) => {
-                self.free.push(index);
-                warn!(teid = dl_teid, %error, "session in user space");
-            }
+            Err(error) => warn!(teid = dl_teid, %error, "session in user space"),
         }
     }
 
-    /// Takes a session out of the kernel; how it was served and what the kernel counted.
-    fn forget(&mut self, dl_teid: u32) -> Option<(Path, RelayCounters)> {
+    /// Makes the kernel's part of a session anew; its counters go on.
+    fn modify(&mut self, config: &KernelRelayConfig, access: AccessSession) -> Result<(), Error> {
+        let dl_teid = access.dl_teid;
+        let session = self
+            .sessions
+            .get_mut(&dl_teid)
+            .ok_or_else(|| unknown_session(dl_teid))?;
+        let old = session.served.take();
+        if let Some(served) = &old {
+            self.programs.sessions.remove(&served.held);
+            // A program that has the session at hand counts yet.
+            wait_for_programs();
+            let counted = counted(&self.programs, &session.access, &served.held);
+            session.before.get_or_insert_default().add(counted);
+        }
+        session.access = access;
+        if old.is_some() || config.clear_access || !session.reqids.is_empty() {
+            self.serve(config, dl_teid);
+        }
+        // Last, so that the programs stay attached.
+        if let Some(served) = old {
+            self.programs.unhook(Side::Access, &served.access);
+            self.programs.unhook(Side::N3, &served.n3);
+        }
+        Ok(())
+    }
+
+    /// Takes a session out of the kernel; what the kernel counted for it, if it served it.
+    fn forget(&mut self, dl_teid: u32) -> Option<Counters> {
         let session = self.sessions.remove(&dl_teid)?;
         if let Some(served) = &session.served {
-            self.programs.remove(served.key, dl_teid);
+            self.programs.sessions.remove(&served.held);
         }
         let counters = session.counters(&self.programs);
         if let Some(served) = session.served {
             self.programs.unhook(Side::Access, &served.access);
             self.programs.unhook(Side::N3, &served.n3);
-            self.free.push(served.uplink.index);
         }
-        Some(counters)
+        counters
+    }
+}
+
+/// What the kernel counted for a session.
+#[derive(Default)]
+struct Counters {
+    flows: Vec<FlowReading>,
+    refused: SessionDrops,
+    /// The kernel serves the session now.
+    serves: bool,
+}
+
+impl Counters {
+    fn add(&mut self, more: Self) {
+        for flow in more.flows {
+            match self.flows.iter_mut().find(|own| own.qfi == flow.qfi) {
+                Some(own) => {
+                    own.uplink = [own.uplink, flow.uplink].into_iter().sum();
+                    own.downlink = [own.downlink, flow.downlink].into_iter().sum();
+                    own.last_seen = own.last_seen.max(flow.last_seen);
+                }
+                None => self.flows.push(flow),
+            }
+        }
+        self.refused.add(&more.refused);
     }
 }
 
 impl Session {
-    fn counters(&self, programs: &Programs) -> (Path, RelayCounters) {
-        let Some(served) = &self.served else {
-            return (Path::User, RelayCounters::default());
+    /// `None`: user space has always served it.
+    fn counters(&self, programs: &Programs) -> Option<Counters> {
+        if self.before.is_none() && self.served.is_none() {
+            return None;
+        }
+        let mut total = Counters {
+            serves: self.served.is_some(),
+            ..Counters::default()
         };
-        let counters = programs.counters(served.uplink.index);
-        (
-            Path::Kernel,
-            counters.unwrap_or_else(|error| {
-                warn!(%error, "kernel relay");
-                RelayCounters::default()
-            }),
-        )
+        if let Some(before) = &self.before {
+            total.add(Counters {
+                flows: before.flows.clone(),
+                ..*before
+            });
+        }
+        if let Some(served) = &self.served {
+            total.add(counted(programs, &self.access, &served.held));
+        }
+        Some(total)
     }
+}
+
+/// What the maps say.
+fn counted(programs: &Programs, access: &AccessSession, held: &Held) -> Counters {
+    let sessions = &programs.sessions;
+    let read = || -> Result<Counters, Error> {
+        let qfis: BTreeSet<u8> = access.qfis.iter().copied().collect();
+        let both = qfis.into_iter().zip(sessions.flows(held)?);
+        let flows = both.map(|(qfi, flow)| {
+            let (up, down) = (Seen::from(flow.uplink), Seen::from(flow.downlink));
+            FlowReading {
+                qfi,
+                uplink: up.traffic(),
+                downlink: down.traffic(),
+                last_seen: up.last_seen.max(down.last_seen),
+            }
+        });
+        Ok(Counters {
+            flows: flows.collect(),
+            refused: sessions.refused(held)?,
+            ..Counters::default()
+        })
+    };
+    read().unwrap_or_else(|error| {
+        warn!(%error, "kernel relay");
+        Counters::default()
+    })
 }
 
 /// Attaches the programs where the session's packets come in and fills the maps.
@@ -318,7 +439,6 @@ fn place(
     programs: &mut Programs,
     config: &KernelRelayConfig,
     session: &Session,
-    index: u32,
 ) -> Result<Served, Error> {
     let access = &session.access;
     let refuse = |why: &str| Err(Error::Config(format!("no place in the kernel: {why}")));
@@ -342,49 +462,60 @@ fn place(
     else {
         return refuse("the interface to the UPF is gone");
     };
-    let key = UplinkKey {
-        inner: access.ue_inner.octets(),
-        ifindex: link.index,
-    };
-    let qfis = access
-        .qfis
-        .iter()
-        .filter(|qfi| **qfi < 64)
-        .fold(0, |all, qfi| all | 1 << qfi);
+    if access.qfis.iter().any(|qfi| *qfi > 63) {
+        return refuse("a QFI has more than 6 bits");
+    }
+    let qfis = access.qfis.iter().fold(0, |all, qfi| all | 1 << qfi);
     let uplink = UplinkSession {
         qfis,
+        inner: access.ue_inner.octets(),
+        ifindex: link.index,
         teid: access.ul_teid.to_be_bytes(),
         upf: access.upf.octets(),
         n3_ifindex,
-        index,
+        dscp: access.n3_dscp.unwrap_or(0).into(),
         reqids: if protected {
             reqids(&session.reqids)
         } else {
             [0; SESSION_SAS]
         },
+        ..UplinkSession::default()
     };
     let downlink = DownlinkSession {
         qfis,
+        teid: access.dl_teid.to_be_bytes(),
         upf: access.upf.octets(),
         inner: access.ue_inner.octets(),
         ifindex: link.index,
-        index,
         default_qfi: access.default_qfi.into(),
         link_header: link.ethernet.into(),
+        dscp: access.tunnel_dscp.unwrap_or(0).into(),
+        ..DownlinkSession::default()
     };
     programs.hook(Side::N3, &n3.name)?;
-    let hooked = programs.hook(Side::Access, interface).and_then(|()| {
+    let held = programs.hook(Side::Access, interface).and_then(|()| {
         programs
-            .add(key, uplink, access.dl_teid, downlink)
+            .sessions
+            .add(
+                uplink,
+                downlink,
+                access.session_ambr.map(rate),
+                access.ue_ambr.map(|ambr| (access.ue, rate(ambr))),
+            )
             .inspect_err(|_| programs.unhook(Side::Access, interface))
     });
-    hooked.inspect_err(|_| programs.unhook(Side::N3, &n3.name))?;
     Ok(Served {
-        key,
-        uplink,
+        held: held.inspect_err(|_| programs.unhook(Side::N3, &n3.name))?,
         access: interface.clone(),
         n3: n3.name,
     })
+}
+
+fn rate(ambr: Ambr) -> RelayRate {
+    RelayRate {
+        uplink: RateState::new(Some(ambr.uplink)),
+        downlink: RateState::new(Some(ambr.downlink)),
+    }
 }
 
 /// As the map has them: free places repeat the first.
@@ -397,17 +528,23 @@ fn reqids(bound: &[u32]) -> [u32; SESSION_SAS] {
     places
 }
 
-fn merge(reading: &mut SessionReading, path: Path, kernel: &RelayCounters) {
-    reading.path = path;
-    for (traffic, counter) in [
-        (&mut reading.uplink, &kernel.uplink),
-        (&mut reading.downlink, &kernel.downlink),
-    ] {
-        count(traffic, counter);
+/// Adds what the kernel counted to what user space did.
+fn merge(reading: &mut SessionReading, kernel: &Counters) {
+    if kernel.serves {
+        reading.path = Path::Kernel;
     }
-}
-
-fn count(traffic: &mut Traffic, counter: &Counter) {
-    traffic.packets = traffic.packets.wrapping_add(counter.packets);
-    traffic.bytes = traffic.bytes.wrapping_add(counter.bytes);
+    for flow in &kernel.flows {
+        let Some(total) = reading.flows.iter_mut().find(|own| own.qfi == flow.qfi) else {
+            continue;
+        };
+        total.uplink = [total.uplink, flow.uplink].into_iter().sum();
+        total.downlink = [total.downlink, flow.downlink].into_iter().sum();
+        total.last_seen = flow.last_seen;
+    }
+    reading.uplink = reading.flows.iter().map(|flow| flow.uplink).sum();
+    reading.downlink = reading.flows.iter().map(|flow| flow.downlink).sum();
+    // The other reasons are passed on to user space, which counts what it drops.
+    let SessionDrops { wrong_sa, rate, .. } = kernel.refused;
+    reading.drops.wrong_sa += wrong_sa[0] + wrong_sa[1];
+    reading.drops.rate += rate[0] + rate[1];
 }

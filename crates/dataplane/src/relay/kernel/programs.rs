@@ -1,47 +1,56 @@
 //! The relay's programs and maps in the kernel.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, MapData, RingBuf},
     programs::{
         LinkOrder, TcAttachType,
+        links::{FdLink, PinnedLink},
         tc::{self, SchedClassifierLinkId},
     },
-    util::nr_cpus,
 };
 use ebpf_common::{
     MAP_SA_STATS, MAP_SAS,
     relay::{
-        DOWNLINK, DownlinkSession, MAP_RELAY_DL, MAP_RELAY_DROPS, MAP_RELAY_META, MAP_RELAY_STATS,
-        MAP_RELAY_UL, PROGRAM_DOWNLINK, PROGRAM_UPLINK, RELAY_LAYOUT_VERSION, RelayCounters,
-        RelayMeta, RelayReasons, UPLINK, UplinkKey, UplinkSession,
+        MAP_RELAY_DL, MAP_RELAY_DL_FLOWS, MAP_RELAY_DL_MORE, MAP_RELAY_DROPS, MAP_RELAY_EVENTS,
+        MAP_RELAY_META, MAP_RELAY_RATES, MAP_RELAY_REFUSED, MAP_RELAY_UL, MAP_RELAY_UL_FLOWS,
+        MAP_RELAY_UL_MORE, PROGRAM_DOWNLINK, PROGRAM_UPLINK, RELAY_LAYOUT_VERSION, RelayMeta,
     },
 };
 
-use super::KernelRelayConfig;
+use super::{
+    KernelRelayConfig,
+    sessions::{Sessions, Sizes},
+};
 use crate::{
     Error,
+    link::Links,
     loader::{
         Attachment, add_clsact, attachment, delete_clsact_if_empty, failed, hang, interface_gone,
         make_pin_dir, mount_bpffs, open, pod::Raw, program, read_object, remove_pins,
     },
-    reading::add,
-    sys::wait_for_programs,
 };
 
 /// What is pinned.
-const MAPS: [&str; 5] = [
+const MAPS: [&str; 11] = [
     MAP_RELAY_UL,
+    MAP_RELAY_UL_MORE,
     MAP_RELAY_DL,
-    MAP_RELAY_STATS,
+    MAP_RELAY_DL_MORE,
+    MAP_RELAY_UL_FLOWS,
+    MAP_RELAY_DL_FLOWS,
+    MAP_RELAY_REFUSED,
     MAP_RELAY_DROPS,
+    MAP_RELAY_RATES,
+    MAP_RELAY_EVENTS,
     MAP_RELAY_META,
 ];
 
-/// `BPF_NOEXIST` (linux/bpf.h): never replace an entry.
-const BPF_NOEXIST: u64 = 1;
 /// `BPF_ANY` (linux/bpf.h).
 const BPF_ANY: u64 = 0;
 
@@ -63,9 +72,18 @@ impl Side {
     }
 }
 
+/// A program on an interface. Either kind stays there when the daemon is killed, so that established
+/// sessions go on; the next start takes it off.
+enum Link {
+    /// A filter of the clsact qdisc.
+    Clsact(SchedClassifierLinkId),
+    /// A tcx link with a pin.
+    Tcx(PinnedLink),
+}
+
 /// A program on an interface.
 struct Hook {
-    link: SchedClassifierLinkId,
+    link: Link,
     made_clsact: bool,
     users: usize,
 }
@@ -75,23 +93,19 @@ pub(super) struct Programs {
     ebpf: Ebpf,
     attachment: Attachment,
     hooks: BTreeMap<(Side, String), Hook>,
-    uplinks: HashMap<MapData, Raw<UplinkKey>, Raw<UplinkSession>>,
-    downlinks: HashMap<MapData, [u8; 4], Raw<DownlinkSession>>,
-    counters: PerCpuArray<MapData, Raw<RelayCounters>>,
-    reasons: PerCpuArray<MapData, Raw<RelayReasons>>,
+    pub(super) sessions: Sessions,
+    pub(super) events: RingBuf<MapData>,
     /// Open as long as the programs are, so that the map stays what its pin says.
     _meta: Array<MapData, Raw<RelayMeta>>,
     pin_dir: PathBuf,
-    cpus: usize,
-    /// Something was taken out of a map, and a program may still be at it.
-    freed: bool,
 }
 
 impl Programs {
     pub(super) fn load(config: &KernelRelayConfig, meta: RelayMeta) -> Result<Self, Error> {
         let object = read_object(&config.object)?;
         mount_bpffs(&config.pin_dir)?;
-        // Sessions do not outlive the daemon, and neither do their maps.
+        // The sessions of an earlier run are not ours.
+        remove_hooks(&config.pin_dir)?;
         remove_pins(&config.pin_dir, &MAPS)?;
         make_pin_dir(&config.pin_dir)?;
         Self::load_object(config, meta, &object).inspect_err(|_| {
@@ -104,13 +118,19 @@ impl Programs {
         meta: RelayMeta,
         object: &[u8],
     ) -> Result<Self, Error> {
+        let sizes = Sizes::of(config.max_sessions);
         let btf = Btf::from_sys_fs().ok();
         let mut loader = EbpfLoader::new();
         loader
             .btf(btf.as_ref())
-            .map_max_entries(MAP_RELAY_UL, config.max_sessions)
-            .map_max_entries(MAP_RELAY_DL, config.max_sessions)
-            .map_max_entries(MAP_RELAY_STATS, config.max_sessions)
+            .map_max_entries(MAP_RELAY_UL, sizes.places)
+            .map_max_entries(MAP_RELAY_UL_MORE, sizes.sessions)
+            .map_max_entries(MAP_RELAY_DL, sizes.places)
+            .map_max_entries(MAP_RELAY_DL_MORE, sizes.sessions)
+            .map_max_entries(MAP_RELAY_UL_FLOWS, sizes.blocks())
+            .map_max_entries(MAP_RELAY_DL_FLOWS, sizes.blocks())
+            .map_max_entries(MAP_RELAY_REFUSED, sizes.sessions)
+            .map_max_entries(MAP_RELAY_RATES, sizes.rates)
             // Made with the object, but not used here.
             .map_max_entries(MAP_SAS, 1)
             .map_max_entries(MAP_SA_STATS, 1);
@@ -123,15 +143,14 @@ impl Programs {
         let mut written: Array<MapData, Raw<RelayMeta>> = open(&mut ebpf, MAP_RELAY_META)?;
         let meta = RelayMeta {
             layout_version: RELAY_LAYOUT_VERSION,
+            mask: sizes.places - 1,
             ..meta
         };
         written
             .set(0, Raw(meta), BPF_ANY)
             .map_err(|e| failed("write relay_meta", &e))?;
-        let uplinks = open(&mut ebpf, MAP_RELAY_UL)?;
-        let downlinks = open(&mut ebpf, MAP_RELAY_DL)?;
-        let counters = open(&mut ebpf, MAP_RELAY_STATS)?;
-        let reasons = open(&mut ebpf, MAP_RELAY_DROPS)?;
+        let sessions = Sessions::open(&mut ebpf, sizes)?;
+        let events = open(&mut ebpf, MAP_RELAY_EVENTS)?;
         for name in [PROGRAM_UPLINK, PROGRAM_DOWNLINK] {
             program(&mut ebpf, name)?
                 .load()
@@ -141,14 +160,10 @@ impl Programs {
             ebpf,
             attachment: attachment(),
             hooks: BTreeMap::new(),
-            uplinks,
-            downlinks,
-            counters,
-            reasons,
+            sessions,
+            events,
             _meta: written,
             pin_dir: config.pin_dir.clone(),
-            cpus: nr_cpus().map_err(|(file, e)| Error::io(format!("read {file}"), e))?,
-            freed: false,
         })
     }
 
@@ -174,6 +189,10 @@ impl Programs {
             LinkOrder::last(),
             self.attachment,
         )?;
+        let link = match self.attachment {
+            Attachment::Clsact => Link::Clsact(link),
+            Attachment::Tcx => Link::Tcx(self.pin(side, interface, link)?),
+        };
         let hook = Hook {
             link,
             made_clsact,
@@ -181,6 +200,24 @@ impl Programs {
         };
         self.hooks.insert(key, hook);
         Ok(())
+    }
+
+    /// Pins a tcx link by the number of its interface: a name may have what bpffs does not take.
+    fn pin(
+        &mut self,
+        side: Side,
+        interface: &str,
+        link: SchedClassifierLinkId,
+    ) -> Result<PinnedLink, Error> {
+        let name = side.program();
+        let doing = format!("pin {name} of {interface}");
+        let index = Links::open()?.get(interface)?.index;
+        let link = program(&mut self.ebpf, name)?
+            .take_link(link)
+            .map_err(|e| failed(&doing, &e))?;
+        let link = FdLink::try_from(link).map_err(|e| failed(&doing, &e))?;
+        link.pin(self.pin_dir.join(format!("{name}-{index}")))
+            .map_err(|e| failed(&doing, &e))
     }
 
     /// Takes the program off an interface that no session needs any more.
@@ -199,11 +236,13 @@ impl Programs {
 
     fn detach(&mut self, side: Side, interface: &str, hook: Hook) {
         let name = side.program();
-        let result = program(&mut self.ebpf, name).and_then(|program| {
-            program
-                .detach(hook.link)
-                .map_err(|e| failed(&format!("detach {name} from {interface}"), &e))
-        });
+        let doing = format!("detach {name} from {interface}");
+        let result = match hook.link {
+            Link::Clsact(link) => program(&mut self.ebpf, name)
+                .and_then(|program| program.detach(link).map_err(|e| failed(&doing, &e))),
+            // The link ends with its last descriptor.
+            Link::Tcx(link) => link.unpin().map(drop).map_err(|e| Error::io(doing, e)),
+        };
         // The interface, and all that hung on it, may be gone.
         if interface_gone(interface) {
             return;
@@ -217,94 +256,33 @@ impl Programs {
             tracing::warn!(%error, "kernel relay");
         }
     }
+}
 
-    /// Adds a session with counters at zero. An inner address or a TEID that is taken stays whose
-    /// it is.
-    pub(super) fn add(
-        &mut self,
-        key: UplinkKey,
-        uplink: UplinkSession,
-        teid: u32,
-        downlink: DownlinkSession,
-    ) -> Result<(), Error> {
-        self.settle();
-        let zero = PerCpuValues::try_from(vec![Raw(RelayCounters::default()); self.cpus])
-            .map_err(|e| Error::io("count the CPUs", e))?;
-        self.counters
-            .set(uplink.index, zero, BPF_ANY)
-            .map_err(|e| failed("clear relay_stats", &e))?;
-        self.uplinks
-            .insert(Raw(key), Raw(uplink), BPF_NOEXIST)
-            .map_err(|e| {
-                let inner = Ipv4Addr::from(key.inner);
-                failed(&format!("add {inner} to relay_ul"), &e)
-            })?;
-        self.downlinks
-            .insert(teid.to_be_bytes(), Raw(downlink), BPF_NOEXIST)
-            .map_err(|e| {
-                self.freed = true;
-                let _ = self.uplinks.remove(&Raw(key));
-                failed(&format!("add TEID {teid:#010x} to relay_dl"), &e)
-            })
-    }
-
-    /// The kernel gives the place of a deleted entry to the next one at once. No program may still
-    /// look at it then: it would take one session's packet for another's.
-    fn settle(&mut self) {
-        if std::mem::take(&mut self.freed) {
-            wait_for_programs();
-        }
-    }
-
-    /// Replaces the uplink half of a session.
-    pub(super) fn update(&mut self, key: UplinkKey, uplink: UplinkSession) -> Result<(), Error> {
-        self.settle();
-        self.freed = true;
-        self.uplinks
-            .insert(Raw(key), Raw(uplink), BPF_ANY)
-            .map_err(|e| failed("change relay_ul", &e))
-    }
-
-    pub(super) fn remove(&mut self, key: UplinkKey, teid: u32) {
-        self.freed = true;
-        for result in [
-            self.uplinks.remove(&Raw(key)),
-            self.downlinks.remove(&teid.to_be_bytes()),
-        ] {
-            if let Err(error) = result {
-                tracing::warn!(%error, "a session could not be taken out of the kernel");
+/// Takes the programs of an earlier run off every interface.
+fn remove_hooks(pin_dir: &Path) -> Result<(), Error> {
+    let names = [Side::Access, Side::N3].map(Side::program);
+    if attachment() == Attachment::Clsact {
+        for link in Links::open()?.list()? {
+            for name in names {
+                // Most interfaces have none.
+                let _ = tc::qdisc_detach_program(&link.name, TcAttachType::Ingress, name);
             }
         }
     }
-
-    /// Counters of a session, all CPUs added.
-    pub(super) fn counters(&self, index: u32) -> Result<RelayCounters, Error> {
-        let values = self
-            .counters
-            .get(&index, 0)
-            .map_err(|e| failed("read relay_stats", &e))?;
-        let mut total = RelayCounters::default();
-        for value in values.iter() {
-            add(&mut total.uplink, &value.0.uplink);
-            add(&mut total.downlink, &value.0.downlink);
+    let Ok(pins) = std::fs::read_dir(pin_dir) else {
+        return Ok(());
+    };
+    let ours = |pin: &str| {
+        let mut prefixes = names.iter().filter_map(|name| pin.strip_prefix(name));
+        prefixes.any(|rest| rest.starts_with('-'))
+    };
+    for pin in pins.filter_map(Result::ok) {
+        if pin.file_name().to_str().is_some_and(ours) {
+            std::fs::remove_file(pin.path())
+                .map_err(|e| Error::io(format!("remove pin {}", pin.path().display()), e))?;
         }
-        Ok(total)
     }
-
-    /// Packets not relayed, uplink and downlink, all CPUs added.
-    pub(super) fn reasons(&self) -> Result<[RelayReasons; 2], Error> {
-        let mut both = [RelayReasons::default(); 2];
-        for (direction, total) in [UPLINK, DOWNLINK].into_iter().zip(&mut both) {
-            let values = self
-                .reasons
-                .get(&direction, 0)
-                .map_err(|e| failed("read relay_drops", &e))?;
-            for value in values.iter() {
-                total.add(&value.0);
-            }
-        }
-        Ok(both)
-    }
+    Ok(())
 }
 
 impl Drop for Programs {

@@ -1,17 +1,19 @@
 //! Where the keys of a rekeyed IKE SA come from: the KMS, or a key exchange.
 
-use ::keys::{KeyId, QkdKey};
+use ::keys::{KeyId, QkdKey, Secret};
 
 use super::{
     super::{
         Cx, Sa,
         keys::{self as key_material, Crypt},
         ledger,
+        ppk::fresh,
     },
     Born, Heir, Source,
 };
 use crate::{
-    crypto::{keymat, qkd as schedule},
+    config::Mode,
+    crypto::{IkeSuite, keymat, ppk, qkd as schedule},
     event::{ChildFailure, Event, KeyRequestId, KeysWanted, QkdFailure},
     wire::{NotifyType, Payload, find_notify, qkd::QkdKeyIds},
 };
@@ -20,15 +22,11 @@ impl Sa {
     /// Master: asks the KMS for the keys of a new IKE SA.
     pub(super) fn allocate_for_ike(&mut self, cx: &mut Cx<'_>) -> KeyRequestId {
         let request = cx.ids.key_request();
-        if let (Some(suite), Some(slave)) = (&self.suite, &self.peer_sae) {
+        if let Some(wanted) = self.allocation(self.ike_key_count()) {
             cx.events.push_back(Event::KeysNeeded {
                 sa: self.id,
                 request,
-                wanted: KeysWanted::Allocate {
-                    slave: slave.clone(),
-                    number: ledger::keys_per_ike_rekey(self.aead()),
-                    size_bits: key_material::size_bits(suite, &self.esp_suites),
-                },
+                wanted,
             });
         }
         request
@@ -51,7 +49,7 @@ impl Sa {
                     .values()
                     .any(|child| child.key_ids.contains(id))
         });
-        if reused || ids.len() != ledger::keys_per_ike_rekey(self.aead()) {
+        if reused || ids.len() != self.ike_key_count() {
             return Err(invalid);
         }
         let master = self
@@ -82,8 +80,15 @@ impl Sa {
             ledger::lose_unclaimed(self.id, unwanted, cx.events);
             ChildFailure::Qkd(QkdFailure::UnknownKey)
         })?;
-        self.ledger.take_ike(&keys);
+        self.hold_for_ike(&keys);
         Ok(keys)
+    }
+
+    fn hold_for_ike(&mut self, keys: &[QkdKey]) {
+        match self.mode {
+            Mode::Hybrid => self.ledger.take_ppk(keys),
+            _ => self.ledger.take_ike(keys),
+        }
     }
 
     /// Master: the keys asked for.
@@ -93,11 +98,11 @@ impl Sa {
         keys: Result<Vec<QkdKey>, QkdFailure>,
     ) -> Result<Vec<QkdKey>, ChildFailure> {
         let keys = keys.map_err(ChildFailure::Qkd)?;
-        if keys.len() != ledger::keys_per_ike_rekey(self.aead()) {
+        if keys.len() != self.ike_key_count() {
             ledger::lose_unclaimed(self.id, keys, cx.events);
             return Err(ChildFailure::Qkd(QkdFailure::NoKeys));
         }
-        self.ledger.take_ike(&keys);
+        self.hold_for_ike(&keys);
         Ok(keys)
     }
 
@@ -111,21 +116,18 @@ impl Sa {
     ) -> Result<Heir, ChildFailure> {
         let failure = ChildFailure::Qkd(QkdFailure::UnknownKey);
         let suite = self.suite.ok_or(failure)?;
-        let (made, k_auth, key_ids) = match source {
-            Source::Exchange(shared) => {
-                let crypt = self.crypt.as_ref();
-                let sk_d = crypt.and_then(|crypt| crypt.sk_d.as_ref());
-                let shared = [shared.duplicate()];
-                let seed = sk_d
-                    .and_then(|sk_d| {
-                        keymat::skeyseed_rekey(suite.prf, sk_d, &shared, &new.ni, &new.nr)
-                    })
-                    .ok_or(failure)?;
+        let Source { shared, mut keys } = source;
+        let key_ids: Vec<KeyId> = keys.iter().map(|key| key.id).collect();
+        let (made, k_auth) = match shared {
+            [_, ..] => {
+                let Some(seed) = self.skeyseed_of_rekey(&suite, new, shared, &keys) else {
+                    self.ledger.lost(self.id, &key_ids, cx.events);
+                    return Err(failure);
+                };
                 let made = keymat::ike_keys(&suite, &seed, &new.ni, &new.nr, new.spi_i, new.spi_r);
-                (made, None, Vec::new())
+                (made, None)
             }
-            Source::Qkd(mut keys) => {
-                let key_ids: Vec<KeyId> = keys.iter().map(|key| key.id).collect();
+            [] => {
                 let Some(k_auth) = keys.pop().map(|key| key.secret) else {
                     return Err(failure);
                 };
@@ -133,7 +135,7 @@ impl Sa {
                 let (ni, nr) = (&new.ni, &new.nr);
                 let (spi_i, spi_r) = (new.spi_i, new.spi_r);
                 let made = schedule::ike_keys(&suite, secrets, &k_auth, ni, nr, spi_i, spi_r);
-                (made, Some(k_auth), key_ids)
+                (made, Some(k_auth))
             }
         };
         let crypt = made.and_then(|keys| {
@@ -153,6 +155,25 @@ impl Sa {
             crypt,
             initiator,
             key_ids,
+            lowest_nonce: new.lowest_nonce().to_vec(),
         })
+    }
+
+    /// From the old `SK_d` and all key exchanges, in mode `hybrid` with a fresh PPK in front of `SK_d` (RFC 7296 2.18;
+    /// RFC 9867 3.2).
+    fn skeyseed_of_rekey(
+        &self,
+        suite: &IkeSuite,
+        new: &Born,
+        shared: &[Secret],
+        keys: &[QkdKey],
+    ) -> Option<Secret> {
+        let sk_d = self.crypt.as_ref()?.sk_d.as_ref()?;
+        let mixed = match self.mode {
+            Mode::Hybrid => Some(ppk::mix(suite.prf, fresh(keys)?, sk_d).ok()?),
+            _ => None,
+        };
+        let sk_d = mixed.as_ref().unwrap_or(sk_d);
+        keymat::skeyseed_rekey(suite.prf, sk_d, shared, &new.ni, &new.nr)
     }
 }

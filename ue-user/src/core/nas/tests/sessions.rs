@@ -6,8 +6,9 @@ use oxirush_nas::nas_5gs::{
     GsmCause, Nas5gsmMessage, NasDlNasTransport, NasExtendedProtocolConfigurationOptions,
     NasFGmmCause, NasFGsmCause, NasGprsTimer3, NasPayloadContainer, NasPayloadContainerType,
     NasPduAddress, NasPduSessionEstablishmentAccept, NasPduSessionEstablishmentReject,
-    NasPduSessionIdentity2, NasPduSessionReleaseCommand, NasPduSessionType, NasQosRules,
-    NasSessionAmbr, NasSscMode, PayloadContainerKind, PduSessionTypeValue, SscModeValue,
+    NasPduSessionIdentity2, NasPduSessionModificationCommand, NasPduSessionReleaseCommand,
+    NasPduSessionType, NasQosRules, NasSessionAmbr, NasSscMode, PayloadContainerKind,
+    PduSessionTypeValue, SscModeValue,
 };
 
 use super::*;
@@ -106,18 +107,21 @@ fn establishment_gives_address_qfis_and_mtu() {
     );
     let accept = Nas5gsMessage::new_5gsm(accept, REQUEST, 1);
     ue.downlink(NOW, &network.gmm(n1_sm(&accept))).unwrap();
+    let [Event::SessionAccepted(got)] = &events(&mut ue)[..] else {
+        panic!("no accept");
+    };
+    assert_eq!((got.rules.qfis(), got.rules.default_qfi()), (vec![9, 5], 9));
     let expected = SessionAccept {
         id: REQUEST,
         address: Ipv4Addr::new(10, 60, 0, 1),
-        qfis: vec![9, 5],
-        default_qfi: 9,
+        rules: got.rules.clone(),
         ambr_kbps: Some((100_000, 50_000)),
         dnn: None,
         s_nssai: None,
         mtu: Some(1380),
         dns: vec![Ipv4Addr::new(198, 18, 0, 53)],
     };
-    assert_eq!(events(&mut ue), [Event::SessionAccepted(expected)]);
+    assert_eq!(*got, expected);
     assert_eq!(ue.poll_timeout(), None);
 }
 
@@ -295,4 +299,111 @@ fn a_session_needs_a_registration() {
             failure
         }]
     );
+}
+
+/// The UE's answer to a modification, and what it tells its daemon.
+fn modify(ue: &mut Nas, network: &mut Network, rules: Vec<u8>) -> (Nas5gsmMessage, Vec<Event>) {
+    let command = NasPduSessionModificationCommand::new()
+        .with_authorized_qos_rules(NasQosRules::new(rules))
+        .with_session_ambr(NasSessionAmbr::from_kbps(8_000, 4_000).unwrap());
+    let command = Nas5gsMessage::new_5gsm(command, REQUEST, 0);
+    ue.downlink(NOW, &network.gmm(n1_sm(&command))).unwrap();
+    let (mut pdus, mut events) = (Vec::new(), Vec::new());
+    while let Some(output) = ue.poll_output() {
+        match output {
+            Output::Send(pdu) => pdus.push(pdu),
+            Output::Event(event) => events.push(event),
+            Output::StoreSqn(_) => panic!("a sequence number to store"),
+        }
+    }
+    let [pdu] = &pdus[..] else {
+        panic!("PDUs sent: {pdus:02x?}");
+    };
+    let (id, pti, message) = session_message(network, pdu);
+    assert_eq!((id, pti), (REQUEST, 0));
+    (message, events)
+}
+
+/// One rule: an operation, a filter for UDP to one port, QFI.
+fn udp_rule(id: u8, operation: u8, port: u16, qfi: u8) -> Vec<u8> {
+    let [high, low] = port.to_be_bytes();
+    let filter = [0x31, 5, 0x30, 17, 0x50, high, low];
+    let rest = [10, qfi];
+    [&[id, 0, 10, operation << 5 | 1][..], &filter, &rest].concat()
+}
+
+/// UDP over IPv4 to a port.
+fn udp(port: u16) -> [u8; 28] {
+    let mut packet = [0; 28];
+    packet[0] = 0x45;
+    packet[9] = 17;
+    packet[22..24].copy_from_slice(&port.to_be_bytes());
+    packet
+}
+
+#[test]
+fn rules_come_change_and_go_with_modification_commands() {
+    let (mut ue, mut network) = established();
+    let mut step = |rules: Vec<u8>| {
+        let (answer, events) = modify(&mut ue, &mut network, rules);
+        assert!(matches!(
+            answer,
+            Nas5gsmMessage::PduSessionModificationComplete(_)
+        ));
+        let [
+            Event::SessionModified {
+                id: REQUEST,
+                rules: Some(rules),
+                ambr_kbps: Some((8_000, 4_000)),
+            },
+        ] = &events[..]
+        else {
+            panic!("not modified");
+        };
+        let chosen = [5000, 5001].map(|port| rules.uplink().qfi(&udp(port)).unwrap());
+        (rules.qfis(), chosen)
+    };
+    let (create, delete, add, replace, remove, keep) = (1, 2, 3, 4, 5, 6);
+    assert_eq!(step(udp_rule(2, create, 5000, 7)), (vec![1, 7], [7, 1]));
+    assert_eq!(step(udp_rule(2, replace, 5001, 8)), (vec![1, 8], [1, 8]));
+    // The filter of the same identifier is replaced.
+    assert_eq!(step(udp_rule(2, add, 5000, 8)), (vec![1, 8], [8, 1]));
+    let no_filters = vec![2, 0, 3, keep << 5, 11, 9];
+    assert_eq!(step(no_filters), (vec![1, 9], [9, 1]));
+    // A second filter, and the first one goes.
+    let second = vec![2, 0, 7, add << 5 | 1, 0x32, 2, 0x30, 17, 11, 9];
+    assert_eq!(step(second), (vec![1, 9], [9, 9]));
+    let first = vec![2, 0, 4, remove << 5 | 1, 1, 11, 9];
+    assert_eq!(step(first), (vec![1, 9], [9, 9]));
+    // Rule 40 was never there.
+    let gone = vec![2, 0, 1, delete << 5, 40, 0, 1, delete << 5];
+    assert_eq!(step(gone), (vec![1], [1, 1]));
+}
+
+#[test]
+fn a_modification_that_makes_no_sense_is_rejected_and_changes_nothing() {
+    let good = udp_rule(2, 1, 5000, 7);
+    let cases = [
+        (vec![1, 0, 1, 2 << 5], 83),
+        ([&good[..], &udp_rule(9, 4, 1, 1)].concat(), 83),
+        ([&good[..], &rule(3, true, 4)].concat(), 83),
+        (udp_rule(2, 1, 5000, 0), 83),
+        ([&good[..], &[3, 0, 200, 0x31, 0]].concat(), 84),
+        // Ethertype.
+        (vec![2, 0, 8, 0x21, 0x31, 3, 0x87, 8, 0, 10, 7], 45),
+    ];
+    for (rules, cause) in cases {
+        let (mut ue, mut network) = established();
+        let (answer, events) = modify(&mut ue, &mut network, rules);
+        let Nas5gsmMessage::PduSessionModificationCommandReject(reject) = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(reject.fgsm_cause.cause_raw(), cause);
+        assert!(matches!(events[..], [Event::Status(_)]));
+        let (_, events) = modify(&mut ue, &mut network, good.clone());
+        let [Event::SessionModified { rules, .. }] = &events[..] else {
+            panic!("not modified");
+        };
+        assert_eq!(rules.as_ref().unwrap().qfis(), [1, 7]);
+    }
 }

@@ -21,7 +21,10 @@ fn an_attach_from_ike_sa_init_to_an_interface() {
 
     let interface = &world.interfaces[0];
     assert_eq!(interface.accept.address, Ipv4Addr::new(10, 60, 0, 1));
-    assert_eq!((interface.accept.default_qfi, interface.mtu), (9, 1358));
+    assert_eq!(
+        (interface.accept.rules.default_qfi(), interface.mtu),
+        (9, 1358)
+    );
     assert_eq!(interface.inner_local, UE_INNER);
     assert_eq!(interface.up_address, N3IWF_INNER);
     assert_eq!(interface.slot, 0);
@@ -79,6 +82,18 @@ fn deregistration_leaves_nothing() {
     // It stays detached.
     world.run_for(600 * SECOND);
     assert_eq!(world.ue.state(), State::Detached);
+}
+
+/// The time for an attach is over long ago, and says nothing about a deregistration.
+#[test]
+fn a_late_deregistration_waits_for_its_answer() {
+    let mut world = World::attached();
+    world.run_for(120 * SECOND);
+    world.command(Command::Deregister);
+    world.run_for(SECOND);
+    assert_eq!(world.ue.state(), State::Detached);
+    assert_eq!(world.detached, [(None, None)]);
+    world.assert_clean();
 }
 
 #[test]

@@ -2,4 +2,5 @@
 
 mod attach;
 mod faults;
+mod rekey;
 mod world;

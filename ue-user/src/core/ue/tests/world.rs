@@ -1,38 +1,28 @@
 //! A UE, an N3IWF made of the engine's responder, a 5G core that is a script, and a KMS that is a map.
 
+mod network;
+
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use ike::{
-    ChildAnswer, Endpoint, EndpointConfig, Event, Instant, KeysWanted, NewChild, Path, Profile,
-    QkdFailure, ResponderConfig, SaId, Timing, Transmit,
+    Endpoint, EndpointConfig, Instant, NewChild, Path, Profile, QkdFailure, ResponderConfig, SaId,
+    Timing, Transmit,
     wire::{CfgAttribute, CfgAttributeType, Identification, Notify, NotifyType, TrafficSelector},
 };
 use keys::{KeyId, QkdKey, Secret};
-use nwu::{
-    EnvelopeReader, QosInfo,
-    eap5g::{Packet, Request, Response},
-    nas_envelope,
-};
-use oxirush_nas::nas_5gs::{
-    CipheringAlgorithm, GsmCause, IntegrityAlgorithm, Nas5gmmMessage, Nas5gsMessage,
-    Nas5gsmMessage, NasAuthenticationReject, NasDeregistrationAcceptUeOriginating, NasFGmmCause,
-    NasFGsmCause, NasPduSessionReleaseCommand, NasRegistrationReject,
-};
+use nwu::{EnvelopeReader, QosInfo, nas_envelope};
+use oxirush_nas::nas_5gs::{GsmCause, Nas5gsMessage, NasFGsmCause, NasPduSessionReleaseCommand};
 use rand_chacha::ChaCha20Rng;
-use rand_core::{Rng, SeedableRng};
+use rand_core::SeedableRng;
 
 use crate::core::{
     nas::{
         SessionRequest,
-        tests::{
-            Network, SLICE, accept, config,
-            sessions::{accept_with, n1_sm, rule},
-            usim,
-        },
+        tests::{Network, SLICE, accept, config, sessions::n1_sm, usim},
     },
     ue::{Action, AttachFailure, Command, Retry, SessionInterface, State, Ue, UeConfig},
 };
@@ -71,6 +61,8 @@ pub(super) struct Faults {
     pub(super) nas_refused: bool,
     /// The core answers requests for the first PDU session alone.
     pub(super) one_session: bool,
+    /// The N3IWF says how many seconds an authentication is good for.
+    pub(super) auth_lifetime: Option<u32>,
 }
 
 pub(super) struct World {
@@ -93,6 +85,11 @@ pub(super) struct World {
     pub(super) stopped: bool,
     // What the UE's daemon holds.
     pub(super) installed: Vec<u64>,
+    /// Those without an outbound state.
+    pub(super) inbound: HashSet<u64>,
+    /// PDU session and reqid of what was ever installed.
+    pub(super) reqids: Vec<(Option<u8>, u32)>,
+    pub(super) released: HashSet<KeyId>,
     pub(super) interfaces: Vec<SessionInterface>,
     pub(super) attached: usize,
     pub(super) detached: Vec<(Option<AttachFailure>, Option<Duration>)>,
@@ -127,7 +124,11 @@ pub(super) fn ue_config() -> UeConfig {
                 CfgAttributeType::INTERNAL_IP4_ADDRESS,
             )],
         },
+        offer: ike::Offer::default(),
+        peer_profile: ike::PeerProfile::Standard,
+        mobike: None,
         identity_len: 8,
+        fragmentation: ike::Fragmentation::default(),
         timing: Timing {
             dpd_interval: Some(Duration::from_secs(60)),
             ..Timing::default()
@@ -145,6 +146,10 @@ pub(super) fn ue_config() -> UeConfig {
             maximum: Duration::from_secs(60),
         },
         attach_timeout: Duration::from_secs(60),
+        lifetimes: ike::Lifetimes {
+            from_peer: true,
+            ..ike::Lifetimes::default()
+        },
         release_timeout: Duration::from_secs(3),
         tunnel_mtu: 1386,
     }
@@ -172,6 +177,7 @@ impl World {
                 ..Timing::default()
             },
             responder: Some(responder),
+            lifetimes: config.lifetimes,
             ..EndpointConfig::default()
         };
         let mut network = Network::new();
@@ -197,6 +203,9 @@ impl World {
             pending_session: None,
             stopped: false,
             installed: Vec::new(),
+            inbound: HashSet::new(),
+            reqids: Vec::new(),
+            released: HashSet::new(),
             interfaces: Vec::new(),
             attached: 0,
             detached: Vec::new(),
@@ -334,12 +343,26 @@ impl World {
                     true => Err("no ESP in this kernel".to_owned()),
                     false => {
                         self.installed.push(id.number());
+                        if install.inbound {
+                            self.inbound.insert(id.number());
+                        }
+                        let same = |(_, reqid): &(Option<u8>, u32)| *reqid == install.reqid;
+                        match self.reqids.iter().find(|other| same(other)) {
+                            Some((session, _)) => assert_eq!(*session, install.pdu_session),
+                            None => self.reqids.push((install.pdu_session, install.reqid)),
+                        }
                         Ok(())
                     }
                 };
                 self.ue.installed(now, id, outcome);
             }
+            Action::Switch(id) => {
+                assert!(self.inbound.remove(&id.number()), "switched once");
+            }
+            Action::Move { .. } => panic!("the N3IWF stays"),
+            Action::ReleaseKeys(ids) => self.released.extend(ids),
             Action::Remove(id) => {
+                self.inbound.remove(&id.number());
                 let at = self
                     .installed
                     .iter()
@@ -376,6 +399,10 @@ impl World {
                 self.interfaces.push(*session);
                 self.ue.session_added(now, id, Ok(()));
             }
+            Action::SetRules(id, _) => {
+                let mut known = self.interfaces.iter();
+                assert!(known.any(|interface| interface.accept.id == id));
+            }
             Action::RemoveSession(id) => {
                 let before = self.interfaces.len();
                 self.interfaces
@@ -384,213 +411,6 @@ impl World {
             }
             Action::Attached => self.attached += 1,
             Action::Detached { failure, retry_in } => self.detached.push((failure, retry_in)),
-        }
-    }
-
-    // The N3IWF's daemon.
-
-    fn responder(&mut self, event: Event) {
-        let now = self.now;
-        match event {
-            Event::KeysNeeded {
-                sa,
-                request,
-                wanted:
-                    KeysWanted::Allocate {
-                        number, size_bits, ..
-                    },
-            } => {
-                let keys = if self.faults.n3iwf_kms > 0 {
-                    self.faults.n3iwf_kms -= 1;
-                    Err(QkdFailure::NoKeys)
-                } else {
-                    Ok((0..number).map(|_| self.make_key(size_bits)).collect())
-                };
-                self.n3iwf.provide_keys(now, sa, request, keys);
-            }
-            Event::EapBegin { sa, peer_id, .. } => {
-                assert_eq!(peer_id.data.len(), 8);
-                self.sa = Some(sa);
-                self.eap(Request::Start);
-            }
-            Event::Eap { packet, .. } => self.eap_response(&packet),
-            Event::InstallChild { sa, child } => {
-                self.n3iwf.child_installed(now, sa, child.id, Ok(()));
-            }
-            Event::ChildUp { token: 1, .. } => {
-                if let Some((id, pti)) = self.pending_session.take() {
-                    let accept = accept_with(rule(1, true, 9));
-                    let accept = Nas5gsMessage::new_5gsm(accept, id, pti);
-                    let pdu = self.network.gmm(n1_sm(&accept));
-                    self.downlink(&[pdu]);
-                }
-            }
-            Event::ChildRequested { sa, child, .. } => {
-                let answer = Ok(ChildAnswer::default());
-                self.n3iwf.answer_child(now, sa, child, answer);
-            }
-            Event::Closed { .. } => self.sa = None,
-            _ => {}
-        }
-    }
-
-    fn make_key(&mut self, size_bits: u32) -> QkdKey {
-        self.keys_made += 1;
-        let id = KeyId::from_octets([self.keys_made; 16]);
-        let mut octets = vec![0; size_bits as usize / 8];
-        self.rng.fill_bytes(&mut octets);
-        self.keys.insert(id, octets.clone());
-        QkdKey {
-            id,
-            secret: Secret::from_slice(&octets),
-        }
-    }
-
-    fn eap(&mut self, message: Request) {
-        self.identifier = self.identifier.wrapping_add(3);
-        let packet = Packet::Request {
-            identifier: self.identifier,
-            message,
-        };
-        let packet = packet.encode().unwrap();
-        self.n3iwf.send_eap(self.now, self.sa.unwrap(), packet);
-    }
-
-    fn eap_response(&mut self, packet: &[u8]) {
-        let Packet::Response {
-            identifier,
-            message,
-        } = Packet::decode(packet).unwrap()
-        else {
-            panic!("a response")
-        };
-        assert_eq!(identifier, self.identifier);
-        match message {
-            Response::Stop => {
-                self.stopped = true;
-                let packet = Packet::Failure { identifier }.encode().unwrap();
-                self.n3iwf.eap_failure(self.now, self.sa.unwrap(), packet);
-            }
-            Response::Notification => panic!("nobody asked"),
-            Response::Nas { an_parameters, nas } => match Nas5gsMessage::decode(&nas).unwrap() {
-                Nas5gsMessage::Gmm(_, message) => {
-                    if matches!(message, Nas5gmmMessage::RegistrationRequest(_)) {
-                        assert!(an_parameters.selected_plmn.is_some());
-                        assert_eq!(an_parameters.requested_nssai, [SLICE]);
-                    }
-                    self.eap_nas(message);
-                }
-                _ => {
-                    let context = self.network.context_mut();
-                    match context {
-                        // A registration under the context of an earlier one.
-                        Some(_) => match self.network.read(&nas) {
-                            Nas5gmmMessage::SecurityModeComplete(_) => self.success(identifier, 0),
-                            _ => {
-                                assert!(an_parameters.guami.is_some());
-                                let next = self.network.challenge(1);
-                                self.eap(Request::Nas(next));
-                            }
-                        },
-                        None => panic!("a protected message without a context"),
-                    }
-                }
-            },
-        }
-    }
-
-    fn eap_nas(&mut self, message: Nas5gmmMessage) {
-        let identifier = self.identifier;
-        match message {
-            Nas5gmmMessage::RegistrationRequest(_) if self.faults.early_success => {
-                self.network.challenge(0);
-                self.success(identifier, 0);
-            }
-            Nas5gmmMessage::RegistrationRequest(_) => match self.faults.reject {
-                Some(cause) => {
-                    let reject = NasRegistrationReject::new(NasFGmmCause::new(cause));
-                    let pdu = Nas5gsMessage::new_5gmm(reject).encode().unwrap();
-                    self.eap(Request::Nas(pdu));
-                }
-                None => {
-                    let challenge = self.network.challenge(0);
-                    self.eap(Request::Nas(challenge));
-                }
-            },
-            Nas5gmmMessage::AuthenticationFailure(_) => {
-                let reject = Nas5gsMessage::new_5gmm(NasAuthenticationReject::new());
-                self.eap(Request::Nas(reject.encode().unwrap()));
-            }
-            Nas5gmmMessage::AuthenticationResponse(_) => {
-                let ngksi = self.network.ngksi;
-                let command = self.network.command_for(
-                    CipheringAlgorithm::NEA2,
-                    IntegrityAlgorithm::NIA2,
-                    ngksi,
-                );
-                self.eap(Request::Nas(command));
-            }
-            other => panic!("the core has no answer to {other:?}"),
-        }
-    }
-
-    fn success(&mut self, identifier: u8, count: u32) {
-        let msk = Secret::from_slice(&self.network.k_n3iwf(count));
-        let address = CfgAttribute::ipv4(CfgAttributeType::INTERNAL_IP4_ADDRESS, UE_INNER);
-        let success = ike::EapSuccess {
-            packet: Packet::Success { identifier }.encode().unwrap(),
-            msk,
-            configuration: vec![address],
-            ts_local: vec![TrafficSelector::host(N3IWF_INNER.into())],
-            ts_remote: vec![TrafficSelector::host(UE_INNER.into())],
-            notifies: vec![
-                notify(nwu::notify::nas_address(N3IWF_INNER.into())),
-                notify((nwu::notify::NAS_TCP_PORT, nwu::notify::encode_port(20_000))),
-            ],
-        };
-        self.n3iwf.eap_success(self.now, self.sa.unwrap(), success);
-    }
-
-    // The core, over TCP.
-
-    fn core(&mut self, pdu: &[u8]) {
-        let message = self.network.read(pdu);
-        if self.faults.core_silent {
-            return;
-        }
-        match message {
-            Nas5gmmMessage::RegistrationComplete(_) => {}
-            Nas5gmmMessage::UlNasTransport(transport) => {
-                let Ok(Nas5gsMessage::Gsm(header, message)) =
-                    transport.payload_container.decode_as_n1_sm_message()
-                else {
-                    panic!("a 5GSM message")
-                };
-                let (id, pti) = (
-                    header.pdu_session_identity,
-                    header.procedure_transaction_identity,
-                );
-                match message {
-                    Nas5gsmMessage::PduSessionEstablishmentRequest(_)
-                        if id > 1 && self.faults.one_session => {}
-                    Nas5gsmMessage::PduSessionEstablishmentRequest(_) => {
-                        self.pending_session = Some((id, pti));
-                        self.create_child(id);
-                    }
-                    Nas5gsmMessage::PduSessionReleaseRequest(_) => self.release(id, pti),
-                    _ => {}
-                }
-            }
-            Nas5gmmMessage::DeregistrationRequestUeOriginating(request) => {
-                if !request.de_registration_type.switch_off() {
-                    let accept = self
-                        .network
-                        .gmm(NasDeregistrationAcceptUeOriginating::new());
-                    self.downlink(&[accept]);
-                }
-                self.delete_ike();
-            }
-            _ => {}
         }
     }
 
@@ -628,6 +448,20 @@ impl World {
     pub(super) fn n3iwf_user_children(&self) -> usize {
         let count = |sa: ike::SaStatus| sa.children.iter().filter(|c| !c.signalling).count();
         self.n3iwf.sas().map(count).sum()
+    }
+
+    /// The N3IWF rekeys its IKE SA, or all Child SAs.
+    pub(super) fn n3iwf_rekeys(&mut self, ike: bool) {
+        let status = self.n3iwf.sas().next().unwrap();
+        if ike {
+            self.n3iwf.rekey_ike(self.now, status.id).unwrap();
+        } else {
+            for child in status.children {
+                let sa = status.id;
+                self.n3iwf.rekey_child(self.now, sa, child.id).unwrap();
+            }
+        }
+        self.settle();
     }
 
     pub(super) fn token(&self) -> u64 {

@@ -1,0 +1,476 @@
+//! The maps that hold sessions, their counters and their limits.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
+use ebpf_common::{
+    Counter,
+    relay::{
+        BLOCK, DOWNLINK, DownlinkSession, FREE, FRESH, FlowBlock, MAP_RELAY_DL, MAP_RELAY_DL_FLOWS,
+        MAP_RELAY_DL_MORE, MAP_RELAY_DROPS, MAP_RELAY_RATES, MAP_RELAY_REFUSED, MAP_RELAY_UL,
+        MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, RelayRate, RelayReasons, SESSION_RATES,
+        SessionDrops, TAKEN, UPLINK, UplinkKey, UplinkSession, downlink_place, uplink_place,
+    },
+};
+
+use super::places::{Places, Ranges};
+use crate::{
+    Error,
+    loader::{failed, open, pod::Raw},
+    reading::add,
+    sys::wait_for_programs,
+};
+
+/// `BPF_ANY` (linux/bpf.h).
+const BPF_ANY: u64 = 0;
+/// A program on such a processor may see a later write before an earlier one.
+const WEAKLY_ORDERED: bool = cfg!(not(target_arch = "x86_64"));
+
+/// How many entries the maps have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Sessions at one time.
+    pub(super) sessions: u32,
+    /// Places for sessions, a power of two.
+    pub(super) places: u32,
+    /// QoS flows of all sessions.
+    pub(super) flows: u32,
+    /// Rate limits, and the one that limits nothing.
+    pub(super) rates: u32,
+}
+
+impl Sizes {
+    pub(super) fn of(sessions: u32) -> Self {
+        // As many refused places as a number of 16 bits can name.
+        let sessions = sessions.clamp(1, 1 << 16);
+        Self {
+            sessions,
+            // Half of them stay free, so that few keys meet.
+            places: (sessions * 2).next_power_of_two(),
+            flows: sessions * 2,
+            rates: sessions * 2 + 1,
+        }
+    }
+
+    /// Values that hold the counters of all flows.
+    pub(super) const fn blocks(&self) -> u32 {
+        self.flows.div_ceil(BLOCK)
+    }
+}
+
+/// A session's part of the maps.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) uplink: UplinkSession,
+    uplink_place: u32,
+    downlink: DownlinkSession,
+    downlink_place: u32,
+    /// The limit of the session itself.
+    rate: Option<u32>,
+    /// The UE whose limit holds for the session too.
+    ue: Option<u32>,
+    /// What its flows' places had counted before, in the order of the places.
+    before: Vec<Flow>,
+}
+
+/// Counters of a QoS flow, uplink and downlink.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Flow {
+    pub(super) uplink: Counter,
+    pub(super) downlink: Counter,
+}
+
+/// What was counted since `before`.
+fn since(now: Counter, before: Counter) -> Counter {
+    let packets = now.packets.wrapping_sub(before.packets);
+    Counter {
+        packets,
+        bytes: now.bytes.wrapping_sub(before.bytes),
+        last_seen_ns: if packets == 0 { 0 } else { now.last_seen_ns },
+    }
+}
+
+impl Held {
+    fn key(&self) -> UplinkKey {
+        UplinkKey {
+            inner: self.uplink.inner,
+            ifindex: self.uplink.ifindex,
+        }
+    }
+
+    fn flows(&self) -> u32 {
+        self.uplink.qfis.count_ones()
+    }
+}
+
+/// The limit that all sessions of a UE share.
+struct UeLimit {
+    place: u32,
+    sessions: usize,
+}
+
+pub(super) struct Sessions {
+    uplinks: Array<MapData, Raw<UplinkSession>>,
+    more_uplinks: HashMap<MapData, Raw<UplinkKey>, u32>,
+    downlinks: Array<MapData, Raw<DownlinkSession>>,
+    more_downlinks: HashMap<MapData, [u8; 4], u32>,
+    uplink_flows: PerCpuArray<MapData, Raw<FlowBlock>>,
+    downlink_flows: PerCpuArray<MapData, Raw<FlowBlock>>,
+    refused: PerCpuArray<MapData, Raw<SessionDrops>>,
+    rates: Array<MapData, Raw<RelayRate>>,
+    reasons: PerCpuArray<MapData, Raw<RelayReasons>>,
+    mask: u32,
+    uplink_places: Places,
+    downlink_places: Places,
+    numbers: Places,
+    flow_ranges: Ranges,
+    rate_places: Places,
+    ues: BTreeMap<u32, UeLimit>,
+    cpus: usize,
+    /// Something was taken out of a map, and a program may still be at it.
+    freed: bool,
+}
+
+impl Sessions {
+    pub(super) fn open(ebpf: &mut Ebpf, sizes: Sizes) -> Result<Self, Error> {
+        let mut rate_places = Places::new(sizes.rates);
+        // Place 0 limits nothing.
+        rate_places.take(0);
+        Ok(Self {
+            uplinks: open(ebpf, MAP_RELAY_UL)?,
+            more_uplinks: open(ebpf, MAP_RELAY_UL_MORE)?,
+            downlinks: open(ebpf, MAP_RELAY_DL)?,
+            more_downlinks: open(ebpf, MAP_RELAY_DL_MORE)?,
+            uplink_flows: open(ebpf, MAP_RELAY_UL_FLOWS)?,
+            downlink_flows: open(ebpf, MAP_RELAY_DL_FLOWS)?,
+            refused: open(ebpf, MAP_RELAY_REFUSED)?,
+            rates: open(ebpf, MAP_RELAY_RATES)?,
+            reasons: open(ebpf, MAP_RELAY_DROPS)?,
+            mask: sizes.places - 1,
+            uplink_places: Places::new(sizes.places),
+            downlink_places: Places::new(sizes.places),
+            numbers: Places::new(sizes.sessions),
+            flow_ranges: Ranges::new(sizes.flows),
+            rate_places,
+            ues: BTreeMap::new(),
+            cpus: nr_cpus().map_err(|(file, e)| Error::io(format!("read {file}"), e))?,
+            freed: false,
+        })
+    }
+
+    /// Adds a session with counters at zero; places and numbers of both halves are chosen here. An
+    /// inner address or a TEID that is taken stays whose it is.
+    pub(super) fn add(
+        &mut self,
+        uplink: UplinkSession,
+        downlink: DownlinkSession,
+        own: Option<RelayRate>,
+        ue: Option<(u32, RelayRate)>,
+    ) -> Result<Held, Error> {
+        let full = |what: &str| Error::Config(format!("the kernel relay has no {what} left"));
+        let key = UplinkKey {
+            inner: uplink.inner,
+            ifindex: uplink.ifindex,
+        };
+        self.check_unique(key, downlink.teid)?;
+        self.settle();
+        let number = self.numbers.any().ok_or_else(|| full("session"))?;
+        let count = uplink.qfis.count_ones();
+        let Some(flows) = self.flow_ranges.take(count) else {
+            self.numbers.free(number);
+            return Err(full("QoS flow"));
+        };
+        let (uplink_place, up_direct) =
+            choose(&mut self.uplink_places, uplink_place(key, self.mask))
+                .ok_or_else(|| full("place"))?;
+        let (downlink_place, down_direct) = choose(
+            &mut self.downlink_places,
+            downlink_place(downlink.teid, self.mask),
+        )
+        .ok_or_else(|| full("place"))?;
+        let rate = own.and_then(|_| self.rate_places.any());
+        let number = u16::try_from(number).unwrap_or(u16::MAX);
+        let mut held = Held {
+            uplink: UplinkSession {
+                state: FREE,
+                flows,
+                session: number,
+                ..uplink
+            },
+            uplink_place,
+            downlink: DownlinkSession {
+                state: FREE,
+                flows,
+                session: number,
+                ..downlink
+            },
+            downlink_place,
+            rate,
+            ue: None,
+            before: Vec::new(),
+        };
+        let written = self
+            .limit(&mut held, own, ue)
+            .and_then(|()| self.read_flows(&held))
+            .and_then(|before| {
+                held.before = before;
+                self.write(&held, up_direct, down_direct)
+            });
+        if let Err(error) = written {
+            self.remove(&held);
+            return Err(error);
+        }
+        Ok(held)
+    }
+
+    fn check_unique(&self, key: UplinkKey, teid: [u8; 4]) -> Result<(), Error> {
+        let taken = |what: String| Error::Config(format!("{what} is another session's"));
+        let up = uplink_place(key, self.mask);
+        let here = self.uplink_at(up)?;
+        let more = self.more_uplinks.get(&Raw(key), 0).is_ok();
+        if more || (here.state != FREE && here.inner == key.inner && here.ifindex == key.ifindex) {
+            return Err(taken(Ipv4Addr::from(key.inner).to_string()));
+        }
+        let here = self
+            .downlinks
+            .get(&downlink_place(teid, self.mask), 0)
+            .map_err(|e| failed("read relay_dl", &e))?
+            .0;
+        let more = self.more_downlinks.get(&teid, 0).is_ok();
+        if more || (here.state != FREE && here.teid == teid) {
+            return Err(taken(format!("TEID {:#010x}", u32::from_be_bytes(teid))));
+        }
+        Ok(())
+    }
+
+    fn uplink_at(&self, place: u32) -> Result<UplinkSession, Error> {
+        let found = self.uplinks.get(&place, 0);
+        Ok(found.map_err(|e| failed("read relay_ul", &e))?.0)
+    }
+
+    /// Puts the limits of a session into the map and their places into the session.
+    fn limit(
+        &mut self,
+        held: &mut Held,
+        own: Option<RelayRate>,
+        ue: Option<(u32, RelayRate)>,
+    ) -> Result<(), Error> {
+        let mut rates = [0; SESSION_RATES];
+        if let (Some(place), Some(limit)) = (held.rate, own) {
+            self.set_rate(place, limit)?;
+            rates[0] = place;
+        }
+        if let Some((ue, limit)) = ue {
+            let place = match self.ues.get_mut(&ue) {
+                Some(shared) => {
+                    shared.sessions += 1;
+                    shared.place
+                }
+                None => {
+                    let place = self.rate_places.any().ok_or_else(|| {
+                        Error::Config("the kernel relay has no rate limit left".to_owned())
+                    })?;
+                    self.ues.insert(ue, UeLimit { place, sessions: 1 });
+                    place
+                }
+            };
+            held.ue = Some(ue);
+            self.set_rate(place, limit)?;
+            rates[1] = place;
+        }
+        held.uplink.rates = rates;
+        held.downlink.rates = rates;
+        Ok(())
+    }
+
+    fn set_rate(&mut self, place: u32, limit: RelayRate) -> Result<(), Error> {
+        self.rates
+            .set(place, Raw(limit), BPF_ANY)
+            .map_err(|e| failed("write relay_rates", &e))
+    }
+
+    /// Changes the limit of a UE, if a session of it has one.
+    pub(super) fn set_ue_rate(&mut self, ue: u32, limit: RelayRate) -> Result<(), Error> {
+        match self.ues.get(&ue).map(|shared| shared.place) {
+            Some(place) => self.set_rate(place, limit),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&mut self, held: &Held, up_direct: bool, down_direct: bool) -> Result<(), Error> {
+        let zero = self.on_all(SessionDrops::default())?;
+        self.refused
+            .set(held.uplink.session.into(), zero, BPF_ANY)
+            .map_err(|e| failed("clear relay_refused", &e))?;
+        if !up_direct {
+            self.more_uplinks
+                .insert(Raw(held.key()), held.uplink_place, BPF_ANY)
+                .map_err(|e| failed("write relay_ul_more", &e))?;
+        }
+        if !down_direct {
+            self.more_downlinks
+                .insert(held.downlink.teid, held.downlink_place, BPF_ANY)
+                .map_err(|e| failed("write relay_dl_more", &e))?;
+        }
+        self.set(held, FREE)?;
+        if WEAKLY_ORDERED {
+            wait_for_programs();
+        }
+        self.set(held, TAKEN)
+    }
+
+    fn on_all<T: Copy>(&self, value: T) -> Result<PerCpuValues<Raw<T>>, Error>
+    where
+        Raw<T>: aya::Pod,
+    {
+        PerCpuValues::try_from(vec![Raw(value); self.cpus])
+            .map_err(|e| Error::io("count the CPUs", e))
+    }
+
+    fn set(&mut self, held: &Held, state: u32) -> Result<(), Error> {
+        let uplink = UplinkSession {
+            // The first packet is told.
+            state: if state == TAKEN { FRESH } else { state },
+            ..held.uplink
+        };
+        self.uplinks
+            .set(held.uplink_place, Raw(uplink), BPF_ANY)
+            .map_err(|e| failed("write relay_ul", &e))?;
+        let downlink = DownlinkSession {
+            state,
+            ..held.downlink
+        };
+        self.downlinks
+            .set(held.downlink_place, Raw(downlink), BPF_ANY)
+            .map_err(|e| failed("write relay_dl", &e))
+    }
+
+    /// A place changes its owner only when no program can still look at the last one: it would take
+    /// one session's packet for another's.
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.freed) {
+            wait_for_programs();
+        }
+    }
+
+    /// Names the Child SAs of a session anew. Its packets go by user space for that moment.
+    pub(super) fn rebind(&mut self, held: &mut Held, reqids: [u32; 4]) -> Result<(), Error> {
+        self.set(held, FREE)?;
+        wait_for_programs();
+        held.uplink.reqids = reqids;
+        self.set(held, FREE)?;
+        if WEAKLY_ORDERED {
+            wait_for_programs();
+        }
+        self.set(held, TAKEN)
+    }
+
+    /// Takes a session out of the maps; its counters can be read until another one is added.
+    pub(super) fn remove(&mut self, held: &Held) {
+        self.freed = true;
+        if let Err(error) = self.set(held, FREE) {
+            tracing::warn!(%error, "a session could not be taken out of the kernel");
+        }
+        // Most sessions are not in these.
+        let _ = self.more_uplinks.remove(&Raw(held.key()));
+        let _ = self.more_downlinks.remove(&held.downlink.teid);
+        self.uplink_places.free(held.uplink_place);
+        self.downlink_places.free(held.downlink_place);
+        self.numbers.free(held.uplink.session.into());
+        self.flow_ranges.free(held.uplink.flows, held.flows());
+        if let Some(place) = held.rate {
+            self.rate_places.free(place);
+        }
+        if let Some(ue) = held.ue
+            && let Some(shared) = self.ues.get_mut(&ue)
+        {
+            shared.sessions -= 1;
+            if shared.sessions == 0 {
+                self.rate_places.free(shared.place);
+                self.ues.remove(&ue);
+            }
+        }
+    }
+
+    /// Counters of the flows of a session, lowest QFI first, all CPUs added.
+    pub(super) fn flows(&self, held: &Held) -> Result<Vec<Flow>, Error> {
+        let now = self.read_flows(held)?;
+        let both = now.into_iter().zip(&held.before);
+        Ok(both
+            .map(|(now, before)| Flow {
+                uplink: since(now.uplink, before.uplink),
+                downlink: since(now.downlink, before.downlink),
+            })
+            .collect())
+    }
+
+    /// What the places of a session's flows say.
+    fn read_flows(&self, held: &Held) -> Result<Vec<Flow>, Error> {
+        let first = held.uplink.flows;
+        let mut flows = vec![Flow::default(); usize::try_from(held.flows()).unwrap_or(0)];
+        let last = first.saturating_add(held.flows().saturating_sub(1));
+        for block in first / BLOCK..=last / BLOCK {
+            let read = |map: &PerCpuArray<MapData, Raw<FlowBlock>>| {
+                map.get(&block, 0)
+                    .map_err(|e| failed("read counters of flows", &e))
+            };
+            let (up, down) = (read(&self.uplink_flows)?, read(&self.downlink_flows)?);
+            for (place, flow) in (first..).zip(&mut flows) {
+                if place / BLOCK != block {
+                    continue;
+                }
+                let of = |value: &Raw<FlowBlock>| {
+                    let place = usize::try_from(place % BLOCK).ok();
+                    place.and_then(|place| value.0.flows.get(place)).copied()
+                };
+                for counter in up.iter().filter_map(of) {
+                    add(&mut flow.uplink, &counter);
+                }
+                for counter in down.iter().filter_map(of) {
+                    add(&mut flow.downlink, &counter);
+                }
+            }
+        }
+        Ok(flows)
+    }
+
+    /// What was refused of a session, all CPUs added.
+    pub(super) fn refused(&self, held: &Held) -> Result<SessionDrops, Error> {
+        let values = self
+            .refused
+            .get(&held.uplink.session.into(), 0)
+            .map_err(|e| failed("read relay_refused", &e))?;
+        let mut total = SessionDrops::default();
+        for value in values.iter() {
+            total.add(&value.0);
+        }
+        Ok(total)
+    }
+
+    /// Packets not relayed, uplink and downlink, all CPUs added.
+    pub(super) fn reasons(&self) -> Result<[RelayReasons; 2], Error> {
+        let mut both = [RelayReasons::default(); 2];
+        for (direction, total) in [UPLINK, DOWNLINK].into_iter().zip(&mut both) {
+            let values = self
+                .reasons
+                .get(&direction, 0)
+                .map_err(|e| failed("read relay_drops", &e))?;
+            for value in values.iter() {
+                total.add(&value.0);
+            }
+        }
+        Ok(both)
+    }
+}
+
+/// The place that a key says, or any other; and which of both.
+fn choose(places: &mut Places, place: u32) -> Option<(u32, bool)> {
+    if places.take(place) {
+        return Some((place, true));
+    }
+    places.any().map(|place| (place, false))
+}

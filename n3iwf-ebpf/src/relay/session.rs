@@ -1,0 +1,72 @@
+//! Sessions: where a packet's is.
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap},
+    macros::btf_map,
+};
+use ebpf_common::relay::{
+    DownlinkSession, FRESH, TAKEN, UplinkKey, UplinkSession, downlink_place, uplink_place,
+};
+
+use super::MAX_SESSIONS;
+use crate::NO_PREALLOC;
+
+/// `BPF_F_MMAPABLE`: the values begin with a page, and so each of them with a cache line.
+const PAGE_ALIGNED: usize = 1 << 10;
+
+#[btf_map(name = "relay_ul")]
+static UPLINKS: Array<UplinkSession, MAX_SESSIONS, PAGE_ALIGNED> = Array::new();
+
+#[btf_map(name = "relay_ul_more")]
+static MORE_UPLINKS: HashMap<UplinkKey, u32, MAX_SESSIONS, NO_PREALLOC> = HashMap::new();
+
+#[btf_map(name = "relay_dl")]
+static DOWNLINKS: Array<DownlinkSession, MAX_SESSIONS, PAGE_ALIGNED> = Array::new();
+
+#[btf_map(name = "relay_dl_more")]
+static MORE_DOWNLINKS: HashMap<[u8; 4], u32, MAX_SESSIONS, NO_PREALLOC> = HashMap::new();
+
+#[inline(always)]
+pub(super) fn uplink(key: UplinkKey, mask: u32) -> Option<&'static UplinkSession> {
+    let here = UPLINKS.get(uplink_place(key, mask))?;
+    if is_uplink(here, key) {
+        return Some(here);
+    }
+    // SAFETY: a value is one aligned word.
+    let place = unsafe { MORE_UPLINKS.get(&key) }?;
+    let there = UPLINKS.get(*place)?;
+    is_uplink(there, key).then_some(there)
+}
+
+#[inline(always)]
+pub(super) fn downlink(teid: [u8; 4], mask: u32) -> Option<&'static DownlinkSession> {
+    let here = DOWNLINKS.get(downlink_place(teid, mask))?;
+    if is_downlink(here, teid) {
+        return Some(here);
+    }
+    // SAFETY: a value is one aligned word.
+    let place = unsafe { MORE_DOWNLINKS.get(&teid) }?;
+    let there = DOWNLINKS.get(*place)?;
+    is_downlink(there, teid).then_some(there)
+}
+
+/// User space changes a place only while it is free, and waits for all programs that saw it taken.
+/// What is read after the state, which is what `volatile` is for, is one session's.
+#[inline(always)]
+fn is_uplink(session: &UplinkSession, key: UplinkKey) -> bool {
+    // SAFETY: a reference is valid for reading.
+    let state = unsafe { core::ptr::read_volatile(&raw const session.state) };
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::Acquire);
+    (state == TAKEN || state == FRESH)
+        && u32::from_ne_bytes(session.inner) == u32::from_ne_bytes(key.inner)
+        && session.ifindex == key.ifindex
+}
+
+/// As [`is_uplink`].
+#[inline(always)]
+fn is_downlink(session: &DownlinkSession, teid: [u8; 4]) -> bool {
+    // SAFETY: a reference is valid for reading.
+    let state = unsafe { core::ptr::read_volatile(&raw const session.state) };
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::Acquire);
+    state == TAKEN && u32::from_ne_bytes(session.teid) == u32::from_ne_bytes(teid)
+}

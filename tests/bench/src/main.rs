@@ -1,0 +1,239 @@
+//! `bench-report`: tables and pictures of stored results.
+#![expect(clippy::print_stderr, reason = "a command-line tool")]
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use bench::figures::{self, Titles};
+use bench::records::{self, Mode, Record, Writer};
+use bench::tables;
+use clap::{Parser, Subcommand};
+
+/// Tables and pictures of what `cargo xtask bench` left behind.
+#[derive(Parser)]
+#[command(name = "bench-report", version)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Writes the document and its pictures
+    Document {
+        /// Directory of the result files
+        #[arg(long)]
+        results: PathBuf,
+        /// The document to write
+        #[arg(long)]
+        document: PathBuf,
+        /// Directory of the pictures
+        #[arg(long)]
+        pictures: PathBuf,
+    },
+    /// Takes the captures `frames-<mode>.pcap` of a directory apart, through tshark
+    Frames {
+        /// Directory of the captures and key tables
+        #[arg(long)]
+        captures: PathBuf,
+        /// The result file to write
+        #[arg(long)]
+        output: PathBuf,
+        /// Result file whose machine these are of
+        #[arg(long)]
+        machine: PathBuf,
+        /// The command that measures the same again
+        #[arg(long)]
+        again: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().what) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-report: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(what: What) -> Result<()> {
+    match what {
+        What::Document {
+            results,
+            document,
+            pictures,
+        } => {
+            let text = write_document(&results, &pictures, &relative(&document, &pictures)?)?;
+            fs::write(&document, text)
+                .with_context(|| format!("cannot write {}", document.display()))
+        }
+        What::Frames {
+            captures,
+            output,
+            machine,
+            again,
+        } => {
+            let mut writer = Writer::create(&output)?;
+            let of = records::read(&machine)?;
+            let mut machine = tables::machine(&of)
+                .context("the result file names no machine")?
+                .clone();
+            machine.bench = "frames".to_owned();
+            machine.command = again;
+            writer.write(&Record::Machine(machine))?;
+            let mut found = 0;
+            for mode in Mode::ALL {
+                let capture = captures.join(format!("frames-{mode}.pcap"));
+                if capture.is_file() {
+                    let keys = captures.join(format!("frames-{mode}.keys"));
+                    match tables::captured(mode, &capture, &keys) {
+                        Ok(frames) => {
+                            writer.write(&Record::Frames(frames))?;
+                            found += 1;
+                        }
+                        Err(error) => eprintln!("bench-report: {mode} left out: {error:#}"),
+                    }
+                }
+            }
+            if found == 0 {
+                bail!("no captures in {}", captures.display());
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The directory of the pictures as the document names it.
+fn relative(document: &Path, pictures: &Path) -> Result<String> {
+    let home = document.parent().context("a document without a place")?;
+    let path = pictures
+        .strip_prefix(home)
+        .context("the pictures have to be below the document")?;
+    Ok(path.display().to_string())
+}
+
+/// What each file is about: its name without suffix, heading, and what is to be known of it.
+const FILES: &[(&str, &str, &str)] = &[
+    (
+        "attach-native",
+        "Attach, natively",
+        "The experiment of arXiv 2603.24426, modes in turn run by run: UE, N3IWF, both KMEs and the core as processes of one host. The data plane records instead of programming IPsec, N2 is a Unix socket, the KMEs know of each other's deliveries after 1 ms, and the UE's sequence numbers are stored in memory, so what is measured is the project's own code and the KMS. The paper's figures stand beside; its 1200 ms are mostly its core and a sleep of 500 ms in its UE, so compare phases and ratios and not totals. Suites are AES-256-GCM with HMAC-SHA-256 but in `qkd-paper`, which has the paper's; `psk` and `cert` do MODP-2048 as the paper does, `psk-x25519` X25519; the N3IWF's certificate is ECDSA P-256 there and RSA-2048 in `qkd-paper`.",
+    ),
+    (
+        "attach-vm",
+        "Attach, kernel IPsec and SCTP",
+        "The same in the virtual machine: XFRM and SCTP of the kernel. Its processor is emulated, so times compare with each other and with nothing else.",
+    ),
+    (
+        "frames",
+        "Octets on NWu",
+        "Ethernet frames of one attach, decrypted by tshark, beside Table II. The paper prints 286 for CREATE_CHILD_SA request with PSK; only with 486 its column sums to its printed total.",
+    ),
+    (
+        "rate",
+        "Rate",
+        "A load driver with the real initiator, many UEs in one process, on the same host as what it loads.",
+    ),
+    (
+        "ike",
+        "IKE against charon",
+        "IKE_SA_INIT, IKE_AUTH by shared key and one Child SA, then Delete, from the same initiator (the project's engine) on the same host, one responder after the other in each run: this project's engine behind a socket (`ike`), and strongSwan's charon with 16 threads, no log, no uniqueness check and no routes to install. The host's kernel takes no part: charon keeps ESP SAs in its process (`kernel-libipsec`), the engine hands them to nobody.",
+    ),
+    (
+        "scale",
+        "Scale",
+        "UEs that are attached at the same time, each with a PDU session, data plane recording. Memory is resident anonymous memory of the N3IWF's process; *per UE* is what it has grown since before the first.",
+    ),
+    (
+        "qkd",
+        "QKD keys",
+        "The ETSI GS QKD 014 client against the KME stand-in over mutual TLS.",
+    ),
+];
+
+fn write_document(results: &Path, pictures: &Path, place: &str) -> Result<String> {
+    fs::create_dir_all(pictures)?;
+    let mut text = String::from(
+        "# Benchmarks\n\nGenerated from the result files in [bench/](bench/) by `cargo xtask bench report`; nothing here is\ntyped in by hand. `cargo xtask bench all` measures everything again and stores it. Each section says\nhow it was measured; runs that failed are listed.\n\n",
+    );
+    let mut any = false;
+    for (name, heading, about) in FILES {
+        let path = results.join(format!("{name}.jsonl"));
+        if !path.is_file() {
+            continue;
+        }
+        any = true;
+        let records = records::read(&path)?;
+        let _ = writeln!(
+            text,
+            "## {heading}\n\n{about}\n\n{}",
+            tables::origin(&records)
+        );
+        text.push_str(&section(name, &records, pictures, place)?);
+    }
+    if !any {
+        bail!("no result files in {}", results.display());
+    }
+    Ok(format!("{}\n", text.trim_end()))
+}
+
+fn section(name: &str, records: &[Record], pictures: &Path, place: &str) -> Result<String> {
+    Ok(match name {
+        "attach-native" | "attach-vm" => {
+            let mut text = tables::attach(records);
+            for (phase, stem, title) in [
+                (Some("INIT"), "init", "INIT"),
+                (Some("AUTH"), "auth", "AUTH"),
+                (Some("CHILD"), "child", "Child SA"),
+                (None, "total", "Whole attach"),
+            ] {
+                let file = format!("{name}-{stem}");
+                let titles = Titles {
+                    title,
+                    x: "",
+                    y: "ms",
+                };
+                let samples = tables::boxes(records, phase);
+                figures::boxes(&pictures.join(&file), titles, &samples)?;
+                let _ = writeln!(text, "![{title}]({place}/{file}.svg)");
+            }
+            text.push('\n');
+            text
+        }
+        "frames" => tables::frames(records),
+        "rate" | "ike" => {
+            let mut text = tables::rate(records);
+            let lines = tables::rate_lines(records);
+            if !lines.is_empty() {
+                let titles = Titles {
+                    title: "Goodput",
+                    x: "begun per second",
+                    y: "done per second",
+                };
+                figures::lines(&pictures.join(name), titles, &lines)?;
+                let _ = writeln!(text, "![Goodput]({place}/{name}.svg)\n");
+            }
+            text
+        }
+        "scale" => tables::scale(records),
+        _ => {
+            let mut text = tables::qkd(records);
+            let lines = tables::key_rate_lines(records);
+            if !lines.is_empty() {
+                let titles = Titles {
+                    title: "Attaches by key rate",
+                    x: "keys per second",
+                    y: "attaches per second",
+                };
+                figures::lines(&pictures.join(name), titles, &lines)?;
+                let _ = writeln!(text, "![Attaches by key rate]({place}/{name}.svg)\n");
+            }
+            text
+        }
+    })
+}
