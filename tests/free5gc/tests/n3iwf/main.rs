@@ -1,0 +1,14 @@
+//! Our N3IWF (engine and core, no sockets) with a 5G core, against N3IWUE and against worse.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod hostile;
+mod hostile_authenticated;
+mod n3iwue;
+mod stranger;
+mod world;
