@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use daemon::timeline::{Phase, PhaseTimes};
+use dataplane::Notice;
 use ike::{
     ChildAnswer, ChildId, Endpoint, Instant, KeyRequestId, Path, QkdFailure, SaId, SaStatus,
     Transmit, wire::NotifyType,
@@ -245,6 +246,20 @@ impl Gateway {
         let known = self.core.release(now, ue);
         self.settle(now);
         known
+    }
+
+    /// What the kernel says of a Child SA: a limit it counts is reached, or its NAT has another mapping.
+    pub fn notice(&mut self, now: Instant, notice: Notice) {
+        match notice {
+            Notice::Expired { id, hard } => self.child_expired(now, id, hard),
+            Notice::Remapped { id, remote } => {
+                if let Some(sa) = self.core.owner(id) {
+                    self.endpoint.remap(now, sa, remote);
+                }
+                self.settle(now);
+            }
+            _ => {}
+        }
     }
 
     /// A Child SA reached a limit the kernel counts.

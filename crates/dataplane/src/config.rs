@@ -94,17 +94,6 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Whether the kernel has to watch anything.
-    pub(crate) fn is_set(&self) -> bool {
-        let all = [
-            self.soft_bytes,
-            self.hard_bytes,
-            self.soft_packets,
-            self.hard_packets,
-        ];
-        all.iter().any(Option::is_some)
-    }
-
     /// A soft limit for the Child SA with this inbound SPI, whose value is random.
     pub(crate) fn soft(&self, limit: Option<u64>, spi: u32) -> Option<u64> {
         let limit = limit?;
@@ -328,7 +317,6 @@ mod tests {
             jitter_percent: 20,
             ..Limits::default()
         };
-        assert!(!limits.is_set());
         assert_eq!(limits.soft(None, 5), None);
         assert_eq!(limits.soft(Some(1000), 0), Some(1000));
         assert_eq!(limits.soft(Some(1000), u32::MAX), Some(800));

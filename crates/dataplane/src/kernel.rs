@@ -15,11 +15,11 @@ use ebpf_common::{PLANE_CONTROL, PLANE_USER, SaInfo};
 use ipnet::IpNet;
 
 use crate::{
-    ChildSaSpec, ClassReading, Config, Dataplane, Error, Expiry, Plane, Refused, Role, SaReading,
+    ChildSaSpec, ClassReading, Config, Dataplane, Error, Notice, Plane, Refused, Role, SaReading,
     StartReport, StopReport, Suite, Traffic,
     bpf::{Accounting, SaKeys},
-    expire::Expiries,
     link::{Links, Route, host_prefix, sysctl},
+    notice::Notices,
     sys::disable_merging,
     xfrm::{Direction, Place, PolicyKey, StateCounters, StateId, XfrmDb},
 };
@@ -44,7 +44,7 @@ struct Running {
     links: Links,
     accounting: Option<Accounting>,
     /// What listens for limits that are reached; `None` when none are configured.
-    expiries: Option<Arc<Expiries>>,
+    notices: Option<Arc<Notices>>,
     sas: BTreeMap<u64, Installed>,
     /// How many Child SAs share a policy: two while one replaces the other.
     policies: BTreeMap<PolicyKey, usize>,
@@ -147,7 +147,7 @@ impl Xfrm {
             db: XfrmDb::open()?,
             links: Links::open()?,
             accounting: None,
-            expiries: None,
+            notices: None,
             sas: BTreeMap::new(),
             policies: BTreeMap::new(),
             slots: BTreeMap::new(),
@@ -179,9 +179,7 @@ impl Running {
             report.removed.extend(removed);
             self.accounting = Some(accounting);
         }
-        if config.options.limits.is_set() {
-            self.expiries = Some(Arc::new(Expiries::open()?));
-        }
+        self.notices = Some(Arc::new(Notices::open()?));
         Ok(())
     }
 
@@ -610,19 +608,20 @@ impl Dataplane for Xfrm {
         self.with(|_, running| running.relocate(id, local, remote, udp_encap))
     }
 
-    async fn expired(&self) -> Expiry {
+    async fn notice(&self) -> Notice {
         loop {
-            let expiries = lock(&self.running)
+            let notices = lock(&self.running)
                 .as_ref()
-                .and_then(|running| running.expiries.clone());
-            let Some(expiries) = expiries else {
+                .and_then(|running| running.notices.clone());
+            let Some(notices) = notices else {
                 return pending().await;
             };
-            let (state, hard) = match expiries.next().await {
-                Ok(expired) => expired,
+            let (state, notice) = match notices.next().await {
+                Ok(next) => next,
                 Err(error) => {
-                    // Too many at once: those that were lost end by their hard limit.
-                    tracing::warn!(%error, "expired ESP states");
+                    // Too many at once: an expired state ends by its hard limit, a mapping comes
+                    // again with the next packet.
+                    tracing::warn!(%error, "notices of ESP states");
                     continue;
                 }
             };
@@ -632,7 +631,7 @@ impl Dataplane for Xfrm {
                     .map(|(id, _)| *id)
             });
             if let Some(id) = id {
-                return Expiry { id, hard };
+                return notice.of(id);
             }
         }
     }

@@ -10,11 +10,11 @@
 mod bpf;
 mod config;
 mod error;
-mod expire;
 mod kernel;
 mod link;
 mod loader;
 mod netlink;
+mod notice;
 pub mod preflight;
 mod reading;
 mod recording;
@@ -32,8 +32,8 @@ use async_trait::async_trait;
 
 pub use config::{BpfOptions, Config, DEFAULT_MTU, Kind, Limits, Options};
 pub use error::Error;
-pub use expire::Expiry;
 pub use kernel::Xfrm;
+pub use notice::Notice;
 pub use reading::{
     ClassReading, Classes, Refused, SaReading, Seen, StartReport, StopReport, Traffic,
 };
@@ -78,8 +78,9 @@ pub trait Dataplane: Send + Sync {
         udp_encap: bool,
     ) -> Result<(), Error>;
 
-    /// The next Child SA that reached one of the configured [`Limits`]; pends where there are none.
-    async fn expired(&self) -> Expiry;
+    /// The next Child SA that reached one of the configured [`Limits`], or whose peer is now behind
+    /// another mapping of its NAT; pends where nothing is counted or sent.
+    async fn notice(&self) -> Notice;
 
     /// Removes a Child SA and returns its final counters; `None` when there is none of that number.
     async fn remove(&self, id: u64) -> Result<Option<SaReading>, Error>;

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::{
-    ChildSaSpec, ClassReading, Config, Dataplane, EncrAlg, Error, Expiry, IntegAlg, Plane, Role,
+    ChildSaSpec, ClassReading, Config, Dataplane, EncrAlg, Error, IntegAlg, Notice, Plane, Role,
     SaReading, StartReport, StopReport,
     bpf::{Accounting, SaKeys},
     kernel::{blocking, info, lock, not_started},
@@ -455,8 +455,8 @@ impl Dataplane for Recording {
         self.with(|_, running| running.record(moved))
     }
 
-    async fn expired(&self) -> Expiry {
-        // Nothing is counted, so no limit is reached.
+    async fn notice(&self) -> Notice {
+        // Nothing is counted and nothing arrives.
         std::future::pending().await
     }
 

@@ -4,7 +4,7 @@ mod dispatch;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use keys::{QkdKey, Secret};
@@ -278,6 +278,14 @@ impl Endpoint {
         self.advance(now);
         self.with(sa, |sa, cx| sa.roam(cx, local))
             .unwrap_or(Err(CommandError::UnknownSa))
+    }
+
+    /// Authentic ESP of this IKE SA came from another address or port, as the kernel tells: a NAT has a new mapping.
+    /// Followed as an IKE message from there would be, of a peer behind a NAT alone (RFC 7296 2.23) and not with
+    /// MOBIKE (RFC 4555 3.8): [`Event::PathChanged`].
+    pub fn remap(&mut self, now: Instant, sa: SaId, remote: SocketAddr) {
+        self.advance(now);
+        self.with(sa, |sa, cx| sa.remap(cx, remote));
     }
 
     /// Tells the peer notifies the engine has no meaning for, in an INFORMATIONAL exchange of their own; queued behind

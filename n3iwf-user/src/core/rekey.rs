@@ -159,10 +159,20 @@ impl N3iwf {
         }
     }
 
+    /// Whose Child SA this is: the IKE SA, by the number the data plane knows.
+    pub fn owner(&self, child: u64) -> Option<SaId> {
+        let (_, number) = self.child_of_number(child)?;
+        self.ues.get(&number).map(|ue| ue.sa)
+    }
+
+    fn child_of_number(&self, child: u64) -> Option<(ChildId, u32)> {
+        let found = self.by_child.iter().find(|(id, _)| id.number() == child);
+        found.map(|(id, number)| (*id, *number))
+    }
+
     /// The kernel reports a limit of a Child SA: at a soft one it is rekeyed, at a hard one it ends.
     pub fn child_expired(&mut self, child: u64, hard: bool) {
-        let found = self.by_child.iter().find(|(id, _)| id.number() == child);
-        let Some((id, number)) = found.map(|(id, number)| (*id, *number)) else {
+        let Some((id, number)) = self.child_of_number(child) else {
             return;
         };
         let Some(ue) = self.ues.get_mut(&number) else {

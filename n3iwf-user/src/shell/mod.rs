@@ -335,8 +335,8 @@ impl Shell {
                 socket = self.udp.readable() => self.receive(socket),
                 Some(first) = input.recv() => self.accept(first, input),
                 () = sleep_until(deadline) => self.turn(Gateway::handle_timeout),
-                expiry = dataplane.expired() => {
-                    self.turn(|gateway, now| gateway.child_expired(now, expiry.id, expiry.hard));
+                notice = dataplane.notice() => {
+                    self.turn(|gateway, now| gateway.notice(now, notice));
                 }
                 _ = relay_poll.tick() => {
                     while let Some(AccessEvent::TunnelUnknown { dl_teid }) = relay.poll_event() {

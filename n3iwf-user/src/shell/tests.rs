@@ -295,7 +295,7 @@ impl Dataplane for Journal {
         Ok(())
     }
 
-    async fn expired(&self) -> dataplane::Expiry {
+    async fn notice(&self) -> dataplane::Notice {
         std::future::pending().await
     }
 

@@ -207,6 +207,21 @@ pub fn ping(world: &World, attached: &Attached, count: u32) -> Result<Finding> {
     pings(world, attached, count, "0.2")
 }
 
+/// One echo request through the PDU session, answered or not.
+///
+/// # Errors
+/// When ping could not send it.
+pub fn echo(world: &World, attached: &Attached) -> Result<()> {
+    let source = attached.address.to_string();
+    // Exit code 1: no answer.
+    let script = format!(
+        "ping -n -q -c 1 -W 1 -I {source} {}; [ $? -le 1 ]",
+        attached.host
+    );
+    let netns = world.netns(Place::Ue)?;
+    netns.output("sh", &["-c", &script]).map(drop)
+}
+
 /// Ping through the PDU session, one every `interval` seconds.
 ///
 /// # Errors

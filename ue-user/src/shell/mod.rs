@@ -14,7 +14,7 @@ mod sqn_file;
 use std::{future::pending, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use daemon::{Shutdown, hardening::Hardening, timeline::Stopwatch};
-use dataplane::relay::SessionReading;
+use dataplane::{Notice, relay::SessionReading};
 use getrandom::SysRng;
 use ike::{Fate, Instant, KeyPurpose, KeyRequestId, QkdFailure, SaId};
 use keys::QkdKey;
@@ -308,8 +308,11 @@ impl Daemon {
                 }
                 Some(event) = happened.recv() => self.happened(event).await,
                 () = self.whereabouts.changed() => self.look_around(),
-                expiry = dataplane.expired() => {
-                    self.timed(|ue, now| ue.child_expired(now, expiry.id, expiry.hard));
+                notice = dataplane.notice() => {
+                    // The N3IWF is behind no NAT that a UE would follow (RFC 7296 2.23).
+                    if let Notice::Expired { id, hard } = notice {
+                        self.timed(|ue, now| ue.child_expired(now, id, hard));
+                    }
                 }
                 () = until(due.map(TokioInstant::from_std)) => {
                     self.timed(Ue::handle_timeout);

@@ -1,5 +1,7 @@
 //! Protected messages of one IKE SA: sealing, opening, and which exchange takes them.
 
+use std::net::SocketAddr;
+
 use zeroize::Zeroizing;
 
 use super::{
@@ -236,6 +238,17 @@ impl Sa {
                 self.path_changed(cx);
             }
             _ => {}
+        }
+    }
+
+    /// Takes over where authentic ESP of a peer behind a NAT comes from (RFC 7296 2.23).
+    pub(crate) fn remap(&mut self, cx: &mut Cx<'_>, remote: SocketAddr) {
+        let path = Path {
+            remote,
+            ..self.path
+        };
+        if matches!(self.phase, Phase::Established) {
+            self.follow(cx, path, false);
         }
     }
 

@@ -338,6 +338,49 @@ fn a_new_mapping_of_the_nat_is_found_and_told() {
     assert_eq!(world.n3iwf.record.paths.len(), told);
 }
 
+/// RFC 7296 2.23 and RFC 4555 3.8: what the kernel tells of ESP counts for a peer behind a NAT that does not say
+/// itself where it is.
+#[test]
+fn esp_from_another_port_is_followed_without_mobike_alone() {
+    let remapped: std::net::SocketAddr = (NAT.outer, 20_001).into();
+    for (nat, mobike, followed) in [
+        (Some(NAT), None, true),
+        (Some(NAT), Some(Mobike::default()), false),
+        (None, None, false),
+    ] {
+        let with = |config| EndpointConfig {
+            mobike,
+            ..mobile(config, Mobike::default())
+        };
+        let mut world = World::new(
+            753,
+            with(setup::ue_endpoint()),
+            with(setup::n3iwf_endpoint()),
+        );
+        world.nat = nat;
+        let (ue, n3iwf) = world.attach(setup::native());
+        let before = world.sas(N3iwf)[0].path;
+        let told = world.n3iwf.record.paths.len();
+        world.command(N3iwf, |endpoint, now| endpoint.remap(now, n3iwf, remapped));
+        let path = world.sas(N3iwf)[0].path;
+        let paths = world.n3iwf.record.paths.len() - told;
+        if followed {
+            assert_eq!((path.local, path.remote), (before.local, remapped));
+            assert_eq!(world.n3iwf.record.paths.last(), Some(&path));
+        } else {
+            assert_eq!(path, before, "{nat:?} {mobike:?}");
+        }
+        assert_eq!(paths, usize::from(followed));
+        // Said again with each packet until the kernel knows: nothing new.
+        world.command(N3iwf, |endpoint, now| endpoint.remap(now, n3iwf, remapped));
+        assert_eq!(world.n3iwf.record.paths.len(), told + paths);
+        // The UE's peer is behind no NAT.
+        let before = world.sas(Ue)[0].path;
+        world.command(Ue, |endpoint, now| endpoint.remap(now, ue, remapped));
+        assert_eq!(world.sas(Ue)[0].path, before);
+    }
+}
+
 #[test]
 fn a_mapping_is_found_under_the_spis_of_a_rekeyed_ike_sa_too() {
     let mut world = world(752);

@@ -13,7 +13,7 @@ use crate::control::{self, number, text};
 use crate::exec;
 use crate::kernel;
 use crate::report::{Finding, Report};
-use crate::steps;
+use crate::steps::{self, Attached};
 use crate::topology::{self, Place};
 use crate::world::{Role, World};
 
@@ -26,6 +26,8 @@ const KEEPALIVES: u32 = 3;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the N3IWF may take to notice another port: the UE asks after 10 s of silence.
 const NEW_MAPPING: Duration = Duration::from_secs(30);
+/// The same where a packet tells it.
+const FOLLOWED: Duration = Duration::from_secs(3);
 
 /// Attach and traffic through a NAT that changes addresses and ports.
 pub(super) fn nat(report: &mut Report, world: &mut World) -> Option<()> {
@@ -62,7 +64,12 @@ pub(super) fn nat(report: &mut Report, world: &mut World) -> Option<()> {
     report.step("keepalives", || keepalives(world))?;
     report.step("eBPF counters = kernel counters", || steps::counters(world))?;
     report.step("kernel IPsec", || steps::xfrm_states(world, 4))?;
-    report.step("the NAT forgets, the N3IWF follows", || new_mapping(world))?;
+    report.step("the NAT forgets, the N3IWF follows IKE", || {
+        followed_by_ike(world)
+    })?;
+    report.step("it forgets again, the N3IWF follows ESP", || {
+        followed_by_esp(world, &attached)
+    })?;
     report.step("ping", || steps::ping(world, &attached, 3))?;
     report.step("TCP to the UE", || {
         steps::tcp(world, &attached, Direction::Down, BULK)
@@ -106,23 +113,62 @@ fn socket_address(text: &str) -> Result<SocketAddr> {
     text.parse().with_context(|| format!("address {text:?}"))
 }
 
-/// The UE's next packet gets another port; its next IKE message says so to the N3IWF.
-fn new_mapping(world: &World) -> Result<Finding> {
-    let port = || -> Result<u16> {
-        let reply = control::n3iwf(world, "sas")?;
-        Ok(socket_address(text(&reply, "/sas/0/remote"))?.port())
-    };
-    let before = port()?;
+/// The port of the UE as the N3IWF knows it.
+fn port(world: &World) -> Result<u16> {
+    let reply = control::n3iwf(world, "sas")?;
+    Ok(socket_address(text(&reply, "/sas/0/remote"))?.port())
+}
+
+/// INFORMATIONAL messages of the UE so far.
+fn questions(world: &World) -> Result<u64> {
+    let reply = control::n3iwf(world, "counters")?;
+    number(&reply, "/classes/ingress/ike_informational/packets")
+}
+
+/// The UE's keepalives get other ports; the last one's stays. Begins when the UE has just asked for a
+/// sign of life: its next question could otherwise fall between, and tell of a port that goes again.
+fn forget(world: &World) -> Result<()> {
+    let asked = questions(world)?;
+    exec::wait_for("the UE's question for a sign of life", NEW_MAPPING, || {
+        Ok((questions(world)? > asked).then_some(()))
+    })?;
     world.topology().forgetful_nat(true)?;
     // Longer than the pause between two keepalives; the next one gets a mapping that stays.
     thread::sleep(KEEPALIVE_INTERVAL * 2);
     world.topology().forgetful_nat(false)?;
-    thread::sleep(KEEPALIVE_INTERVAL * 2);
+    thread::sleep(KEEPALIVE_INTERVAL);
+    Ok(())
+}
+
+/// Its next IKE message says so to the N3IWF.
+fn followed_by_ike(world: &World) -> Result<Finding> {
+    let before = port(world)?;
+    forget(world)?;
     let after = exec::wait_for("another port of the UE", NEW_MAPPING, || {
-        let now = port()?;
+        let now = port(world)?;
         Ok((now != before).then_some(now))
     })?;
     Ok(Finding::new(format!("port {before} becomes {after}")))
+}
+
+/// So does its next packet, long before that.
+fn followed_by_esp(world: &World, attached: &Attached) -> Result<Finding> {
+    let before = port(world)?;
+    forget(world)?;
+    let asked = questions(world)?;
+    // The answer goes to the old port when it is faster than the N3IWF.
+    steps::echo(world, attached)?;
+    let after = exec::wait_for("the port of that packet", FOLLOWED, || {
+        let now = port(world)?;
+        Ok((now != before).then_some(now))
+    })?;
+    let asked_since = questions(world)? - asked;
+    if asked_since > 0 {
+        bail!("{asked_since} IKE messages of the UE came with it: nothing is shown");
+    }
+    Ok(Finding::new(format!(
+        "port {before} becomes {after} with one packet, without IKE"
+    )))
 }
 
 /// Although the kernel's counters begin anew in a state that moved.
