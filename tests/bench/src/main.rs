@@ -122,7 +122,7 @@ const FILES: &[(&str, &str, &str)] = &[
     (
         "attach-native",
         "Attach, natively",
-        "The experiment of arXiv 2603.24426, modes in turn run by run: UE, N3IWF, both KMEs and the core as processes of one host. The data plane records instead of programming IPsec, N2 is a Unix socket, the KMEs know of each other's deliveries after 1 ms, and the UE's sequence numbers are stored in memory, so what is measured is the project's own code and the KMS. The paper's figures stand beside; its 1200 ms are mostly its core and a sleep of 500 ms in its UE, so compare phases and ratios and not totals. Suites are AES-256-GCM with HMAC-SHA-256 but in `qkd-paper`, which has the paper's; `psk` and `cert` do MODP-2048 as the paper does, `psk-x25519` X25519; the N3IWF's certificate is ECDSA P-256 there and RSA-2048 in `qkd-paper`.",
+        "The experiment of arXiv 2603.24426, modes in turn run by run: UE, N3IWF, both KMEs and the core as processes of one host. The data plane records instead of programming IPsec, N2 is a Unix socket, the KMEs know of each other's deliveries after 1 ms, and the UE's sequence numbers are stored in memory, so what is measured is the project's own code and the KMS. The paper's figures stand beside; its 1200 ms are mostly its core and a sleep of 500 ms in its UE, so compare phases and ratios and not totals. Suites are AES-256-GCM with HMAC-SHA-256 but in `qkd-paper`, which has the paper's; `psk` and `cert` do MODP-2048 as the paper does, `psk-x25519` X25519, `hybrid` X25519 with ML-KEM-768 and a QKD key; the N3IWF's certificate is ECDSA P-256 there and RSA-2048 in `qkd-paper`.",
     ),
     (
         "attach-vm",

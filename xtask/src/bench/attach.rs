@@ -13,7 +13,7 @@ use crate::vm::{self, Job, Payload, kernel};
 use crate::{artifacts, compiler, proc};
 
 /// The modes that the daemons have.
-pub(super) const MODES: &str = "qkd,qkd-paper,psk,psk-x25519,cert";
+pub(super) const MODES: &str = "qkd,qkd-paper,hybrid,psk,psk-x25519,cert";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Where {

@@ -90,7 +90,7 @@ fn build(setting: &Setting, modes: &[Mode], key_log: bool) -> Result<World> {
             text.replace(
                 "  modes: [qkd]\n",
                 &format!(
-                    "  modes: [qkd, psk, cert]\n  policy: prefer-qkd\n  privateKey: {pki}/n3iwf.key\n  \
+                    "  modes: [qkd, hybrid, psk, cert]\n  policy: prefer-qkd\n  privateKey: {pki}/n3iwf.key\n  \
                      certificate: {pki}/n3iwf.pem\n  certificateAuthority: {pki}/ike-ca.pem\n"
                 ),
             )

@@ -225,7 +225,7 @@ fn configuration(
         Mode::Qkd | Mode::QkdPaper => Ok(text),
         Mode::Psk | Mode::PskX25519 => without_qkd(&text, mode, "psk", directory),
         Mode::Cert => without_qkd(&text, mode, "cert", directory),
-        Mode::Hybrid => bail!("mode {mode} is not among the measurements yet"),
+        Mode::Hybrid => with_exchange(&text, mode, directory),
     }
 }
 
@@ -237,8 +237,21 @@ pub(super) const fn exchange(mode: Mode) -> Option<&'static str> {
     match mode {
         Mode::Psk | Mode::Cert => Some("aes256gcm16-prfsha256-modp2048"),
         Mode::PskX25519 => Some("aes256gcm16-prfsha256-x25519"),
-        Mode::Qkd | Mode::QkdPaper | Mode::Hybrid => None,
+        Mode::Hybrid => Some("aes256gcm16-prfsha256-x25519-ke1_mlkem768"),
+        Mode::Qkd | Mode::QkdPaper => None,
     }
+}
+
+/// Puts a key exchange beside the KMS.
+fn with_exchange(text: &str, mode: Mode, directory: &Path) -> Result<String> {
+    let proposal = exchange(mode).context("no key exchange in this mode")?;
+    let (head, rest) = text.split_once("qkd:\n").context("no section qkd")?;
+    let (kms, tail) = rest.split_once("\nike:\n").context("no section ike")?;
+    Ok(format!(
+        "{head}modes: [{mode}]\nqkd:\n{kms}\nike:\n  proposals: {proposal}\n  \
+         trustedCertificates: [{}/pki/ike-ca.pem]\n{tail}",
+        directory.display()
+    ))
 }
 
 /// Takes the KMS out of the file and puts a key exchange in its place.
