@@ -229,11 +229,13 @@ pub fn rows(extent: Extent, kernel_esp: bool) -> Vec<Row> {
         (first, "x25519", Auth::EcdsaP256, Ppk),
         (first, "ecp384", Auth::Psk, Mobike),
         (first, HYBRIDS[0], Auth::Psk, MlKem),
-        (first, HYBRIDS[1], Auth::EcdsaP256, MlKem),
     ]);
-    // A Child SA rekeyed with ML-KEM, too (IKE_FOLLOWUP_KE).
-    let hybrid_child = suite("aes256gcm16-prfsha384", "aes256gcm16-ecp384-ke1_mlkem768");
-    choices.push((hybrid_child, HYBRIDS[0], Auth::EcdsaP384, MlKem));
+    if extent != Extent::Few {
+        choices.push((first, HYBRIDS[1], Auth::EcdsaP256, MlKem));
+        // A Child SA rekeyed with ML-KEM, too.
+        let hybrid_child = suite("aes256gcm16-prfsha384", "aes256gcm16-ecp384-ke1_mlkem768");
+        choices.push((hybrid_child, HYBRIDS[0], Auth::EcdsaP384, MlKem));
+    }
     if matches!(extent, Extent::Usual | Extent::Full) {
         for suite in SUITES.into_iter().filter(|suite| *suite != first) {
             for method in HYBRIDS {
@@ -278,6 +280,23 @@ mod tests {
         }
         for auth in Auth::ALL {
             assert!(rows.iter().any(|row| row.auth == auth), "{auth:?}");
+        }
+    }
+
+    #[test]
+    fn every_extent_has_every_situation_in_both_roles() {
+        use Situation::{Cookie, Fragments, MlKem, Mobike, Ppk};
+        for extent in [Extent::Few, Extent::Quick, Extent::Usual, Extent::Full] {
+            let rows = rows(extent, true);
+            for situation in [Cookie, Fragments, Ppk, Mobike, MlKem] {
+                for begins in Begins::ALL {
+                    let is_it = |row: &Row| (row.situation, row.begins) == (situation, begins);
+                    assert!(
+                        rows.iter().any(is_it),
+                        "{extent:?} {situation:?} {begins:?}"
+                    );
+                }
+            }
         }
     }
 

@@ -199,6 +199,26 @@ impl<'a, 'b> Session<'a, 'b> {
     }
 
     fn step(&mut self, column: Column) -> Result<()> {
+        let hybrid = match column {
+            Column::Fresh | Column::Deleted => false,
+            Column::ChildByUs | Column::ChildByThem => self.row.esp.contains("ke1_"),
+            Column::IkeByUs | Column::IkeByThem => self.row.ike.contains("ke1_"),
+        };
+        if !hybrid {
+            return self.change(column);
+        }
+        let (_, _, before) = self.ours.status()?;
+        self.change(column)?;
+        let (_, _, after) = self.ours.status()?;
+        ensure!(
+            after.followup >= before.followup + 2,
+            "a rekey with ML-KEM, and {} IKE_FOLLOWUP_KE messages",
+            after.followup - before.followup
+        );
+        Ok(())
+    }
+
+    fn change(&mut self, column: Column) -> Result<()> {
         match column {
             Column::Fresh => self.fresh(),
             Column::ChildByUs => {
