@@ -15,6 +15,8 @@ use crate::test::outcome::Counts;
 use crate::vm::{self, Echo, Job, Payload, kernel};
 use crate::{artifacts, paths, proc, setup};
 
+mod packages;
+
 /// Whose software.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Peer {
@@ -67,18 +69,6 @@ pub(crate) struct InteropArgs {
     #[arg(long)]
     json: bool,
 }
-
-/// Debian packages that charon, swanctl and the plugins in use are in.
-const PACKAGES: &[&str] = &[
-    "charon-systemd",
-    "libcharon-extauth-plugins",
-    "libcharon-extra-plugins",
-    "libstrongswan",
-    "libstrongswan-extra-plugins",
-    "libstrongswan-standard-plugins",
-    "strongswan-libcharon",
-    "strongswan-swanctl",
-];
 
 /// The programs of the run.
 const PROGRAMS: [&str; 2] = ["interop", "ikepeer"];
@@ -208,9 +198,11 @@ fn program(name: &str) -> PathBuf {
 
 fn natively(extent: Extent, work: &Path) -> Result<bool> {
     build()?;
-    let root = packages()?;
+    let root = packages::usual()?;
+    let newer = packages::newer();
     fresh(work)?;
-    let status = Command::new(program("interop"))
+    let mut interop = Command::new(program("interop"));
+    interop
         .args([
             "run",
             "--quiet",
@@ -224,15 +216,19 @@ fn natively(extent: Extent, work: &Path) -> Result<bool> {
         .arg("--root")
         .arg(&root)
         .arg("--work")
-        .arg(work)
-        .status()
-        .context("cannot start interop")?;
+        .arg(work);
+    match &newer {
+        Ok(root) => interop.arg("--newer").arg(root),
+        Err(why) => interop.arg("--no-newer").arg(why),
+    };
+    let status = interop.status().context("cannot start interop")?;
     Ok(status.success())
 }
 
 fn in_vm(extent: Extent, line: kernel::Line, work: &Path) -> Result<bool> {
     build()?;
-    let root = packages()?;
+    let root = packages::usual()?;
+    let newer = packages::newer();
     fresh(work)?;
     let words = [
         &format!("{}/interop", Payload::BIN),
@@ -248,7 +244,12 @@ fn in_vm(extent: Extent, line: kernel::Line, work: &Path) -> Result<bool> {
         "--work",
         "/results",
     ];
-    let mut job = Job::command(line, words.map(str::to_owned).to_vec());
+    let mut words = words.map(str::to_owned).to_vec();
+    words.extend(match &newer {
+        Ok(_) => ["--newer".to_owned(), packages::NEWER_IN_VM.to_owned()],
+        Err(why) => ["--no-newer".to_owned(), why.clone()],
+    });
+    let mut job = Job::command(line, words);
     for name in PROGRAMS {
         let place = format!("{}/{name}", Payload::BIN);
         job.payload.program(&place, &program(name))?;
@@ -256,6 +257,9 @@ fn in_vm(extent: Extent, line: kernel::Line, work: &Path) -> Result<bool> {
     for directory in ["usr/sbin", "usr/lib/ipsec", "usr/lib/ipsec/plugins"] {
         let libraries = root.join("usr/lib/ipsec");
         job.payload.directory(&root, directory, &libraries)?;
+    }
+    if let Ok(newer) = &newer {
+        packages::take_newer_along(newer, &mut job.payload)?;
     }
     // MD4 and DES of EAP-MSCHAPv2.
     let legacy = Path::new("/usr/lib/x86_64-linux-gnu/ossl-modules/legacy.so");
@@ -276,45 +280,4 @@ fn fresh(work: &Path) -> Result<()> {
     }
     fs::create_dir_all(work)?;
     Ok(())
-}
-
-/// The packages, unpacked under `target`: nothing of them is installed, so that no daemon of theirs
-/// starts on this host.
-fn packages() -> Result<PathBuf> {
-    let place = paths::target().join("interop");
-    let root = place.join("root");
-    let list = root.join("packages");
-    let wanted = PACKAGES.join("\n");
-    if fs::read_to_string(&list).is_ok_and(|present| present == wanted) {
-        return Ok(root);
-    }
-    let staging = place.join("packages");
-    fresh(&staging)?;
-    let log = staging.join("apt.log");
-    let download = || {
-        let mut apt = Command::new("apt-get");
-        apt.current_dir(&staging).arg("download").args(PACKAGES);
-        proc::run_logged("downloading strongSwan", &log, &mut apt)
-    };
-    if download().is_err() {
-        // The first run of a machine has no package lists, or old ones.
-        let mut update = Command::new("apt-get");
-        update.arg("update");
-        let log = staging.join("update.log");
-        proc::run_logged("updating the package lists", &log, &mut update)?;
-        download().context("Debian's strongSwan packages cannot be had")?;
-    }
-    let unpacked = staging.join("root");
-    for entry in fs::read_dir(&staging)? {
-        let package = entry?.path();
-        if package.extension().is_some_and(|ending| ending == "deb") {
-            proc::output(Command::new("dpkg").arg("-x").arg(&package).arg(&unpacked))?;
-        }
-    }
-    if root.exists() {
-        fs::remove_dir_all(&root)?;
-    }
-    fs::rename(&unpacked, &root)?;
-    fs::write(&list, wanted)?;
-    Ok(root)
 }

@@ -104,6 +104,8 @@ pub struct Seen {
     pub on_nat_port: usize,
     /// IKE_INTERMEDIATE messages.
     pub intermediate: usize,
+    /// IKE_FOLLOWUP_KE messages.
+    pub followup: usize,
     /// IKE_SA_INIT messages with USE_PPK.
     pub ppk: usize,
 }
@@ -123,6 +125,8 @@ impl Seen {
         self.on_nat_port += usize::from(port == 4500);
         let intermediate = parsed.header.exchange == ExchangeType::IkeIntermediate;
         self.intermediate += usize::from(intermediate);
+        let followup = parsed.header.exchange == ExchangeType::IkeFollowupKe;
+        self.followup += usize::from(followup);
         match parsed.body {
             Body::Clear(payloads) => {
                 let has = |kind| usize::from(find_notify(&payloads, kind).is_some());

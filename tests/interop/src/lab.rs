@@ -24,6 +24,10 @@ pub const OURS_PRIVATE: &str = "198.51.100.18";
 pub const THEIRS_PUBLIC: &str = "203.0.113.1";
 /// What the NAT makes of it.
 pub const NAT_PUBLIC: &str = "203.0.113.2";
+/// Where we go from [`OURS`].
+pub const OURS_LATER: &str = "192.0.2.11";
+/// Where they go from [`THEIRS`].
+pub const THEIRS_LATER: &str = "192.0.2.2";
 /// Our inner address.
 pub const OUR_INNER: &str = "10.1.0.1";
 /// Theirs.
@@ -77,6 +81,39 @@ impl Lab {
         Ok(lab)
     }
 
+    /// Gives us a second address to go to.
+    ///
+    /// # Errors
+    /// When there is one already.
+    pub fn offer_us(&self) -> Result<()> {
+        let address = format!("{OURS_LATER}/24");
+        self.ours
+            .ip(&["addr", "add", &address, "dev", "direct"])
+            .map(drop)
+    }
+
+    /// Takes that away again.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn withdraw_from_us(&self) -> Result<()> {
+        let address = format!("{OURS_LATER}/24");
+        self.ours
+            .ip(&["addr", "delete", &address, "dev", "direct"])
+            .map(drop)
+    }
+
+    /// Takes their address away and gives them another one.
+    ///
+    /// # Errors
+    /// When they do not have it.
+    pub fn move_them(&self, from: &str, to: &str) -> Result<()> {
+        // In this order: of two addresses of a subnet, the later goes with the earlier.
+        self.theirs.ip_batch(&format!(
+            "address delete {from}/24 dev direct\naddress add {to}/24 dev direct\n"
+        ))
+    }
+
     fn link(
         &self,
         one: &Netns,
@@ -128,6 +165,8 @@ pub struct Places {
     pub work: PathBuf,
     /// Root of the unpacked packages of the other maker; `None`: installed.
     pub root: Option<PathBuf>,
+    /// Root of those of a newer version, with all libraries they need.
+    pub newer: Option<PathBuf>,
     /// Whether this kernel carries ESP.
     pub kernel_esp: bool,
 }

@@ -15,9 +15,10 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser};
 use interop::{
     lab::{Lab, Places},
-    matrix::{self, Extent},
-    pki, session,
-    strongswan::{self, Strongswan},
+    matrix::{self, Extent, Situation},
+    pki,
+    session::{self, Outcome},
+    strongswan::{self, Strongswan, Version},
     table::Report,
 };
 
@@ -43,6 +44,12 @@ struct Run {
     /// Root of strongSwan's unpacked packages; without it: installed
     #[arg(long)]
     root: Option<PathBuf>,
+    /// Root of a newer strongSwan with every library it needs, for ML-KEM
+    #[arg(long)]
+    newer: Option<PathBuf>,
+    /// Why there is none
+    #[arg(long, conflicts_with = "newer", default_value = "no --newer was given")]
+    no_newer: String,
     /// Generated files, logs, and `report.json`
     #[arg(long)]
     work: PathBuf,
@@ -93,6 +100,27 @@ fn document_of(report: &Path, document: &Path) -> Result<()> {
     report.write_into(document)
 }
 
+fn try_row(
+    lab: &Lab,
+    places: &Places,
+    theirs: &mut Strongswan<'_>,
+    row: &matrix::Row,
+    report: &mut Report,
+) -> Result<()> {
+    let outcome = match session::obstacle(places, row) {
+        Some(why) => Outcome::not_run(row, why),
+        None => session::run(lab, places, theirs, row),
+    };
+    report.outcomes.push(outcome);
+    // After each row, so that a run that is ended leaves what it has seen.
+    write(places, report)
+}
+
+fn write(places: &Places, report: &Report) -> Result<()> {
+    let text = serde_json::to_string_pretty(report)?;
+    fs::write(places.work.join("report.json"), text).context("report.json")
+}
+
 fn run(cli: &Run) -> Result<bool> {
     strongswan::find(cli.root.as_deref())?;
     fs::create_dir_all(&cli.work)?;
@@ -100,13 +128,15 @@ fn run(cli: &Run) -> Result<bool> {
         ikepeer: cli.ikepeer.clone(),
         work: fs::canonicalize(&cli.work)?,
         root: cli.root.clone(),
+        newer: cli.newer.clone(),
         kernel_esp: cli.kernel_esp,
     };
     pki::make(&places.work.join("pki"))?;
     let lab = Lab::new()?;
-    let mut theirs = Strongswan::start(&lab, &places)?;
+    let mut theirs = Strongswan::start(&lab, &places, Version::Usual)?;
     let mut report = Report {
         peer: theirs.version()?,
+        newer: None,
         place: cli.place.clone(),
         kernel: kernel_line(&fs::read_to_string("/proc/sys/kernel/osrelease")?),
         esp: match cli.kernel_esp {
@@ -125,15 +155,32 @@ fn run(cli: &Run) -> Result<bool> {
             .as_deref()
             .is_none_or(|part| format!("{row:?}").contains(part))
     };
-    for row in rows.iter().filter(chosen) {
-        let outcome = match session::obstacle(&places, row) {
-            Some(why) => session::Outcome::not_run(row, why),
-            None => session::run(&lab, &places, &mut theirs, row),
-        };
-        report.outcomes.push(outcome);
-        let text = serde_json::to_string_pretty(&report)?;
-        fs::write(places.work.join("report.json"), text).context("report.json")?;
+    let rows: Vec<&matrix::Row> = rows.iter().filter(chosen).collect();
+    let (newer, usual): (Vec<&matrix::Row>, Vec<&matrix::Row>) = rows
+        .iter()
+        .partition(|row| row.situation == Situation::MlKem);
+    for row in usual {
+        try_row(&lab, &places, &mut theirs, row, &mut report)?;
     }
+    // Both want the same ports.
+    drop(theirs);
+    match &places.newer {
+        Some(root) if !newer.is_empty() => {
+            strongswan::find(Some(root))?;
+            let mut theirs = Strongswan::start(&lab, &places, Version::Newer)?;
+            report.newer = Some(theirs.version()?);
+            for row in newer {
+                try_row(&lab, &places, &mut theirs, row, &mut report)?;
+            }
+        }
+        _ => {
+            for row in newer {
+                let why = format!("a strongSwan with ML-KEM: {}", cli.no_newer);
+                report.outcomes.push(Outcome::not_run(row, &why));
+            }
+        }
+    }
+    write(&places, &report)?;
     if cli.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else if cli.quiet {

@@ -111,6 +111,9 @@ pub const METHODS: [&str; 7] = [
     "ecp384", "ecp256", "ecp521", "x25519", "modp2048", "modp3072", "modp4096",
 ];
 
+/// What the older version of the other side does not have.
+pub const HYBRIDS: [&str; 2] = ["ecp384-ke1_mlkem768", "x25519-ke1_mlkem1024"];
+
 /// What is special about a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -125,8 +128,10 @@ pub enum Situation {
     Fragments,
     /// RFC 8784.
     Ppk,
-    /// RFC 4555: `ikepeer` changes its address.
+    /// RFC 4555: the initiator changes its address, the responder follows.
     Mobike,
+    /// RFC 9370: ML-KEM beside another key exchange, with a newer version of the other maker's software.
+    MlKem,
 }
 
 impl Situation {
@@ -140,15 +145,7 @@ impl Situation {
             Self::Fragments => "fragments",
             Self::Ppk => "PPK (RFC 8784)",
             Self::Mobike => "MOBIKE",
-        }
-    }
-
-    /// Why it cannot be run, if it cannot.
-    #[must_use]
-    pub const fn missing(self) -> Option<&'static str> {
-        match self {
-            Self::Mobike => Some("`ikepeer` cannot change its address yet"),
-            _ => None,
+            Self::MlKem => "ML-KEM (RFC 9370)",
         }
     }
 }
@@ -223,7 +220,7 @@ pub fn rows(extent: Extent, kernel_esp: bool) -> Vec<Row> {
             }
         }
     }
-    use Situation::{Cookie, Fragments, Mobike, Nat, Ppk};
+    use Situation::{Cookie, Fragments, MlKem, Mobike, Nat, Ppk};
     choices.extend([
         (first, "ecp384", Auth::Psk, Cookie),
         (first, "ecp384", Auth::Psk, Nat),
@@ -231,7 +228,21 @@ pub fn rows(extent: Extent, kernel_esp: bool) -> Vec<Row> {
         (first, "ecp384", Auth::Psk, Ppk),
         (first, "x25519", Auth::EcdsaP256, Ppk),
         (first, "ecp384", Auth::Psk, Mobike),
+        (first, HYBRIDS[0], Auth::Psk, MlKem),
     ]);
+    if extent != Extent::Few {
+        choices.push((first, HYBRIDS[1], Auth::EcdsaP256, MlKem));
+        // A Child SA rekeyed with ML-KEM, too.
+        let hybrid_child = suite("aes256gcm16-prfsha384", "aes256gcm16-ecp384-ke1_mlkem768");
+        choices.push((hybrid_child, HYBRIDS[0], Auth::EcdsaP384, MlKem));
+    }
+    if matches!(extent, Extent::Usual | Extent::Full) {
+        for suite in SUITES.into_iter().filter(|suite| *suite != first) {
+            for method in HYBRIDS {
+                choices.push((suite, method, Auth::Psk, MlKem));
+            }
+        }
+    }
     choices
         .into_iter()
         .flat_map(|(suite, method, auth, situation)| {
@@ -269,6 +280,23 @@ mod tests {
         }
         for auth in Auth::ALL {
             assert!(rows.iter().any(|row| row.auth == auth), "{auth:?}");
+        }
+    }
+
+    #[test]
+    fn every_extent_has_every_situation_in_both_roles() {
+        use Situation::{Cookie, Fragments, MlKem, Mobike, Ppk};
+        for extent in [Extent::Few, Extent::Quick, Extent::Usual, Extent::Full] {
+            let rows = rows(extent, true);
+            for situation in [Cookie, Fragments, Ppk, Mobike, MlKem] {
+                for begins in Begins::ALL {
+                    let is_it = |row: &Row| (row.situation, row.begins) == (situation, begins);
+                    assert!(
+                        rows.iter().any(is_it),
+                        "{extent:?} {situation:?} {begins:?}"
+                    );
+                }
+            }
         }
     }
 

@@ -1,10 +1,13 @@
 //! One row: an IKE SA from beginning to end, with a mark for each thing that was seen on both sides.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use ikepeer::report::Line;
-use rig::bulk::{self, Direction};
+use rig::{
+    bulk::{self, Direction},
+    exec,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -92,10 +95,8 @@ const BULK: u64 = 256 * 1024;
 /// Why a row cannot be run here, if it cannot.
 #[must_use]
 pub fn obstacle(places: &Places, row: &Row) -> Option<&'static str> {
-    let situation = row.situation.missing();
-    let esp = (places.kernel_esp && row.esp.starts_with("chacha20"))
-        .then_some("`crates/dataplane` has no ChaCha20-Poly1305");
-    situation.or(esp)
+    (places.kernel_esp && row.esp.starts_with("chacha20"))
+        .then_some("`crates/dataplane` has no ChaCha20-Poly1305")
 }
 
 /// Runs a row through all columns; after the first failure the rest is not tried.
@@ -127,13 +128,43 @@ pub fn run(lab: &Lab, places: &Places, theirs: &mut Strongswan<'_>, row: &Row) -
         };
         marks.insert(column, mark);
     }
+    // It ends, and leaves the addresses it moved to.
+    let moved = session.map(|session| session.moved);
     if failed.is_some() {
         theirs.clear();
+    }
+    if let Some(moved) = moved
+        && let Err(error) = moved.back(lab)
+    {
+        let why = format!("addresses are not restored: {error:#}");
+        marks.insert(Column::Deleted, Mark::Failed { why });
     }
     Outcome {
         row: row.clone(),
         marks,
     }
+}
+
+/// Who is at another address than when the row began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    Nobody,
+    Us,
+    Them,
+}
+
+impl Moved {
+    fn back(self, lab: &Lab) -> Result<()> {
+        match self {
+            Self::Nobody => Ok(()),
+            Self::Us => lab.withdraw_from_us(),
+            Self::Them => lab.move_them(lab::THEIRS_LATER, lab::THEIRS),
+        }
+    }
+}
+
+fn is_child_down(line: &Line) -> bool {
+    matches!(line, Line::ChildDown { .. })
 }
 
 struct Session<'a, 'b> {
@@ -142,6 +173,7 @@ struct Session<'a, 'b> {
     theirs: &'a Strongswan<'b>,
     ours: Ours,
     row: &'a Row,
+    moved: Moved,
 }
 
 impl<'a, 'b> Session<'a, 'b> {
@@ -162,10 +194,31 @@ impl<'a, 'b> Session<'a, 'b> {
             theirs,
             ours,
             row,
+            moved: Moved::Nobody,
         })
     }
 
     fn step(&mut self, column: Column) -> Result<()> {
+        let hybrid = match column {
+            Column::Fresh | Column::Deleted => false,
+            Column::ChildByUs | Column::ChildByThem => self.row.esp.contains("ke1_"),
+            Column::IkeByUs | Column::IkeByThem => self.row.ike.contains("ke1_"),
+        };
+        if !hybrid {
+            return self.change(column);
+        }
+        let (_, _, before) = self.ours.status()?;
+        self.change(column)?;
+        let (_, _, after) = self.ours.status()?;
+        ensure!(
+            after.followup >= before.followup + 2,
+            "a rekey with ML-KEM, and {} IKE_FOLLOWUP_KE messages",
+            after.followup - before.followup
+        );
+        Ok(())
+    }
+
+    fn change(&mut self, column: Column) -> Result<()> {
         match column {
             Column::Fresh => self.fresh(),
             Column::ChildByUs => {
@@ -194,7 +247,7 @@ impl<'a, 'b> Session<'a, 'b> {
             self.ours.command("half-open")?;
             self.ours
                 .wait("half-open", |line| matches!(line, Line::Closed { .. }))?;
-            std::thread::sleep(std::time::Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(200));
         }
         match self.row.begins {
             Begins::Us => self.ours.command("initiate")?,
@@ -242,18 +295,77 @@ impl<'a, 'b> Session<'a, 'b> {
                 );
             }
             Situation::Ppk => ensure!(seen.ppk >= 2, "no USE_PPK both ways"),
-            Situation::Plain | Situation::Mobike => {}
+            Situation::MlKem => ensure!(
+                seen.intermediate >= 2,
+                "{} IKE_INTERMEDIATE messages",
+                seen.intermediate
+            ),
+            Situation::Mobike => {
+                // Before the move, so that there is something to move.
+                self.traffic()?;
+                self.initiator_moves()?;
+            }
+            Situation::Plain => {}
         }
         Ok(())
+    }
+
+    /// The initiator goes to another address, and both ends say that it is there.
+    fn initiator_moves(&mut self) -> Result<()> {
+        let before = self.theirs.sas()?;
+        let said = self.ours.said.len();
+        let (address, key) = match self.row.begins {
+            Begins::Us => {
+                self.lab.offer_us()?;
+                self.moved = Moved::Us;
+                self.ours.command(&format!("move {}", lab::OURS_LATER))?;
+                (lab::OURS_LATER, "remote-host=")
+            }
+            Begins::Them => {
+                self.moved = Moved::Them;
+                self.lab.move_them(lab::THEIRS, lab::THEIRS_LATER)?;
+                (lab::THEIRS_LATER, "local-host=")
+            }
+        };
+        let here = |line: &Line| match line {
+            Line::PathChanged { local, remote } => {
+                let end = match key {
+                    "remote-host=" => local,
+                    _ => remote,
+                };
+                end.starts_with(&format!("{address}:"))
+            }
+            _ => false,
+        };
+        self.ours.wait("the move", here)?;
+        let after = exec::wait_for(
+            "the move in strongSwan's words",
+            Duration::from_secs(10),
+            || {
+                let sas = self.theirs.sas()?;
+                Ok((word(&sas, key) == Some(address)).then_some(sas))
+            },
+        )?;
+        let mut same = vec!["initiator-spi=", "responder-spi="];
+        if self.places.kernel_esp {
+            same.extend(["spi-in=", "spi-out="]);
+        } else if !self.ours.said[said..].iter().any(is_child_down) {
+            // Its user space cannot move a Child SA: strongSwan rekeys it at the new address.
+            self.ours
+                .wait("a Child SA at the new address", is_child_down)?;
+        }
+        for name in same {
+            let [was, is] = [&before, &after].map(|sas| word(sas, name));
+            ensure!(was.is_some() && was == is, "{name} {was:?} became {is:?}");
+        }
+        self.theirs.settles(1).map(drop)
     }
 
     fn child_is_replaced(&mut self) -> Result<()> {
         self.ours.wait("packets on the new Child SA", |line| {
             matches!(line, Line::ChildSwitched { .. })
         })?;
-        self.ours.wait("end of the old Child SA", |line| {
-            matches!(line, Line::ChildDown { .. })
-        })?;
+        self.ours.wait("end of the old Child SA", is_child_down)?;
         self.agreed()
     }
 

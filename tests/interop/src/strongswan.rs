@@ -1,7 +1,8 @@
 //! strongSwan's charon in its namespace: generated `strongswan.conf` and `swanctl.conf`, driven by `swanctl`.
 //!
 //! Packages need not be installed: unpacked somewhere, they are laid over `/usr/lib` in a mount namespace of the
-//! process, since charon looks for its plugins in `/usr/lib/ipsec`.
+//! process, since charon looks for its plugins in `/usr/lib/ipsec`. Those of a newer suite come with the whole of their
+//! `/usr/lib`, C library and dynamic linker included, and see nothing of this host's.
 
 use std::{
     fs,
@@ -37,6 +38,19 @@ const PLUGINS: &str = "random nonce aes sha1 sha2 md5 mgf1 hmac kdf gmp curve255
 const OVERLAY: &str = "mount -t overlay overlay -o lowerdir=\"$1/usr/lib:/usr/lib\" /usr/lib && \
      program=\"$1$2\" && shift 2 && exec \"$program\" \"$@\"";
 
+/// Puts the packages' own `/usr/lib` there, then starts the program with the dynamic linker in it.
+const OWN_LIBRARIES: &str = "mount --bind \"$1/usr/lib\" /usr/lib && program=\"$1$2\" && shift 2 && \
+     exec /usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 \"$program\" \"$@\"";
+
+/// Which of the unpacked packages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Those of this host's suite.
+    Usual,
+    /// Those of a newer suite.
+    Newer,
+}
+
 /// A running charon; ended when dropped.
 pub struct Strongswan<'a> {
     lab: &'a Lab,
@@ -44,6 +58,7 @@ pub struct Strongswan<'a> {
     directory: PathBuf,
     settings: String,
     charon: Process,
+    version: Version,
 }
 
 impl<'a> Strongswan<'a> {
@@ -51,8 +66,11 @@ impl<'a> Strongswan<'a> {
     ///
     /// # Errors
     /// When it is not there, or does not.
-    pub fn start(lab: &'a Lab, places: &'a Places) -> Result<Self> {
-        let directory = places.work.join("strongswan");
+    pub fn start(lab: &'a Lab, places: &'a Places, version: Version) -> Result<Self> {
+        let directory = places.work.join(match version {
+            Version::Usual => "strongswan",
+            Version::Newer => "strongswan-newer",
+        });
         // Of an earlier run: no sign of this one.
         if directory.exists() {
             fs::remove_dir_all(&directory)?;
@@ -60,7 +78,7 @@ impl<'a> Strongswan<'a> {
         fs::create_dir_all(&directory)?;
         let settings = settings(places, &directory, None);
         fs::write(directory.join("strongswan.conf"), &settings)?;
-        let (program, arguments) = invocation(places, "/usr/sbin/charon-systemd", &[]);
+        let (program, arguments) = invocation(places, version, "/usr/sbin/charon-systemd", &[]);
         let mut charon = Process::start(
             &lab.theirs,
             Spec {
@@ -79,6 +97,7 @@ impl<'a> Strongswan<'a> {
             directory,
             settings,
             charon,
+            version,
         };
         theirs.credentials()?;
         Ok(theirs)
@@ -211,7 +230,8 @@ impl<'a> Strongswan<'a> {
     fn swanctl(&self, arguments: &[&str]) -> Result<String> {
         let uri = format!("unix://{}", self.directory.join("vici.sock").display());
         let words = [arguments, &["--uri", &uri]].concat();
-        let (program, arguments) = invocation(self.places, "/usr/sbin/swanctl", &words);
+        let (program, arguments) =
+            invocation(self.places, self.version, "/usr/sbin/swanctl", &words);
         let mut command = Command::new(program);
         command
             .args(arguments)
@@ -237,13 +257,22 @@ pub fn word<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     rest.split([' ', '}', '\n']).next()
 }
 
-fn invocation(places: &Places, program: &str, words: &[&str]) -> (String, Vec<String>) {
-    let Some(root) = &places.root else {
+fn invocation(
+    places: &Places,
+    version: Version,
+    program: &str,
+    words: &[&str],
+) -> (String, Vec<String>) {
+    let (root, script) = match version {
+        Version::Usual => (&places.root, OVERLAY),
+        Version::Newer => (&places.newer, OWN_LIBRARIES),
+    };
+    let Some(root) = root else {
         let words = words.iter().map(|word| (*word).to_owned()).collect();
         return (program.to_owned(), words);
     };
     let root = root.display().to_string();
-    let mut all = vec!["-m", "sh", "-c", OVERLAY, "sh", &root, program];
+    let mut all = vec!["-m", "sh", "-c", script, "sh", &root, program];
     all.extend(words);
     let all = all.into_iter().map(str::to_owned).collect();
     ("unshare".to_owned(), all)
@@ -359,6 +388,7 @@ pub fn ours(places: &Places, row: &Row) -> String {
         }
         Some(kind) => format!("  certificate:\n{}", files("    ", kind)),
     };
+    let mobike = row.situation == Situation::Mobike;
     let cookies = row.situation == Situation::Cookie && row.begins == Begins::Them;
     let esp = match places.kernel_esp {
         true => "kernel",
@@ -374,7 +404,8 @@ pub fn ours(places: &Places, row: &Row) -> String {
     };
     format!(
         "listen: {listen}\nremote: {remote}\nidentity: {}\nremoteIdentity: {}\nike: {}\nesp: {}\n\
-         authentication:\n{authentication}innerLocal: {}\ninnerRemote: {}\ncookies: {cookies}\nespIn: {esp}\n{datagram}{ppk}",
+         authentication:\n{authentication}innerLocal: {}\ninnerRemote: {}\ncookies: {cookies}\nmobike: {mobike}\n\
+         espIn: {esp}\n{datagram}{ppk}",
         lab::OUR_ID,
         lab::THEIR_ID,
         row.ike,

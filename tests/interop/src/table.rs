@@ -16,6 +16,9 @@ use crate::{
 pub struct Report {
     /// The other side and its version.
     pub peer: String,
+    /// The version of the rows with ML-KEM, where they were run.
+    #[serde(default)]
+    pub newer: Option<String>,
     /// `native`, or `vm`.
     pub place: String,
     /// Kernel release.
@@ -73,9 +76,19 @@ impl Report {
     #[must_use]
     pub fn markdown(&self) -> String {
         let counts = self.counts();
+        let newer = self
+            .newer
+            .as_ref()
+            .map(|newer| format!(" (with ML-KEM: {newer})"));
         let mut text = format!(
-            "{} on Linux {}: {} marks held, {} failed, {} not run. {}\n\n",
-            self.peer, self.kernel, counts.held, counts.failed, counts.not_run, self.esp
+            "{}{} on Linux {}: {} marks held, {} failed, {} not run. {}\n\n",
+            self.peer,
+            newer.unwrap_or_default(),
+            self.kernel,
+            counts.held,
+            counts.failed,
+            counts.not_run,
+            self.esp
         );
         text.push_str(
             "| IKE SA | Child SA | both prove themselves by | special | begun by us | begun by them |\n\
@@ -192,6 +205,7 @@ mod tests {
             .insert(Column::Fresh, Mark::Failed { why });
         Report {
             peer: "strongSwan 5.9.8".to_owned(),
+            newer: Some("strongSwan 6.1.0".to_owned()),
             place: "native".to_owned(),
             kernel: "6.12".to_owned(),
             esp: String::new(),
@@ -203,6 +217,10 @@ mod tests {
     fn the_table_tells_what_held_what_failed_and_why_the_rest_is_missing() {
         let report = report();
         let text = report.markdown();
+        assert!(
+            text.starts_with("strongSwan 5.9.8 (with ML-KEM: strongSwan 6.1.0) on Linux 6.12"),
+            "{text}"
+        );
         assert!(text.contains("| `++++++` | `!-----` (1) (2) |"), "{text}");
         assert!(text.contains("\n1. no answer\n"), "{text}");
         assert!(text.contains("\n2. a reason\n"), "{text}");

@@ -1,7 +1,7 @@
 //! What the kernel holds: IPsec states and policies, eBPF maps and programs, interfaces. Read
 //! with the ordinary tools, so that what the daemons claim is checked by something else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
@@ -52,6 +52,28 @@ pub fn xfrm_states(netns: &Netns) -> Result<(Vec<XfrmState>, String)> {
 pub fn xfrm_policies(netns: &Netns) -> Result<usize> {
     let text = netns.ip(&["xfrm", "policy", "list"])?;
     Ok(text.lines().filter(|line| line.starts_with("src ")).count())
+}
+
+/// Both outer ends of each policy's template.
+///
+/// # Errors
+/// When `ip` fails.
+pub fn xfrm_tunnels(netns: &Netns) -> Result<Vec<BTreeSet<String>>> {
+    Ok(parse_templates(&netns.ip(&["xfrm", "policy", "list"])?))
+}
+
+fn parse_templates(text: &str) -> Vec<BTreeSet<String>> {
+    let ends = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["tmpl", "src", source, "dst", destination, ..] => Some(BTreeSet::from([
+                (*source).to_owned(),
+                (*destination).to_owned(),
+            ])),
+            _ => None,
+        }
+    };
+    text.lines().filter_map(ends).collect()
 }
 
 fn parse_states(text: &str) -> Result<Vec<XfrmState>> {
@@ -274,6 +296,14 @@ src 192.0.2.10 dst 192.0.2.1
         assert_eq!((last.spi, last.encap), (257, Some((20017, 4500))));
         assert_eq!(first.encap, None);
         assert!(parse_states("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn templates_are_read_from_the_policies() {
+        let listing = "src 10.0.0.2/32 dst 10.0.0.1/32 proto gre\n\tdir out priority 100\n\
+                       \ttmpl src 192.0.2.11 dst 192.0.2.1\n\t\tproto esp reqid 7 mode tunnel\n\tif_id 0x1\n";
+        let ends = ["192.0.2.11", "192.0.2.1"].map(str::to_owned);
+        assert_eq!(parse_templates(listing), [BTreeSet::from(ends)]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod hygiene;
 mod metrics;
 mod nat;
 mod rekey;
+mod roam;
 mod sessions;
 
 use std::path::PathBuf;
@@ -164,6 +165,12 @@ pub const ALL: &[Scenario] = &[
         about: "Child SAs and the IKE SA get fresh QKD keys from each side, under traffic",
         mode: KeyMode::Qkd,
         run: rekey::rekey,
+    },
+    Scenario {
+        name: "roam",
+        about: "the UE's address changes, three times by itself and by command: MOBIKE keeps the attach",
+        mode: KeyMode::Qkd,
+        run: roam::roam,
     },
     Scenario {
         name: "kme-down",

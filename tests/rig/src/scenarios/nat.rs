@@ -109,7 +109,7 @@ fn ike_floated(world: &World) -> Result<Finding> {
     )))
 }
 
-fn socket_address(text: &str) -> Result<SocketAddr> {
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr> {
     text.parse().with_context(|| format!("address {text:?}"))
 }
 
@@ -172,7 +172,7 @@ fn followed_by_esp(world: &World, attached: &Attached) -> Result<Finding> {
 }
 
 /// Although the kernel's counters begin anew in a state that moved.
-fn counters_went_on(world: &World) -> Result<Finding> {
+pub(super) fn counters_went_on(world: &World) -> Result<Finding> {
     let reply = control::n3iwf(world, "counters")?;
     let sas = reply.get("sas").and_then(Value::as_array);
     let sas = sas.context("no counters of SAs")?;

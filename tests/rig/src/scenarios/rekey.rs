@@ -104,7 +104,7 @@ fn under_traffic(world: &World, attached: &Attached) -> Result<Finding> {
 }
 
 /// Lets one end rekey its IKE SA or all Child SAs, and waits until both ends have the new ones.
-fn rekeyed(world: &World, side: Role, ike: bool) -> Result<()> {
+pub(super) fn rekeyed(world: &World, side: Role, ike: bool) -> Result<()> {
     let before = Spis::of(world)?;
     let request = match side {
         Role::Ue => json!({"request": "rekey", "ike": ike}),
@@ -148,24 +148,24 @@ fn by_limit(world: &World, attached: &Attached) -> Result<Finding> {
     Ok(Finding::new(format!("{}; new SPIs", done.detail)))
 }
 
-fn drained(world: &World) -> Result<()> {
+pub(super) fn drained(world: &World) -> Result<()> {
     exec::wait_for("old states gone", DRAIN, || {
         Ok(steps::xfrm_states(world, 4).ok().map(drop))
     })
 }
 
 /// What tells the SAs of the one UE.
-#[derive(Debug)]
-struct Spis {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Spis {
     ike: (String, String),
     /// UE to N3IWF, and back.
     children: BTreeSet<(String, String)>,
     /// Whether both ends name the same, and each Child SA is in use.
-    agreed: bool,
+    pub(super) agreed: bool,
 }
 
 impl Spis {
-    fn of(world: &World) -> Result<Self> {
+    pub(super) fn of(world: &World) -> Result<Self> {
         let n3iwf = control::n3iwf(world, "sas")?;
         let ue = control::ue(world, "status")?;
         let pair = |value: &Value, first: &str, second: &str| {
