@@ -67,6 +67,9 @@ impl File {
             return fail("fqdn", "1 to 253 ASCII characters".into());
         }
         if let Some(qkd) = &own.qkd {
+            if let Some((key, what)) = qkd.bucket.as_ref().and_then(Bucket::fault) {
+                return fail(&format!("qkd.bucket.{key}"), what.into());
+            }
             if let Some((key, what)) = qkd.ahead.as_ref().and_then(Ahead::fault) {
                 return fail(&format!("qkd.ahead.{key}"), what.into());
             }

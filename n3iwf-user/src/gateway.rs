@@ -29,6 +29,8 @@ pub struct Census {
     pub messages: ike::Counters,
     /// IKE SAs that have not reached their final IKE_AUTH.
     pub half_open: usize,
+    /// UEs that are recognised by a tag, and buckets in use.
+    pub recognised: (usize, usize),
     /// UEs and PDU sessions.
     pub core: core::Census,
     /// AMFs.
@@ -360,6 +362,7 @@ impl Gateway {
             ike: self.endpoint.census(),
             messages: *self.endpoint.counters(),
             half_open: self.endpoint.half_open(),
+            recognised: self.endpoint.recognised(),
             core: self.core.census(),
             amfs: self.core.amf_status(),
             addresses_taken: self.core.addresses_taken(),

@@ -33,6 +33,8 @@ enum Chore {
     Interop(interop::InteropArgs),
     /// Many attaches in a row, and where their time went
     Bench(bench::BenchArgs),
+    /// Many UEs that leave and come back for so many minutes: nothing grows, and all is gone at the end
+    Soak(bench::SoakArgs),
     /// Every fuzz target for its share of the time
     Fuzz(fuzz::FuzzArgs),
     /// The control plane in virtual time, with seeded faults
@@ -117,6 +119,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         Chore::Demo(args) => demo::run(&args),
         Chore::Interop(args) => interop::run(&args),
         Chore::Bench(args) => bench::run(&args),
+        Chore::Soak(args) => bench::soak(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Sim(args) => sim::run(&args),
         Chore::BuildAndLoad(args) => load::run(&args),

@@ -12,8 +12,8 @@ use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, SeqAcc
 use serde_saphyr::{Error as YamlError, Location, Spanned};
 use thiserror::Error;
 
-/// Larger files than this are no configuration.
-const MAX_FILE: u64 = 1 << 20;
+/// Larger files than this are no configuration; one with 12 000 subscribers has 1.4 MiB.
+const MAX_FILE: u64 = 16 << 20;
 
 /// Reads `path` into a `T`.
 ///
@@ -42,7 +42,7 @@ pub fn load_checked<T: DeserializeOwned>(
     if fs::metadata(path).map_err(read)?.len() > MAX_FILE {
         return Err(read(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            "larger than 1 MiB",
+            "larger than 16 MiB",
         )));
     }
     parse(path, &fs::read_to_string(path).map_err(read)?, check)

@@ -286,6 +286,8 @@ pub struct EndpointConfig {
     pub fragmentation: Fragmentation,
     /// Which faults of peers are borne with.
     pub peer_profile: PeerProfile,
+    /// Who gets QKD keys in IKE_SA_INIT.
+    pub admission: Admission,
     /// MOBIKE; `None`: neither offered nor accepted.
     pub mobike: Option<Mobike>,
     /// Is told the keys of IKE SAs, for a dissector. `None` in service.
@@ -416,6 +418,36 @@ pub enum CookiePolicy {
     Above(usize),
     /// Always: no QKD key is spent on a sender that has not shown return routability.
     Always,
+}
+
+/// On whom QKD keys are spent in IKE_SA_INIT, besides [`CookiePolicy`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// Responder: how many attaches each SAE ID has; `None`: as many as are asked for.
+    pub bucket: Option<Bucket>,
+    /// How long an attach in mode `qkd`, profile `native`, lets the UE show in its next IKE_SA_INIT that it is known
+    /// (QKD_ADMISSION): no cookie, and a bucket of its own. `None`: such tags are neither made nor looked at.
+    pub tags: Option<Duration>,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self {
+            bucket: None,
+            tags: Some(Duration::from_secs(24 * 3600)),
+        }
+    }
+}
+
+/// The token bucket of an SAE ID, in attaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bucket {
+    /// Tokens that come back per minute; 0 counts as 1.
+    pub per_minute: u32,
+    /// Attaches that cost no cookie.
+    pub burst: u32,
+    /// Attaches beyond them with a cookie; then QKD_UNAVAILABLE, quota.
+    pub hard: u32,
 }
 
 /// The responder's (N3IWF's) side.

@@ -24,6 +24,15 @@ pub struct Counters {
     pub cookies_accepted: u64,
     /// IKE_SA_INIT requests dropped because of too many half-open SAs.
     pub half_open_refused: u64,
+    /// IKE_SA_INIT requests answered with COOKIE because the bucket of the SAE was low; part of `cookies_sent`.
+    pub bucket_cookies: u64,
+    /// IKE_SA_INIT requests refused because the bucket of the SAE was spent; part of `init_refused`.
+    pub quota_refused: u64,
+    /// IKE_SA_INIT requests taken up for a good admission tag.
+    pub tags_accepted: u64,
+    /// IKE_SA_INIT requests whose admission tag did not count: forged, replayed, too old, of another SAE, or its own
+    /// bucket spent.
+    pub tags_ignored: u64,
     /// IKE_SA_INIT requests answered with an error notify.
     pub init_refused: u64,
 }

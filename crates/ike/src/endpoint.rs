@@ -1,6 +1,8 @@
 //! The endpoint: one UDP service with all its IKE SAs, driven by datagrams, time and answers.
 
+mod bucket;
 mod dispatch;
+mod tickets;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -10,7 +12,11 @@ use std::{
 use keys::{QkdKey, Secret};
 use rand_core::CryptoRng;
 
-use self::dispatch::Limiter;
+use self::{
+    bucket::Buckets,
+    dispatch::Limiter,
+    tickets::{OwnTickets, Tickets},
+};
 use crate::{
     config::{EndpointConfig, InitiatorConfig, Mode, Offer},
     counters::Counters,
@@ -19,7 +25,10 @@ use crate::{
         ChildAnswer, ChildId, CommandError, EapSuccess, Event, Grant, KeyRequestId, NewChild, Path,
         QkdFailure, SaId, Transmit,
     },
-    sa::{Cx, Ghost, Ids, ProvenIdentity, Sa, SpiChange, lose_unclaimed, window::RequestDigest},
+    sa::{
+        Cx, Ghost, Ids, ProvenIdentity, Recognition, Sa, SpiChange, lose_unclaimed,
+        window::RequestDigest,
+    },
     status::{Census, SaStatus},
     time::Instant,
     wire::{Notify, NotifyType},
@@ -49,6 +58,11 @@ pub struct Endpoint {
     cookies: CookieJar,
     cookies_until: Instant,
     unprotected: Limiter,
+    /// What is spent on SAE IDs that anybody may claim, and on UEs that show who they are.
+    claimed: Buckets,
+    known: Buckets,
+    tickets: Tickets,
+    own_tickets: OwnTickets,
     counters: Counters,
     now: Instant,
 }
@@ -74,6 +88,10 @@ impl Endpoint {
             cookies,
             cookies_until: Instant::ZERO,
             unprotected: Limiter::default(),
+            claimed: Buckets::default(),
+            known: Buckets::default(),
+            tickets: Tickets::default(),
+            own_tickets: OwnTickets::default(),
             counters: Counters::default(),
             now: Instant::ZERO,
         }
@@ -95,7 +113,11 @@ impl Endpoint {
         offer: &Offer,
     ) -> SaId {
         self.advance(now);
-        let sa = Sa::initiate(&mut self.cx(), path, config, offer.clone());
+        let admission = self.config.admission.tags.and_then(|_| {
+            self.own_tickets
+                .find(self.now, path.remote.ip(), &config.sae_id)
+        });
+        let sa = Sa::initiate(&mut self.cx(), path, config, offer.clone(), admission);
         self.insert(sa)
     }
 
@@ -331,6 +353,11 @@ impl Endpoint {
         &self.counters
     }
 
+    /// Responder: UEs whose admission tags are known, and SAE IDs with a bucket that is or was not full.
+    pub fn recognised(&self) -> (usize, usize) {
+        (self.tickets.len(), self.claimed.len() + self.known.len())
+    }
+
     /// IKE SAs of the responder that have not reached their final IKE_AUTH.
     pub fn half_open(&self) -> usize {
         self.half_open
@@ -379,7 +406,15 @@ impl Endpoint {
             self.half_open = self.half_open.saturating_sub(1);
         }
         let contact = sa.take_contact();
+        let recognition = sa.take_recognition();
         self.settle(id);
+        if let (Some(recognition), Some(life)) = (recognition, self.config.admission.tags) {
+            let Recognition { ue, peer, sae, key } = recognition;
+            match ue {
+                true => self.own_tickets.keep(self.now, life, peer, sae, key),
+                false => self.tickets.keep(self.now, life, sae, key),
+            }
+        }
         if let Some(identity) = contact {
             self.end_older(id, &identity);
         }

@@ -43,9 +43,9 @@ mod status;
 mod time;
 
 pub use config::{
-    Acceptance, CertificateUse, CookiePolicy, EndpointConfig, InitiatorConfig, Lifetime, Lifetimes,
-    Mobike, Mode, Offer, PaperResponder, PeerCertificate, PeerProfile, PpkUse, Profile, QkdPolicy,
-    ResponderConfig, Timing, Trust,
+    Acceptance, Admission, Bucket, CertificateUse, CookiePolicy, EndpointConfig, InitiatorConfig,
+    Lifetime, Lifetimes, Mobike, Mode, Offer, PaperResponder, PeerCertificate, PeerProfile, PpkUse,
+    Profile, QkdPolicy, ResponderConfig, Timing, Trust,
 };
 pub use counters::{Counters, Messages};
 pub use endpoint::Endpoint;

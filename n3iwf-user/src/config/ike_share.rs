@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use daemon::config::Complaint;
 use ike::{
-    Acceptance, CertificateUse, CookiePolicy, EndpointConfig, Mobike, Mode, PaperResponder,
-    Profile, ResponderConfig, Timing,
+    Acceptance, Admission, Bucket, CertificateUse, CookiePolicy, EndpointConfig, Mobike, Mode,
+    PaperResponder, Profile, ResponderConfig, Timing,
     crypto::{
         IkeSuite,
         certificate::Credential,
@@ -166,6 +166,7 @@ impl File {
                 half_open_limit: own.ike.half_open_limit,
             }),
             acceptance: self.acceptance(choice)?,
+            admission: self.admission(),
             fragmentation: ike_config::fragmentation(FRAGMENT_SIZE, own.ike.fragment_size)?,
             mobike: own.ike.mobike.then_some(Mobike {
                 check_routability: own.ike.check_routability,
@@ -179,6 +180,20 @@ impl File {
     fn sae_id(&self) -> SaeId {
         let qkd = self.configuration.qkd.as_ref();
         qkd.map_or_else(SaeId::absent, |qkd| qkd.sae_id.clone())
+    }
+
+    fn admission(&self) -> Admission {
+        let Some(qkd) = &self.configuration.qkd else {
+            return Admission::default();
+        };
+        Admission {
+            bucket: qkd.bucket.map(|bucket| Bucket {
+                per_minute: bucket.per_minute,
+                burst: bucket.burst,
+                hard: bucket.hard,
+            }),
+            tags: Some(qkd.recognise).filter(|life| !life.is_zero()),
+        }
     }
 
     fn acceptance(&self, choice: Choice) -> Result<Acceptance, Complaint> {

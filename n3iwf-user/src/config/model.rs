@@ -268,9 +268,52 @@ pub struct Qkd {
     /// For `wait`: how long.
     #[serde(default = "default_wait", with = "qkd::duration")]
     pub wait: Duration,
+    /// Attaches of each SAE ID; `null`: as many as are asked for.
+    #[serde(default = "default_bucket")]
+    pub bucket: Option<Bucket>,
+    /// How long a UE that attached is recognised by its tag, without a cookie; 0: never.
+    #[serde(default = "default_recognise", with = "qkd::duration")]
+    pub recognise: Duration,
     /// What the `paper` profile needs besides certificate and key.
     #[serde(default)]
     pub paper: Option<Paper>,
+}
+
+/// Attaches that an SAE ID has, since each costs keys and the ID is anybody's claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Bucket {
+    /// Tokens that come back per minute.
+    pub per_minute: u32,
+    /// Attaches in a row that need no cookie.
+    pub burst: u32,
+    /// Attaches beyond them that need one; then QKD_UNAVAILABLE.
+    pub hard: u32,
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        Self {
+            per_minute: 60,
+            burst: 60,
+            hard: 240,
+        }
+    }
+}
+
+impl Bucket {
+    pub(super) fn fault(&self) -> Option<(&'static str, &'static str)> {
+        const MOST: u32 = 1_000_000;
+        if !(1..=MOST).contains(&self.per_minute) {
+            Some(("perMinute", "1 to 1000000"))
+        } else if self.burst > MOST || self.hard > MOST {
+            Some(("burst", "`burst` and `hard`: at most 1000000 each"))
+        } else if self.burst == 0 && self.hard == 0 {
+            Some(("hard", "with `burst` 0, 1 at least: nobody could attach"))
+        } else {
+            None
+        }
+    }
 }
 
 /// Keys fetched before anybody needs them.
@@ -510,6 +553,15 @@ const fn default_n3_mtu() -> u16 {
 
 fn default_control() -> PathBuf {
     "/run/n3iwf/n3iwf.sock".into()
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "serde's type")]
+fn default_bucket() -> Option<Bucket> {
+    Some(Bucket::default())
+}
+
+const fn default_recognise() -> Duration {
+    Duration::from_secs(24 * 3600)
 }
 
 const fn default_wait() -> Duration {

@@ -233,3 +233,34 @@ fn the_peer_profile_brings_suites_and_wants_its_conditions() {
     assert_eq!(suites.last(), Some(&sha1), "after all others");
     assert!(suites.len() > 2);
 }
+
+#[test]
+fn the_bucket_and_the_tags_reach_the_engine_and_can_be_left_out() {
+    let admission = |text: &str| read(text).unwrap().endpoint().unwrap().admission;
+    let sample = admission(SAMPLE);
+    let bucket = sample.bucket.unwrap();
+    let numbers = (bucket.per_minute, bucket.burst, bucket.hard);
+    assert_eq!(numbers, (60, 60, 240));
+    assert_eq!(sample.tags, Some(Duration::from_secs(86_400)));
+    let braces = "{ perMinute: 60, burst: 60, hard: 240 }";
+    assert_eq!(admission(&changed(braces, "null")).bucket, None);
+    assert_eq!(
+        admission(&changed(braces, "{ hard: 1 }"))
+            .bucket
+            .unwrap()
+            .hard,
+        1
+    );
+    assert_eq!(
+        admission(&changed("recognise: 24h", "recognise: 0s")).tags,
+        None
+    );
+    for (fault, key) in [
+        ("{ perMinute: 0 }", "perMinute"),
+        ("{ burst: 0, hard: 0 }", "hard"),
+        ("{ burst: 1000001 }", "burst"),
+    ] {
+        let error = read(&changed(braces, fault)).unwrap_err();
+        assert!(error.contains(&format!("qkd.bucket.{key}")), "{error}");
+    }
+}

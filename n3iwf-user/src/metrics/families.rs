@@ -32,6 +32,14 @@ families! {
         "IKE_SA_INIT requests answered with COOKIE, and those that came back with a good one.";
     INIT_REFUSED: Counter, "n3iwf_ike_init_refused_total", ["reason" = "`half_open_limit` (dropped), `error` (answered with an error notify)"],
         "IKE_SA_INIT requests refused.";
+    BUCKET: Counter, "n3iwf_ike_bucket_total", ["event" = "`cookie`, `quota` (QKD_UNAVAILABLE)"],
+        "IKE_SA_INIT requests that the bucket of their SAE ID had no key for: part of the cookies sent, and of the errors.";
+    TAGS: Counter, "n3iwf_ike_tags_total", ["event" = "`accepted`, `ignored` (forged, replayed, too old, of another SAE, bucket spent)"],
+        "IKE_SA_INIT requests with an admission tag.";
+    RECOGNISED: Gauge, "n3iwf_ike_recognised_ues", [],
+        "Attaches whose UE is recognised by a tag at its next one.";
+    BUCKETS: Gauge, "n3iwf_ike_buckets", [],
+        "SAE IDs with a bucket that was not full.";
     KEYS_AHEAD: Gauge, "n3iwf_qkd_keys_ahead", [],
         "Those of them that were fetched ahead and wait for somebody to need them.";
     KEYS_AGED: Counter, "n3iwf_qkd_keys_aged_total", [],

@@ -128,6 +128,12 @@ fn ike(page: &mut Page, census: &Census) {
         counters.half_open_refused,
     );
     page.put(&f::INIT_REFUSED, ["error"], counters.init_refused);
+    page.put(&f::BUCKET, ["cookie"], counters.bucket_cookies);
+    page.put(&f::BUCKET, ["quota"], counters.quota_refused);
+    page.put(&f::TAGS, ["accepted"], counters.tags_accepted);
+    page.put(&f::TAGS, ["ignored"], counters.tags_ignored);
+    page.put(&f::RECOGNISED, [], census.recognised.0);
+    page.put(&f::BUCKETS, [], census.recognised.1);
 }
 
 fn core(page: &mut Page, census: &Census) {

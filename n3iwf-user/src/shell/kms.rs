@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use daemon::hardening::sheltered_steps;
 use ike::{Fate, KeyPurpose, KeyRequestId, QkdFailure, SaId};
 use keys::{KeyId, QkdKey, SaeId};
 use qkd::{Account, Kms, QkdError, Reason};
@@ -143,7 +144,7 @@ async fn enc_keys(
     // Not asked for without a mode that takes keys.
     let kms = kms.ok_or(QkdFailure::Unreachable)?;
     let _slot = slots.acquire().await;
-    let keys = kms.enc_keys(slave, number, size_bits).await;
+    let keys = sheltered_steps(kms.enc_keys(slave, number, size_bits)).await;
     keys.map_err(|error| {
         warn!(%slave, %error, "KMS");
         failure(&error)

@@ -16,7 +16,12 @@ mod udp;
 use std::{collections::BTreeMap, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use daemon::{Shutdown, control::Server, hardening::Hardening, timeline::Stopwatch};
+use daemon::{
+    Shutdown,
+    control::Server,
+    hardening::{Hardening, sheltered},
+    timeline::Stopwatch,
+};
 use dataplane::{
     Dataplane, StartReport,
     relay::{self, AccessEvent, AccessRelay},
@@ -395,7 +400,7 @@ impl Shell {
     fn turn(&mut self, handle: impl FnOnce(&mut Gateway, Instant)) {
         let now = self.now();
         let watch = Stopwatch::start();
-        handle(&mut self.gateway, now);
+        sheltered(|| handle(&mut self.gateway, now));
         self.gateway.charge(watch.cpu());
         while let Some(transmit) = self.gateway.poll_transmit() {
             self.udp.send(&transmit);

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use daemon::hardening::sheltered_steps;
 use dataplane::{
     ChildSaSpec, Dataplane, Sums,
     relay::{AccessRelay, AccessSession, Ambr},
@@ -157,8 +158,8 @@ impl<F: Fn(u32) -> Option<String>> Worker<F> {
                     log.child_sa(&spec);
                 }
                 let result = match inbound {
-                    true => self.dataplane.install_inbound(*spec).await,
-                    false => self.dataplane.install(*spec).await,
+                    true => sheltered_steps(self.dataplane.install_inbound(*spec)).await,
+                    false => sheltered_steps(self.dataplane.install(*spec)).await,
                 };
                 Input::Installed {
                     sa,

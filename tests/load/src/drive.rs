@@ -50,7 +50,7 @@ async fn one(fleet: &mut Fleet) -> Result<Ended> {
 }
 
 /// Detaches whoever is attached, a few at a time, and waits until all are.
-async fn all_detached(fleet: &mut Fleet) -> Result<()> {
+pub(crate) async fn all_detached(fleet: &mut Fleet) -> Result<()> {
     let limit = Instant::now() + PATIENCE;
     loop {
         let mut leaving = 0;

@@ -113,8 +113,10 @@ impl Fleet {
             ue.mobike = None;
             let sqn = SqnState::starting_at(config.subscriber.sqn)?;
             let usim = config.usim(sqn).map_err(anyhow::Error::msg)?;
+            let mut ue = Ue::new(ue, usim, system_rng(), system_rng());
+            ue.shares_its_sae();
             members.push(Member {
-                ue: Ue::new(ue, usim, system_rng(), system_rng()),
+                ue,
                 begun: None,
                 timer: None,
                 nas: None,

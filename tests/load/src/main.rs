@@ -2,6 +2,7 @@
 #![expect(clippy::print_stderr, reason = "a command-line tool")]
 
 mod drive;
+mod soak;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -104,6 +105,24 @@ enum What {
         /// Numbers of UEs at which to measure
         #[arg(long, value_delimiter = ',', default_value = "100,1000,10000")]
         steps: Vec<usize>,
+    },
+    /// UEs that leave and come back
+    Soak {
+        /// Configuration file of a UE: the first of them all
+        #[arg(long)]
+        config: PathBuf,
+        /// How long, seconds
+        #[arg(long)]
+        seconds: f64,
+        /// How many
+        #[arg(long)]
+        ues: usize,
+        /// UEs that leave and come back per second
+        #[arg(long)]
+        per_second: f64,
+        /// Result file
+        #[arg(long)]
+        output: PathBuf,
     },
     /// Attaches while keys are short
     KeyRate {
@@ -254,6 +273,19 @@ async fn run(what: What) -> Result<()> {
             let span = Duration::from_secs_f64(seconds);
             let rate = drive::key_rate(&mut fleet, keys_per_second, keys_per_attach, span).await?;
             writer.write(&Record::KeyRate(rate))
+        }
+        What::Soak {
+            config,
+            seconds,
+            ues,
+            per_second,
+            output,
+        } => {
+            let mut fleet = Fleet::new(&config, ues).await?;
+            let span = Duration::from_secs_f64(seconds);
+            let done = soak::soak(&mut fleet, span, per_second).await?;
+            fs::write(&output, done.to_string())
+                .with_context(|| format!("cannot write {}", output.display()))
         }
         What::IkeRespond { pair } => ike_peer::respond(&pair.into()).await,
         What::IkeDrive {

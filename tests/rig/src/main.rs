@@ -13,7 +13,7 @@ use std::time::Duration;
 use ::bench::records::{Machine, Mode};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use rig::bench::{self, AttachOptions, IkeOptions};
+use rig::bench::{self, AttachOptions, IkeOptions, SoakOptions};
 use rig::files::{KeyMode, Profile};
 use rig::report::Report;
 use rig::scenarios::{self, DemoOptions, FloodOptions, Setting};
@@ -168,6 +168,20 @@ enum Bench {
         #[arg(long, default_value_t = 20)]
         attaches: u32,
     },
+    /// Many UEs that leave and come back: nothing grows, and all is gone at the end
+    Soak {
+        #[command(flatten)]
+        common: Common,
+        /// How long they come and go
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+        /// How many
+        #[arg(long, default_value_t = 1000)]
+        ues: usize,
+        /// UEs that leave and come back per second
+        #[arg(long, default_value_t = 20.0)]
+        per_second: f64,
+    },
     /// One attach of each mode under a capture, with the keys to open it
     Frames {
         #[command(flatten)]
@@ -233,7 +247,7 @@ struct ScenarioArgs {
     /// Names, see `rig list`
     #[arg(required_unless_present = "all")]
     names: Vec<String>,
-    /// All but `hygiene` (what it finds on stacks varies) and `flood` (too much for an emulated processor)
+    /// All but `flood` (too much for an emulated processor)
     #[arg(long)]
     all: bool,
 }
@@ -387,6 +401,21 @@ fn measure(what: Bench) -> Result<bool> {
                 attaches,
             };
             let report = bench::flood(&setting, options);
+            finish(&setting, &common, &[report])
+        }
+        Bench::Soak {
+            common,
+            minutes,
+            ues,
+            per_second,
+        } => {
+            let setting = setting(&common)?;
+            let options = SoakOptions {
+                time: Duration::from_secs_f64(minutes * 60.0),
+                ues,
+                per_second,
+            };
+            let report = bench::soak(&setting, options);
             finish(&setting, &common, &[report])
         }
         Bench::Frames { common, modes } => {

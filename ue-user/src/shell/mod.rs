@@ -13,7 +13,11 @@ mod sqn_file;
 
 use std::{future::pending, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
-use daemon::{Shutdown, hardening::Hardening, timeline::Stopwatch};
+use daemon::{
+    Shutdown,
+    hardening::{Hardening, sheltered, sheltered_steps},
+    timeline::Stopwatch,
+};
 use dataplane::{Notice, relay::SessionReading};
 use getrandom::SysRng;
 use ike::{Fate, Instant, KeyPurpose, KeyRequestId, QkdFailure, SaId};
@@ -391,7 +395,8 @@ impl Daemon {
                         drop(events.send(Happened::Keys { sa, request, keys }));
                         return;
                     };
-                    let keys = kms.dec_keys(&master, &ids).await.map_err(|error| {
+                    let keys = sheltered_steps(kms.dec_keys(&master, &ids)).await;
+                    let keys = keys.map_err(|error| {
                         warn!(%error, master = %master, "no keys");
                         qkd_failure(&error)
                     });
@@ -410,7 +415,7 @@ impl Daemon {
             }
             Action::Install(install) => {
                 let child = install.child.id;
-                let outcome = self.plane.install(*install).await;
+                let outcome = sheltered_steps(self.plane.install(*install)).await;
                 self.timed(|ue, now| ue.installed(now, child, outcome));
             }
             Action::Switch(child) => self.plane.switch(child).await,
@@ -494,7 +499,7 @@ impl Daemon {
     fn timed(&mut self, call: impl FnOnce(&mut Ue, Instant)) {
         let now = self.now();
         let watch = Stopwatch::start();
-        call(&mut self.ue, now);
+        sheltered(|| call(&mut self.ue, now));
         self.ue.add_own(watch.cpu());
     }
 

@@ -6,12 +6,14 @@
 mod attach;
 mod load;
 mod results;
+mod soak;
 
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
+pub(crate) use self::soak::{SoakArgs, run as soak};
 use crate::{compiler, paths};
 
 #[derive(Args, Debug)]

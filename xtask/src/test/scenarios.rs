@@ -72,6 +72,7 @@ pub(crate) fn natively() -> Result<Counts> {
             "attach-hybrid",
             "attach-psk",
             "attach-cert",
+            "hygiene",
             "flood",
             "metrics",
         ])

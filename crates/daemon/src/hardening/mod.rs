@@ -9,6 +9,7 @@
 mod capabilities;
 mod memory;
 mod preflight;
+mod stack;
 mod syscalls;
 mod wiping;
 
@@ -21,7 +22,11 @@ pub use caps::Capability;
 use serde::Deserialize;
 use thiserror::Error;
 
-pub use self::{memory::Memory, wiping::Wiping};
+pub use self::{
+    memory::Memory,
+    stack::{sheltered, sheltered_steps},
+    wiping::Wiping,
+};
 use crate::process::{HardenError, harden};
 
 /// `hardening:` of either daemon's file.

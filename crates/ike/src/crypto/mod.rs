@@ -11,10 +11,12 @@
 //! | [`ppk`] | post-quantum preshared keys | RFC 8784, RFC 9867 |
 //! | [`intermediate`] | authentication of IKE_INTERMEDIATE | RFC 9242 |
 //! | [`qkd`] | key schedule with QKD keys | this project |
+//! | [`admission`] | tags of UEs that attached before | this project |
 //! | [`nat`], [`cookie`] | NAT detection, stateless cookies | RFC 7296, sections 2.23 and 2.6 |
 //!
 //! Secrets are [`keys::Secret`]; whatever the peer can influence is compared in constant time.
 
+pub mod admission;
 pub mod auth;
 pub mod certificate;
 pub mod cookie;

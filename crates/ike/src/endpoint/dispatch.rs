@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::Endpoint;
+use keys::SaeId;
+
+use super::{Endpoint, bucket::Standing};
 use crate::{
     config::CookiePolicy,
     event::{Path, SaId},
@@ -11,6 +13,7 @@ use crate::{
     wire::{
         self, Body, ExchangeType, Flags, Header, Notify, NotifyType, Parsed, Payload, WireError,
         find_notify,
+        qkd::{QkdAdmission, QkdSupported, QkdUnavailable},
     },
 };
 
@@ -38,6 +41,14 @@ impl Limiter {
         self.count += 1;
         self.count <= UNPROTECTED_PER_SECOND
     }
+}
+
+/// The SAE ID that a request claims, which anybody may.
+fn claimed_sae(payloads: &[Payload]) -> Option<SaeId> {
+    let notify = find_notify(payloads, NotifyType::QKD_SUPPORTED)?;
+    QkdSupported::from_data(&notify.data)
+        .ok()
+        .map(|supported| supported.sae)
 }
 
 /// The IKE message of a datagram: on port 4500 behind the non-ESP marker. `None` for keepalives and ESP.
@@ -131,8 +142,7 @@ impl Endpoint {
             self.counters.init_repeated += 1;
             return self.repeated(id, path, parsed.datagram);
         }
-        let header = &parsed.header;
-        match self.admit(path, header, payloads) {
+        match self.admit(path, parsed, payloads, &digest) {
             Ok(Some(request)) => {
                 let mut cx = crate::sa::Cx {
                     now: self.now,
@@ -157,7 +167,7 @@ impl Endpoint {
                     NotifyType::COOKIE => self.counters.cookies_sent += 1,
                     _ => self.counters.init_refused += 1,
                 }
-                self.send_stateless(path, header, notify);
+                self.send_stateless(path, &parsed.header, notify);
             }
         }
     }
@@ -174,51 +184,131 @@ impl Endpoint {
     }
 
     /// Whether a new request is granted: cookie first, since it costs neither state nor key; then the limit; then
-    /// what it asks for. `Ok(None)`: dropped.
+    /// what it asks for, and whether there are QKD keys for its SAE. `Ok(None)`: dropped.
     fn admit(
         &mut self,
         path: Path,
-        header: &Header,
+        parsed: &Parsed<'_>,
         payloads: &[Payload],
+        digest: &window::RequestDigest,
     ) -> Result<Option<InitRequest>, Refusal> {
-        let Some(policy) = self.config.responder.as_ref().map(|config| config.cookies) else {
+        let Some(config) = &self.config.responder else {
             return Ok(None);
         };
+        let (policy, limit) = (config.cookies, config.half_open_limit);
         let nonce = InitRequest::peek_nonce(payloads).ok_or(NotifyType::INVALID_SYNTAX)?;
+        let sae = claimed_sae(payloads);
+        let known = self.recognise(parsed, payloads, digest, sae.as_ref());
+        let mut standing = match (known, self.config.admission.bucket, &sae) {
+            (None, Some(bucket), Some(sae)) => self.claimed.standing(self.now, &bucket, sae),
+            _ => Standing::Free,
+        };
         let wants_cookie = match policy {
+            _ if known.is_some() => false,
             CookiePolicy::Never => false,
             CookiePolicy::Above(threshold) => self.half_open >= threshold,
             CookiePolicy::Always => true,
         };
-        if wants_cookie {
-            self.rotate_cookies();
-            let source = path.remote.ip();
-            let returned = find_notify(payloads, NotifyType::COOKIE).is_some_and(|cookie| {
-                self.cookies
-                    .check(&cookie.data, nonce, source, header.spi_i)
-            });
-            if !returned {
-                let cookie = self.cookies.make(nonce, source, header.spi_i);
-                return Err(Refusal(Notify::status(NotifyType::COOKIE, cookie)));
-            }
-            self.counters.cookies_accepted += 1;
+        if wants_cookie || standing != Standing::Free {
+            self.demand_cookie(path, &parsed.header, payloads, nonce)
+                .inspect_err(|_| {
+                    self.counters.bucket_cookies += u64::from(!wants_cookie);
+                })?;
+        }
+        // Those who are known are not kept out by strangers; their number is bounded by what they have.
+        let limit = match known {
+            Some(_) => limit.saturating_mul(2),
+            None => limit,
+        };
+        if self.half_open >= limit {
+            self.counters.half_open_refused += 1;
+            return Ok(None);
         }
         let Some(config) = &self.config.responder else {
             return Ok(None);
         };
-        if self.half_open >= config.half_open_limit {
-            self.counters.half_open_refused += 1;
-            return Ok(None);
-        }
-        let profile = self.config.peer_profile;
-        InitRequest::read(
+        let request = InitRequest::read(
             config,
             &self.config.acceptance,
-            profile,
+            self.config.peer_profile,
             payloads,
             &mut *self.rng,
-        )
-        .map(Some)
+        )?;
+        if let (Some(bucket), Some(slave)) = (self.config.admission.bucket, request.slave()) {
+            if known.is_some() {
+                self.known.take(self.now, &bucket, slave);
+            } else {
+                // In the `paper` profile only the configuration says whose keys they are.
+                if sae.is_none() {
+                    standing = self.claimed.standing(self.now, &bucket, slave);
+                    if standing != Standing::Free {
+                        self.demand_cookie(path, &parsed.header, payloads, nonce)
+                            .inspect_err(|_| self.counters.bucket_cookies += 1)?;
+                    }
+                }
+                if standing == Standing::Spent {
+                    self.counters.quota_refused += 1;
+                    return Err(Refusal(QkdUnavailable::Quota.to_notify()));
+                }
+                self.claimed.take(self.now, &bucket, slave);
+            }
+        }
+        if let Some(id) = known {
+            self.counters.tags_accepted += 1;
+            self.tickets.used(id, *digest);
+        }
+        Ok(Some(request))
+    }
+
+    /// The tag ID, if the request is by a UE that attached before: QKD_ADMISSION is its last payload and good, and the
+    /// UE's bucket is not spent. Everything else is a request without a tag.
+    fn recognise(
+        &mut self,
+        parsed: &Parsed<'_>,
+        payloads: &[Payload],
+        digest: &window::RequestDigest,
+        sae: Option<&SaeId>,
+    ) -> Option<[u8; 8]> {
+        self.config.admission.tags?;
+        let last = match payloads.last()? {
+            Payload::Notify(notify) if notify.kind == NotifyType::QKD_ADMISSION => notify,
+            _ => return None,
+        };
+        let admission = QkdAdmission::from_data(&last.data).ok();
+        let known = admission.zip(sae).filter(|(admission, sae)| {
+            let id = admission.tag_id;
+            self.tickets
+                .knows(self.now, id, sae, parsed.datagram, digest)
+                && self.config.admission.bucket.is_none_or(|bucket| {
+                    self.known.standing(self.now, &bucket, sae) != Standing::Spent
+                })
+        });
+        if known.is_none() {
+            self.counters.tags_ignored += 1;
+        }
+        known.map(|(admission, _)| admission.tag_id)
+    }
+
+    /// Whether the sender has returned a cookie of ours; the refusal is the cookie.
+    fn demand_cookie(
+        &mut self,
+        path: Path,
+        header: &Header,
+        payloads: &[Payload],
+        nonce: &[u8],
+    ) -> Result<(), Refusal> {
+        self.rotate_cookies();
+        let source = path.remote.ip();
+        let returned = find_notify(payloads, NotifyType::COOKIE).is_some_and(|cookie| {
+            self.cookies
+                .check(&cookie.data, nonce, source, header.spi_i)
+        });
+        if !returned {
+            let cookie = self.cookies.make(nonce, source, header.spi_i);
+            return Err(Refusal(Notify::status(NotifyType::COOKIE, cookie)));
+        }
+        self.counters.cookies_accepted += 1;
+        Ok(())
     }
 
     fn rotate_cookies(&mut self) {

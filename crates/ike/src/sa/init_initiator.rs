@@ -4,6 +4,8 @@
 //! answer outside the offers or key IDs the KMS does not know are hints, after which a good answer has
 //! [`Timing::init_error_grace`](crate::config::Timing::init_error_grace) left to arrive.
 
+use std::sync::Arc;
+
 use keys::{KeyId, QkdKey, SaeId, Secret};
 
 use super::{
@@ -15,12 +17,12 @@ use super::{
 };
 use crate::{
     config::{InitiatorConfig, Mode, Offer, Profile},
-    crypto::{IkeSuite, KeMethod, KeSecret, signature::HashAlgorithm},
+    crypto::{IkeSuite, KeMethod, KeSecret, admission::AdmissionKey, signature::HashAlgorithm},
     event::{CloseReason, Event, KeyRequestId, KeysWanted, Path, QkdFailure},
     time::Instant,
     wire::{
         self, ExchangeType, Notify, NotifyType, Payload, find_notify, notifies,
-        qkd::{QkdKeyIds, QkdSupported},
+        qkd::{QkdAdmission, QkdKeyIds, QkdSupported},
     },
 };
 
@@ -47,6 +49,8 @@ pub(super) struct InitI {
     /// Responses that proved useless: their repetition says nothing new.
     refused: Vec<window::RequestDigest>,
     candidate: Option<Candidate>,
+    /// Of an earlier attach.
+    admission: Option<Arc<AdmissionKey>>,
 }
 
 /// A response worth asking the KMS for.
@@ -157,12 +161,14 @@ impl Sa {
         path: Path,
         config: InitiatorConfig,
         offer: Offer,
+        admission: Option<Arc<AdmissionKey>>,
     ) -> Self {
         let modes = offer.modes(&config);
         let first = modes.first().copied().unwrap_or(Mode::Qkd(config.profile));
         let mut sa = Self::new(cx, true, path, first);
         sa.local_id = Some(config.identity.clone());
-        sa.offer_modes(cx, config, offer, modes);
+        sa.own_sae = Some(config.sae_id.clone());
+        sa.offer_modes(cx, config, offer, modes, admission);
         sa
     }
 
@@ -173,6 +179,7 @@ impl Sa {
         config: InitiatorConfig,
         offer: Offer,
         modes: Vec<Mode>,
+        admission: Option<Arc<AdmissionKey>>,
     ) {
         let paper = Mode::Qkd(Profile::Paper);
         // That profile has no room for a choice.
@@ -212,6 +219,7 @@ impl Sa {
             grace: None,
             refused: Vec::new(),
             candidate: None,
+            admission,
         }));
         self.send_init(cx);
     }
@@ -255,10 +263,22 @@ impl Sa {
         if init.offer.trust.is_some() || init.offered.iter().any(signs) {
             payloads.push(HashAlgorithm::to_notify(&HashAlgorithm::ALL).into());
         }
+        // Last of all, so that the tag ends the message.
+        let admission = init.admission.clone().filter(|_| qkd || hybrid);
+        payloads.extend(admission.as_ref().map(|key| {
+            let unsigned = QkdAdmission {
+                tag_id: key.id(),
+                tag: [0; 16],
+            };
+            unsigned.to_notify().into()
+        }));
         let header = self.header(ExchangeType::IkeSaInit, false, 0);
-        let Ok(datagram) = wire::encode(&header, &payloads) else {
+        let Ok(mut datagram) = wire::encode(&header, &payloads) else {
             return self.finish(cx, CloseReason::Unsendable);
         };
+        if let Some(key) = admission {
+            key.sign(&mut datagram);
+        }
         self.transmit(cx, &datagram);
         self.transcript.request.clone_from(&datagram);
         let timing = self.timing(cx.config);
@@ -308,7 +328,7 @@ impl Sa {
         self.spi_i = cx.ike_spi();
         self.spi_changes.push(SpiChange::Taken(self.spi_i));
         self.requests.restart();
-        self.offer_modes(cx, init.config, init.offer, left);
+        self.offer_modes(cx, init.config, init.offer, left, init.admission);
         true
     }
 

@@ -90,6 +90,14 @@ impl InitRequest {
         })
     }
 
+    /// Whose keys it takes, if it takes any of the KMS.
+    pub(crate) fn slave(&self) -> Option<&SaeId> {
+        match &self.source {
+            Source::Kms { slave, .. } => Some(slave),
+            Source::Exchange(_) => None,
+        }
+    }
+
     /// Reads a request and decides mode and suite. In a key exchange, our half of it is done here, so that a value that
     /// is none costs no state.
     pub(crate) fn read(

@@ -23,6 +23,7 @@ mod lifetime;
 mod mobike;
 mod plain;
 mod ppk;
+mod recognition;
 mod rekey;
 mod rekey_ike;
 mod retired;
@@ -59,6 +60,7 @@ pub(crate) use self::{
     ghost::Ghost,
     init_responder::{InitRequest, Refusal},
     ledger::lose_unclaimed,
+    recognition::Recognition,
 };
 use crate::{
     config::{EndpointConfig, Mode, Profile},
@@ -172,6 +174,10 @@ pub(crate) struct Sa {
     local_id: Option<Identification>,
     remote_id: Option<Identification>,
     peer_sae: Option<SaeId>,
+    /// Initiator: the SAE ID it says it has.
+    own_sae: Option<SaeId>,
+    /// For the endpoint, once established.
+    recognition: Option<Recognition>,
     children: BTreeMap<ChildId, Child>,
     queue: VecDeque<Command>,
     /// What [`Command::Inform`] sends.
@@ -257,6 +263,8 @@ impl Sa {
             local_id: None,
             remote_id: None,
             peer_sae: None,
+            own_sae: None,
+            recognition: None,
             children: BTreeMap::new(),
             queue: VecDeque::new(),
             informs: VecDeque::new(),
@@ -364,6 +372,7 @@ impl Sa {
         self.ppk = None;
         self.int_auth = None;
         self.transcript = Transcript::default();
+        self.recognition = self.recognition_key(cx);
         if let Some(crypt) = &mut self.crypt {
             crypt.auth = None;
         }

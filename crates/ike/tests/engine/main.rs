@@ -24,6 +24,7 @@ mod modes;
 mod nat;
 mod pfs;
 mod plain;
+mod recognition;
 mod record;
 mod rekey;
 mod rng;

@@ -123,6 +123,10 @@ pub(super) fn neighbours(world: &World) -> Result<()> {
     for role in [Role::KmeA, Role::KmeB] {
         world.reconfigure(role, |text| text.replace("delay: 20ms", "delay: 1ms"))?;
     }
+    // All UEs of a measurement have one SAE ID.
+    world.reconfigure(Role::N3iwf, |text| {
+        text.replace("  qkd:\n", "  qkd:\n    bucket: null\n")
+    })?;
     world.reconfigure(Role::Ue, |text| {
         text.replace(
             "    connectTimeout: 3s\n",

@@ -20,7 +20,7 @@ const INNER: &str = "10.100.0.0/16";
 /// Subscribers of the core.
 const SUBSCRIBERS: usize = 12_000;
 /// QKD keys of an attach with one PDU session, profile `native`.
-const KEYS: usize = 7;
+pub(super) const KEYS: usize = 7;
 /// Files that a process may have open: a TCP connection for each UE.
 const FILES: u64 = 65_536;
 
@@ -39,7 +39,7 @@ pub fn scale(setting: &Setting, machine: &Machine, arguments: &[String]) -> Repo
 fn one(setting: &Setting, machine: &Machine, what: &str, arguments: &[String]) -> Report {
     let mut report = setting.report(what);
     report.step("measured", || {
-        let mut world = build(setting, None)?;
+        let mut world = build(setting, None, SUBSCRIBERS)?;
         let output = setting.results.join(format!("{what}.part.jsonl"));
         let words = against(&mut world, what, &output, arguments)?;
         load(&world, Place::Ue, &words)?;
@@ -63,7 +63,7 @@ pub fn qkd(setting: &Setting, machine: &Machine, requests: usize, rates: &[u32])
     let mut parts: Vec<PathBuf> = Vec::new();
     let part = |name: &str| setting.results.join(format!("qkd.{name}.jsonl"));
     report.step("requests to the KMEs", || {
-        let mut world = build(setting, None)?;
+        let mut world = build(setting, None, SUBSCRIBERS)?;
         let ids = world.directory().join("ids").display().to_string();
         for (place, call, role, peer) in [
             (Place::N3iwf, "enc-keys", Role::N3iwf, SAE_UE),
@@ -91,7 +91,7 @@ pub fn qkd(setting: &Setting, machine: &Machine, requests: usize, rates: &[u32])
     });
     for &keys in rates {
         report.step(&format!("{keys} keys per second"), || {
-            let mut world = build(setting, Some(keys))?;
+            let mut world = build(setting, Some(keys), SUBSCRIBERS)?;
             let output = part(&keys.to_string());
             let arguments = [
                 "--keys-per-second".to_owned(),
@@ -140,8 +140,8 @@ fn against(
 }
 
 /// Everything but the UE, up and running, with room for many UEs. `link` is the key rate of the
-/// QKD link in keys per second, with next to nothing in store.
-fn build(setting: &Setting, link: Option<u32>) -> Result<World> {
+/// QKD link in keys per second, with next to nothing in store; `number` is how many UEs there may be.
+pub(super) fn build(setting: &Setting, link: Option<u32>, number: usize) -> Result<World> {
     ensure!(
         setting.recording,
         "load needs --recording: thousands of UEs share one namespace"
@@ -163,7 +163,7 @@ fn build(setting: &Setting, link: Option<u32>) -> Result<World> {
         text.replace("dpdInterval: 10s", "dpdInterval: 0s")
     })?;
     attach::neighbours(&world)?;
-    subscribers(&world)?;
+    subscribers(&world, number)?;
     if let Some(rate) = link {
         for role in [Role::KmeA, Role::KmeB] {
             world.reconfigure(role, |text| {
@@ -193,7 +193,7 @@ fn allow_files() -> Result<()> {
 }
 
 /// Gives the core as many subscribers as there may be UEs, all like the first.
-fn subscribers(world: &World) -> Result<()> {
+fn subscribers(world: &World, count: usize) -> Result<()> {
     let text = fs::read_to_string(world.config(Role::Core))?;
     let (_, list) = text
         .split_once("subscribers:\n")
@@ -208,7 +208,7 @@ fn subscribers(world: &World) -> Result<()> {
         .and_then(|digits| digits.parse().ok())
         .context("a SUPI without number")?;
     let mut all = String::from("subscribers:\n");
-    for offset in 0..SUBSCRIBERS {
+    for offset in 0..count {
         all.push_str(&first.replace(SUPI, &format!("imsi-{:015}", number + offset)));
     }
     world.reconfigure(Role::Core, |text| {
@@ -219,6 +219,16 @@ fn subscribers(world: &World) -> Result<()> {
 
 /// Runs `load` in a place to its end.
 fn load(world: &World, place: Place, words: &[String]) -> Result<()> {
+    run_beside(world, place, words, || Ok(()))
+}
+
+/// The same, and calls `beside` again and again meanwhile; when that fails, `load` ends.
+pub(super) fn run_beside(
+    world: &World,
+    place: Place,
+    words: &[String],
+    mut beside: impl FnMut() -> Result<()>,
+) -> Result<()> {
     let program = world.options().bin_dir.join("load");
     let log = world.options().logs.join("load.log");
     let file = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
@@ -241,6 +251,11 @@ fn load(world: &World, place: Place, words: &[String]) -> Result<()> {
         if exec::check_interrupt().is_err() {
             child.kill()?;
             child.wait()?;
+        }
+        if let Err(error) = beside() {
+            child.kill()?;
+            child.wait()?;
+            return Err(error);
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
     }

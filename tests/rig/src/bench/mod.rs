@@ -6,9 +6,11 @@ pub mod cpu;
 mod flood;
 mod ike;
 mod load;
+mod soak;
 mod ues;
 
 pub use self::flood::flood;
 pub use attach::{AttachOptions, attach, frames};
 pub use ike::{IkeOptions, ike};
 pub use load::{qkd, rate, scale};
+pub use soak::{SoakOptions, soak};

@@ -82,11 +82,10 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Whether it runs when it is named, and not with all others: `hygiene` finds what docs/threat-model.md
-    /// tells of copies on stacks, or does not; `flood` needs a processor of its own for the senders.
+    /// Whether it runs when it is named, and not with all others: `flood` needs a processor of its own for the senders.
     #[must_use]
     pub fn apart(&self) -> bool {
-        ["hygiene", "flood"].contains(&self.name)
+        self.name == "flood"
     }
 
     /// Runs it in a world of its own.

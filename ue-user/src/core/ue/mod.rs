@@ -193,6 +193,11 @@ impl Ue {
         }
     }
 
+    /// Other UEs have the SAE ID of this one, so that its first attach says nothing of theirs (no INITIAL_CONTACT).
+    pub const fn shares_its_sae(&mut self) {
+        self.contacted = true;
+    }
+
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.endpoint.poll_transmit()
