@@ -214,6 +214,7 @@ impl Endpoint {
         InitRequest::read(
             config,
             &self.config.acceptance,
+            path.remote.ip(),
             profile,
             payloads,
             &mut *self.rng,
