@@ -15,7 +15,7 @@ use dataplane::relay::{GtpRelayConfig, RelayKind};
 use ipnet::IpNet;
 use nwu::Plmn;
 
-pub use self::model::*;
+pub use self::{ike_share::Choices, model::*};
 use crate::{
     core::{self, CoreConfig, CoreTiming, KeyPolicy},
     ngap::{Node, SupportedArea, SupportedPlmn},
@@ -33,6 +33,14 @@ pub fn load(path: &Path) -> Result<File, ConfigError> {
 }
 
 impl File {
+    /// As [`load`], of a text that errors call `file`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with file, line, column and key.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        daemon::config::parse(file, text, Self::check)
+    }
+
     /// What one key alone cannot tell.
     fn check(&self) -> Result<(), Complaint> {
         let own = &self.configuration;
@@ -78,7 +86,6 @@ impl File {
                 return fail("qkd.wait", "shorter than `ike.halfOpenLifetime`".into());
             }
         }
-        self.choice()?;
         self.check_modes()?;
         self.dataplane()
             .check()

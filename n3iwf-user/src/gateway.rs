@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use daemon::timeline::{Phase, PhaseTimes};
 use dataplane::Notice;
 use ike::{
-    ChildAnswer, ChildId, Endpoint, Instant, KeyRequestId, Path, QkdFailure, SaId, SaStatus,
+    ChildAnswer, ChildId, Endpoint, Event, Instant, KeyRequestId, Path, QkdFailure, SaId, SaStatus,
     Transmit, wire::NotifyType,
 };
 use keys::{QkdKey, SaeId};
@@ -388,6 +388,12 @@ impl Gateway {
                 self.command(now, command);
             } else if let Some(event) = self.endpoint.poll_event() {
                 self.tally.event(&self.endpoint, &event);
+                if let Event::Established { sa, .. } = event
+                    && let (Some(mode), Some(policy)) =
+                        (self.endpoint.mode(sa), self.endpoint.policy(sa))
+                {
+                    tracing::info!(%sa, %mode, %policy, "IKE SA established");
+                }
                 self.core.handle_ike(now, event);
             } else {
                 break;

@@ -89,7 +89,7 @@ fn addresses(address: std::net::IpAddr, key: &str) -> Check {
 }
 
 async fn kms(file: &File) -> Vec<Check> {
-    let needed = file.choice().is_ok_and(|choice| choice.needs_kms());
+    let needed = file.choices().is_ok_and(|choices| choices.needs_kms());
     let Some(own) = file.configuration.qkd.as_ref().filter(|_| needed) else {
         return vec![Check::ok("kms", "not needed: no mode takes QKD keys")];
     };

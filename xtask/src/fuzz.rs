@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::setup::{self, Consent};
 use crate::{compiler, paths, proc};
 
 #[derive(Args, Debug)]
@@ -25,9 +26,7 @@ pub(crate) fn run(args: &FuzzArgs) -> Result<ExitCode> {
     if !package.join("Cargo.toml").is_file() {
         bail!("there are no fuzz targets at {}", package.display());
     }
-    if !paths::cargo_bin().join("cargo-fuzz").is_file() && paths::which("cargo-fuzz").is_none() {
-        bail!("cargo-fuzz is missing: cargo install cargo-fuzz --locked");
-    }
+    setup::fuzzer(Consent::Ask)?;
     let list = proc::output(fuzz(&package).arg("list").arg("--fuzz-dir").arg(&package))
         .context("cannot list the fuzz targets")?;
     let targets: Vec<&str> = list

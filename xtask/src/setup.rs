@@ -80,6 +80,12 @@ const CARGO_DENY: CargoInstall = CargoInstall {
     environment: &[],
 };
 
+const CARGO_FUZZ: CargoInstall = CargoInstall {
+    program: "cargo-fuzz",
+    arguments: &["--locked"],
+    environment: &[],
+};
+
 impl CargoInstall {
     fn shell(&self) -> String {
         let environment: String = self
@@ -147,6 +153,23 @@ fn installed(program: &str) -> Option<std::path::PathBuf> {
     } else {
         paths::which(program)
     }
+}
+
+/// Makes sure that there is a cargo-fuzz, which `cargo xtask fuzz` alone needs.
+pub(crate) fn fuzzer(consent: Consent) -> Result<()> {
+    if installed(CARGO_FUZZ.program).is_some() {
+        return Ok(());
+    }
+    let missing = Missing {
+        cargo: vec![CARGO_FUZZ],
+        ..Missing::default()
+    };
+    let command = CARGO_FUZZ.shell();
+    eprintln!("setup: cargo-fuzz is missing on this host; this gets it: {command}");
+    if !agreed(consent, false)? {
+        bail!("cargo-fuzz is missing: {command}");
+    }
+    install(&missing)
 }
 
 /// Makes sure that everything is there; `ci` adds what only `.ci/run` needs.

@@ -1,6 +1,6 @@
 //! What an endpoint is told once: identities, accepted suites, limits and timers.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use keys::{QkdKey, SaeId, Secret};
 
@@ -12,6 +12,7 @@ use crate::{
     },
     fragmentation::Fragmentation,
     key_log::KeyLog,
+    peer_rules::{PeerRule, rule_for},
     time::Instant,
     wire::{CfgAttribute, Identification, Payload, TrafficSelector},
 };
@@ -147,6 +148,9 @@ pub struct Acceptance {
     pub ppk: PpkUse,
     /// Mode `plain`: whether the initiator may sign with method 1 (RSA with SHA-1).
     pub allow_sha1: bool,
+    /// Peers for whom other modes or another policy count, by the address that IKE_SA_INIT comes from. What was
+    /// decided then holds for the IKE SA, its rekeys and wherever the peer moves.
+    pub peers: Vec<PeerRule>,
 }
 
 impl fmt::Debug for Acceptance {
@@ -156,18 +160,33 @@ impl fmt::Debug for Acceptance {
             .field("policy", &self.policy)
             .field("certificate", &self.certificate)
             .field("trust", &self.trust)
+            .field("peers", &self.peers)
             .finish_non_exhaustive()
     }
 }
 
 impl Acceptance {
-    pub(crate) fn modes(&self, config: &ResponderConfig) -> Vec<Mode> {
-        if self.modes.is_empty() {
-            config.profiles.iter().copied().map(Mode::Qkd).collect()
-        } else {
-            self.policy.order(&self.modes)
-        }
+    /// What a peer at this address may do.
+    pub(crate) fn terms(&self, config: &ResponderConfig, peer: IpAddr) -> Terms {
+        let (modes, policy) = match rule_for(&self.peers, peer) {
+            Some(rule) => (rule.policy.order(&rule.modes), rule.policy),
+            None if self.modes.is_empty() => {
+                let modes = config.profiles.iter().copied().map(Mode::Qkd);
+                (modes.collect(), self.policy)
+            }
+            None => (self.policy.order(&self.modes), self.policy),
+        };
+        Terms { modes, policy }
     }
+}
+
+/// What one peer may do, decided once for each IKE SA.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Terms {
+    /// Modes that count, best first.
+    pub(crate) modes: Vec<Mode>,
+    /// What left these.
+    pub(crate) policy: QkdPolicy,
 }
 
 /// When a responder proves itself by certificate before EAP (TS 24.502 7.3.2.1).

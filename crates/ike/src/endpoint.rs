@@ -18,7 +18,7 @@ use self::{
     tickets::{OwnTickets, Tickets},
 };
 use crate::{
-    config::{EndpointConfig, InitiatorConfig, Mode, Offer},
+    config::{EndpointConfig, InitiatorConfig, Mode, Offer, QkdPolicy},
     counters::Counters,
     crypto::cookie::CookieJar,
     event::{
@@ -346,6 +346,11 @@ impl Endpoint {
     /// The key mode of an IKE SA, while there is one of that number.
     pub fn mode(&self, sa: SaId) -> Option<Mode> {
         self.sas.get(&sa).map(|sa| sa.mode())
+    }
+
+    /// The policy that decided about it.
+    pub fn policy(&self, sa: SaId) -> Option<QkdPolicy> {
+        self.sas.get(&sa).map(|sa| sa.policy())
     }
 
     /// What happened here so far.

@@ -16,7 +16,7 @@
 //!
 //! In mode `hybrid` the same calls ask for one key, beside a key exchange. In modes `psk` and `cert` ([`Mode`]) no keys
 //! are asked for: IKE_SA_INIT holds a key exchange. Which mode it is to be is settled by [`Offer`], [`Acceptance`] and
-//! [`QkdPolicy`]; [`SaStatus::mode`] tells the result.
+//! [`QkdPolicy`], of a responder also by [`PeerRule`]; [`SaStatus::mode`] tells the result.
 //!
 //! Mode `plain` (IKE_AUTH without EAP) is for other peers than UE and N3IWF: `PeerAuthenticated` and `grant` take the
 //! place of the EAP events. An endpoint has it only where its configuration names it.
@@ -38,6 +38,7 @@ mod endpoint;
 mod event;
 mod fragmentation;
 mod key_log;
+mod peer_rules;
 mod sa;
 mod status;
 mod time;
@@ -55,5 +56,6 @@ pub use event::{
 };
 pub use fragmentation::Fragmentation;
 pub use key_log::KeyLog;
+pub use peer_rules::PeerRule;
 pub use status::{Census, ChildStatus, SaState, SaStatus};
 pub use time::Instant;

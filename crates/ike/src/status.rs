@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr};
 use keys::{KeyId, SaeId};
 
 use crate::{
-    config::Mode,
+    config::{Mode, QkdPolicy},
     crypto::{EspSuite, IkeSuite, KeyExchange},
     event::{ChildId, Path, SaId},
     time::Instant,
@@ -57,6 +57,8 @@ pub struct SaStatus {
     pub peer_sae: Option<SaeId>,
     /// Key mode and profile.
     pub mode: Mode,
+    /// What decided about the mode: of a responder the rule for where IKE_SA_INIT came from.
+    pub policy: QkdPolicy,
     /// Algorithms of the IKE SA, once agreed.
     pub suite: Option<IkeSuite>,
     /// When the first datagram was sent or seen.

@@ -1,11 +1,11 @@
 //! What the IKE endpoint is told: key modes, proposals, identity, certificates.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, iter, path::Path, sync::Arc, time::Duration};
 
 use daemon::config::Complaint;
 use ike::{
     Acceptance, Admission, Bucket, CertificateUse, CookiePolicy, EndpointConfig, Mobike, Mode,
-    PaperResponder, Profile, ResponderConfig, Timing,
+    PaperResponder, PeerRule, Profile, ResponderConfig, Timing,
     crypto::{
         IkeSuite,
         certificate::Credential,
@@ -13,7 +13,8 @@ use ike::{
     },
     wire::Identification,
 };
-use ike_config::{Choice, FREE5GC_GRE, ModeWord};
+use ike_config::{Choice, FREE5GC_GRE, ModeWord, PolicyWord};
+use ipnet::IpNet;
 use keys::SaeId;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
@@ -29,12 +30,79 @@ const PEER_PROFILE: &str = "configuration.ike.peerProfile";
 const PROPOSALS: &str = "configuration.ike.proposals";
 const FRAGMENT_SIZE: &str = "configuration.ike.fragmentSize";
 
+/// Key modes and policy of everybody, and of peers at certain addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choices {
+    /// For whom none of `peers` is.
+    pub general: Choice,
+    /// As listed.
+    pub peers: Vec<(Vec<IpNet>, Choice)>,
+}
+
+impl Choices {
+    /// All of them, each with what its keys stand under.
+    fn each(&self) -> impl Iterator<Item = (String, &Choice)> {
+        let peers = (0..).zip(&self.peers);
+        let peers = peers.map(|(at, (_, choice))| (peers_prefix(at), choice));
+        iter::once((PREFIX.to_owned(), &self.general)).chain(peers)
+    }
+
+    /// Whether a mode that counts for somebody takes keys from the KMS.
+    #[must_use]
+    pub fn needs_kms(&self) -> bool {
+        self.each().any(|(_, choice)| choice.needs_kms())
+    }
+
+    fn has(&self, mode: Mode) -> bool {
+        self.each().any(|(_, choice)| choice.has(mode))
+    }
+
+    fn exchanges_keys(&self) -> bool {
+        self.each().any(|(_, choice)| choice.exchanges_keys())
+    }
+}
+
+fn peers_prefix(at: usize) -> String {
+    format!("{PREFIX}peers[{at}].")
+}
+
 impl File {
-    /// The key modes and the policy.
+    /// The key modes and policies, of everybody and of `peers`.
     ///
     /// # Errors
-    /// A [`Complaint`] about `modes` or `policy`.
-    pub fn choice(&self) -> Result<Choice, Complaint> {
+    /// A [`Complaint`] about `modes`, `policy` or `addresses`.
+    pub fn choices(&self) -> Result<Choices, Complaint> {
+        let own = &self.configuration;
+        let general = self.choice(PREFIX, &own.modes, own.policy)?;
+        let mut seen: HashMap<IpNet, String> = HashMap::new();
+        let mut peers = Vec::new();
+        for (at, rule) in own.peers.iter().enumerate() {
+            let prefix = peers_prefix(at);
+            if rule.addresses.is_empty() {
+                let what = "at least one range of addresses is needed";
+                return Err(Complaint::new(format!("{prefix}addresses"), what));
+            }
+            for (number, range) in rule.addresses.iter().enumerate() {
+                let key = format!("{prefix}addresses[{number}]");
+                if let Some(before) = seen.insert(range.0, key.clone()) {
+                    let what = format!("{} is in {before} already", range.0);
+                    return Err(Complaint::new(key, what));
+                }
+            }
+            let modes = rule.modes.as_ref().unwrap_or(&own.modes);
+            let choice = self.choice(&prefix, modes, rule.policy.or(own.policy))?;
+            let ranges = rule.addresses.iter().map(|range| range.0);
+            peers.push((ranges.collect(), choice));
+        }
+        Ok(Choices { general, peers })
+    }
+
+    fn choice(
+        &self,
+        prefix: &str,
+        modes: &[ModeWord],
+        policy: Option<PolicyWord>,
+    ) -> Result<Choice, Complaint> {
         let own = &self.configuration;
         let profiles: Vec<Profile> = own
             .qkd
@@ -46,27 +114,30 @@ impl File {
             })
             .collect();
         let takes = |word: &ModeWord| matches!(word, ModeWord::Qkd | ModeWord::Hybrid);
-        if own.modes.iter().any(takes) {
+        if modes.iter().any(takes) {
             let qkd = own.qkd.as_ref();
             if qkd.is_none() {
                 let what = "modes qkd and hybrid need the section `qkd`";
-                return Err(Complaint::new("configuration.modes", what));
+                return Err(Complaint::new(format!("{prefix}modes"), what));
             }
-            if profiles.is_empty() && own.modes.contains(&ModeWord::Qkd) {
+            if profiles.is_empty() && modes.contains(&ModeWord::Qkd) {
                 let what = "at least one profile is needed";
                 return Err(Complaint::new("configuration.qkd.profiles", what));
             }
         }
-        Choice::new(PREFIX, &own.modes, own.policy, &profiles)
+        Choice::new(prefix, modes, policy, &profiles)
     }
 
     /// What the modes need besides.
     pub(super) fn check_modes(&self) -> Result<(), Complaint> {
         let own = &self.configuration;
-        let choice = self.choice()?;
-        choice.check_proposals(PROPOSALS, &self.proposals(&choice))?;
+        let choices = self.choices()?;
+        let proposals = self.proposals(&choices);
+        for (_, choice) in choices.each() {
+            choice.check_proposals(PROPOSALS, &proposals)?;
+        }
         if own.ike.peer_profile.is_free5gc() {
-            if !choice.has(Mode::Psk) {
+            if !choices.has(Mode::Psk) {
                 let what = "free5GC's UEs know mode psk alone";
                 return Err(Complaint::new(PEER_PROFILE, what));
             }
@@ -81,7 +152,7 @@ impl File {
         if own.certificate.is_some() != own.private_key.is_some() {
             return fail(CERTIFICATE, "`certificate` and `privateKey` go together");
         }
-        if choice.has(Mode::Qkd(Profile::Paper)) {
+        if choices.has(Mode::Qkd(Profile::Paper)) {
             if !certified {
                 let what = "`paper` needs `privateKey` and `certificate`";
                 return fail("configuration.qkd.profiles", what);
@@ -91,9 +162,11 @@ impl File {
                 return fail("configuration.qkd.profiles", what);
             }
         }
-        if choice.has(Mode::Cert) && !(certified && own.certificate_authority.is_some()) {
-            let what = "mode cert needs `certificate`, `privateKey` and `certificateAuthority`";
-            return fail("configuration.modes", what);
+        for (prefix, choice) in choices.each() {
+            if choice.has(Mode::Cert) && !(certified && own.certificate_authority.is_some()) {
+                let what = "mode cert needs `certificate`, `privateKey` and `certificateAuthority`";
+                return fail(&format!("{prefix}modes"), what);
+            }
         }
         if own.ike.send_certificate == SendCertificate::Always && !certified {
             let what = "`always` needs `certificate` and `privateKey`";
@@ -102,11 +175,17 @@ impl File {
         Ok(())
     }
 
-    fn proposals(&self, choice: &Choice) -> Vec<IkeSuite> {
-        match &self.configuration.ike.proposals {
-            Some(proposals) => proposals.0.clone(),
-            None => choice.default_proposals(),
+    fn proposals(&self, choices: &Choices) -> Vec<IkeSuite> {
+        if let Some(proposals) = &self.configuration.ike.proposals {
+            return proposals.0.clone();
         }
+        let mut suites = Vec::new();
+        for suite in choices.each().flat_map(|(_, own)| own.default_proposals()) {
+            if !suites.contains(&suite) {
+                suites.push(suite);
+            }
+        }
+        suites
     }
 
     /// The IKE endpoint's share; reads the certificates the modes need. It takes the time of this call for
@@ -116,7 +195,7 @@ impl File {
     /// A [`Complaint`] that names the key, the file at fault and the line in it.
     pub fn endpoint(&self) -> Result<EndpointConfig, Complaint> {
         let own = &self.configuration;
-        let choice = self.choice()?;
+        let choices = self.choices()?;
         let alive = &own.liveness_check;
         let timing = Timing {
             retransmit_first: own.ike.retransmit,
@@ -125,7 +204,7 @@ impl File {
             half_open_lifetime: own.ike.half_open_lifetime,
             ..Timing::default()
         };
-        let paper = match choice.has(Mode::Qkd(Profile::Paper)) {
+        let paper = match choices.has(Mode::Qkd(Profile::Paper)) {
             true => Some(self.paper()?),
             false => None,
         };
@@ -142,7 +221,7 @@ impl File {
             return Err(Complaint::new(key, "1m to 4294967295s"));
         }
         let (mut ike_suites, mut esp_suites) =
-            (self.proposals(&choice), own.ike.esp_proposals.0.clone());
+            (self.proposals(&choices), own.ike.esp_proposals.0.clone());
         own.ike
             .peer_profile
             .extend(&mut ike_suites, &mut esp_suites);
@@ -165,7 +244,7 @@ impl File {
                 },
                 half_open_limit: own.ike.half_open_limit,
             }),
-            acceptance: self.acceptance(choice)?,
+            acceptance: self.acceptance(choices)?,
             admission: self.admission(),
             fragmentation: ike_config::fragmentation(FRAGMENT_SIZE, own.ike.fragment_size)?,
             mobike: own.ike.mobike.then_some(Mobike {
@@ -196,7 +275,7 @@ impl File {
         }
     }
 
-    fn acceptance(&self, choice: Choice) -> Result<Acceptance, Complaint> {
+    fn acceptance(&self, choices: Choices) -> Result<Acceptance, Complaint> {
         let own = &self.configuration;
         let mut acceptance = Acceptance {
             certificate: match own.ike.send_certificate {
@@ -204,17 +283,27 @@ impl File {
                 SendCertificate::Always => CertificateUse::Always,
                 SendCertificate::Never => CertificateUse::Never,
             },
-            policy: choice.policy,
+            policy: choices.general.policy,
             ..Acceptance::default()
         };
-        if choice.exchanges_keys() {
+        if choices.exchanges_keys() {
             acceptance.credential = self.credential()?.map(Arc::new);
         }
-        if choice.has(Mode::Cert) {
+        if choices.has(Mode::Cert) {
             let files = own.certificate_authority.as_slice();
             acceptance.trust = ike_config::trust(AUTHORITY, files)?;
         }
-        acceptance.modes = choice.modes;
+        let rule = |range: IpNet, choice: &Choice| PeerRule {
+            address: range.addr(),
+            prefix_len: range.prefix_len(),
+            modes: choice.modes.clone(),
+            policy: choice.policy,
+        };
+        for (ranges, choice) in &choices.peers {
+            let rules = ranges.iter().map(|range| rule(*range, choice));
+            acceptance.peers.extend(rules);
+        }
+        acceptance.modes = choices.general.modes;
         Ok(acceptance)
     }
 

@@ -8,9 +8,9 @@ use std::{
 
 use ike::crypto::{ChildSuite, IkeSuite};
 use ike_config::{Lifetimes, ModeWord, PeerWord, PolicyWord, Proposals};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use keys::SaeId;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -84,6 +84,9 @@ pub struct Configuration {
     /// What an attach needs; follows from `modes` where those leave no doubt.
     #[serde(default)]
     pub policy: Option<PolicyWord>,
+    /// Other modes, or another policy, for the peers at some addresses.
+    #[serde(default)]
+    pub peers: Vec<Peers>,
     /// Whether and how silent UEs are probed.
     #[serde(default)]
     pub liveness_check: LivenessCheck,
@@ -121,6 +124,52 @@ pub struct Configuration {
     /// Where to write keys for Wireshark. Never in service.
     #[serde(default)]
     pub debug_key_log: Option<PathBuf>,
+}
+
+/// Peers known by where their IKE_SA_INIT comes from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Peers {
+    /// Ranges of addresses; of several with a peer's address the smallest counts.
+    pub addresses: Vec<Range>,
+    /// Key modes accepted, best first; `configuration.modes` when absent.
+    #[serde(default, deserialize_with = "given")]
+    pub modes: Option<Vec<ModeWord>>,
+    /// What an attach needs; `configuration.policy` when absent.
+    #[serde(default, deserialize_with = "given")]
+    pub policy: Option<PolicyWord>,
+}
+
+/// A range of addresses, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Range(pub IpNet);
+
+impl<'de> Deserialize<'de> for Range {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let range = match text.parse::<IpAddr>() {
+            Ok(address) => Some(IpNet::from(address)),
+            Err(_) => text.parse().ok(),
+        };
+        let Some(range) = range else {
+            let what = "not a range of addresses, such as 192.0.2.0/24 or 2001:db8::/32";
+            return Err(D::Error::custom(what));
+        };
+        // Whoever writes 192.0.2.1/24 has meant either of two things.
+        if range.trunc() != range {
+            let what = format!("more than the prefix: {} is the range", range.trunc());
+            return Err(D::Error::custom(what));
+        }
+        if range.addr().to_canonical() != range.addr() {
+            return Err(D::Error::custom("IPv4 within IPv6: write it as IPv4"));
+        }
+        Ok(Self(range))
+    }
+}
+
+/// A key without a value is no absent key.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
 }
 
 /// Who this N3IWF is.

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use ike::{CookiePolicy, Mode, Profile, QkdPolicy};
+use ike::{CookiePolicy, Mode, PeerRule, Profile, QkdPolicy};
 
 use super::*;
 
@@ -60,7 +60,7 @@ configuration:
     let file = read(text).unwrap();
     assert_eq!(file.core().unwrap().amfs, ["unix:/run/amf.sock"]);
     assert_eq!(file.configuration.nas_tcp_port, 20_000);
-    assert_eq!(file.choice().unwrap().policy, QkdPolicy::Require);
+    assert_eq!(file.choices().unwrap().general.policy, QkdPolicy::Require);
     let cookies = file.endpoint().unwrap().responder.unwrap().cookies;
     assert_eq!(cookies, CookiePolicy::Above(32));
     let timing = file.endpoint().unwrap().timing;
@@ -263,4 +263,152 @@ fn the_bucket_and_the_tags_reach_the_engine_and_can_be_left_out() {
         let error = read(&changed(braces, fault)).unwrap_err();
         assert!(error.contains(&format!("qkd.bucket.{key}")), "{error}");
     }
+}
+
+/// The sample with both kinds of modes, `prefer-qkd`, and these peers.
+fn with_peers(lines: &[&str]) -> String {
+    let peers: String = lines.iter().map(|line| format!("    {line}\n")).collect();
+    changed("  modes: [qkd]\n", "  modes: [qkd, psk]\n").replace(
+        "  # policy: require-qkd\n",
+        &format!("  policy: prefer-qkd\n  peers:\n{peers}"),
+    )
+}
+
+#[test]
+fn peers_have_modes_and_policies_of_their_own() {
+    let text = with_peers(&[
+        "- { addresses: [192.0.2.0/24, 2001:db8::/32], policy: require-qkd }",
+        "- { addresses: [192.0.2.99], modes: [psk], policy: no-qkd }",
+        "- { addresses: [198.51.100.0/24], modes: [hybrid, psk] }",
+        "- { addresses: [198.51.100.128/25] }",
+    ]);
+    let file = read(&text).unwrap();
+    let rules = file.endpoint().unwrap().acceptance.peers;
+    let both = vec![Mode::Qkd(Profile::Native), Mode::Psk];
+    let rule = |address: &str, prefix_len, modes: &[Mode], policy| PeerRule {
+        address: address.parse().unwrap(),
+        prefix_len,
+        modes: modes.to_vec(),
+        policy,
+    };
+    assert_eq!(
+        rules,
+        [
+            rule("192.0.2.0", 24, &both, QkdPolicy::Require),
+            rule("2001:db8::", 32, &both, QkdPolicy::Require),
+            rule("192.0.2.99", 32, &[Mode::Psk], QkdPolicy::Forbid),
+            rule(
+                "198.51.100.0",
+                24,
+                &[Mode::Hybrid, Mode::Psk],
+                QkdPolicy::Prefer
+            ),
+            rule("198.51.100.128", 25, &both, QkdPolicy::Prefer),
+        ]
+    );
+}
+
+#[test]
+fn what_peers_alone_need_is_there() {
+    // Nobody else takes QKD keys; the proposals are those of all.
+    let text = changed("modes: [qkd]", "modes: [psk]").replace(
+        "  # policy: require-qkd\n",
+        "  peers:\n    - { addresses: [192.0.2.0/24], modes: [qkd] }\n",
+    );
+    let file = read(&text).unwrap();
+    let choices = file.choices().unwrap();
+    assert_eq!(choices.general.policy, QkdPolicy::Forbid);
+    assert!(!choices.general.needs_kms() && choices.needs_kms());
+    // Without a policy above, the list says which.
+    assert_eq!(choices.peers[0].1.policy, QkdPolicy::Require);
+    let suites = file.endpoint().unwrap().responder.unwrap().ike_suites;
+    assert!(suites.iter().any(|suite| suite.ke.is_none()));
+    assert!(suites.iter().any(|suite| suite.ke.is_some()));
+}
+
+#[test]
+fn mistakes_about_peers_are_named_with_their_place() {
+    for (wrong, key, what) in [
+        ("- { addresses: [] }", "addresses", "at least one range"),
+        ("- { policy: no-qkd }", "peers[1]", "`addresses` is missing"),
+        (
+            "- { addresses: [192.0.2.0/24] }",
+            "addresses[0]",
+            "is in configuration.peers[0].addresses[0] already",
+        ),
+        (
+            "- { addresses: [10.1.2.3/8] }",
+            "addresses[0]",
+            "10.0.0.0/8 is the range",
+        ),
+        (
+            "- { addresses: [somewhere] }",
+            "addresses[0]",
+            "not a range of addresses",
+        ),
+        (
+            "- { addresses: [10.0.0.0/33] }",
+            "addresses[0]",
+            "not a range of addresses",
+        ),
+        (
+            "- { addresses: ['::ffff:10.0.0.0/104'] }",
+            "addresses[0]",
+            "write it as IPv4",
+        ),
+        (
+            "- { addresses: [10.0.0.0/8], polcy: no-qkd }",
+            "polcy",
+            "did you mean `policy`?",
+        ),
+        (
+            "- { addresses: [10.0.0.0/8], policy: none }",
+            "policy",
+            "unknown value `none`",
+        ),
+        ("- { addresses: [10.0.0.0/8], policy: }", "policy", ""),
+        ("- { addresses: [10.0.0.0/8], modes: }", "modes", ""),
+        (
+            "- { addresses: [10.0.0.0/8], modes: [] }",
+            "modes",
+            "at least one mode",
+        ),
+        (
+            "- { addresses: [10.0.0.0/8], modes: [psk, psk] }",
+            "modes[1]",
+            "twice",
+        ),
+        (
+            "- { addresses: [10.0.0.0/8], modes: [psk], policy: require-qkd }",
+            "policy",
+            "leaves none of `modes`",
+        ),
+        (
+            "- { addresses: [10.0.0.0/8], modes: [cert] }",
+            "modes",
+            "mode cert needs",
+        ),
+    ] {
+        let text = with_peers(&[
+            "- { addresses: [192.0.2.0/24], policy: require-qkd }",
+            wrong,
+        ]);
+        let error = read(&text).unwrap_err();
+        let line = text.lines().position(|line| line.contains(wrong)).unwrap() + 1;
+        let place = format!("n3iwf.yaml:{line}:");
+        assert!(error.starts_with(&place), "{place} {error}");
+        assert!(error.contains("configuration.peers[1]"), "{error}");
+        assert!(error.contains(key), "{key} in: {error}");
+        assert!(error.contains(what), "{what} in: {error}");
+    }
+    // What is inherited has to fit as well.
+    let text = changed(
+        "  # policy: require-qkd\n",
+        "  policy: require-qkd\n  peers: [{ addresses: [10.0.0.0/8], modes: [psk] }]\n",
+    );
+    let error = read(&text).unwrap_err();
+    assert!(
+        error.contains("peers[0].policy: require-qkd leaves none"),
+        "{error}"
+    );
 }

@@ -9,7 +9,7 @@ use std::{
 use dataplane::{
     Dataplane, Plane, SaReading, StartReport, Sums, Totals, Traffic, relay::AccessRelay,
 };
-use ike::{ChildStatus, Instant, QkdPolicy, SaState, SaStatus};
+use ike::{ChildStatus, Instant, SaState, SaStatus};
 use keys::SaeId;
 use qkd::{Kms, account::State};
 use serde::Serialize;
@@ -35,7 +35,6 @@ pub(super) struct Context {
     pub(super) sums: Arc<Sums>,
     pub(super) kms: Option<Kms>,
     pub(super) sae_id: Option<String>,
-    pub(super) policy: QkdPolicy,
     pub(super) kme: Option<String>,
     pub(super) recording: bool,
     pub(super) started: StartReport,
@@ -278,7 +277,7 @@ impl Context {
             established: sa.established.map(|at| now.duration_since(at).as_secs()),
             retransmits: sa.retransmits,
             peer_sae: sa.peer_sae.as_ref().map(ToString::to_string),
-            policy: self.policy.to_string(),
+            policy: sa.policy.to_string(),
             key_exchange: sa.suite.and_then(|suite| suite.ke).map(|ke| ke.to_string()),
             kme: self.kme.clone().filter(|_| sa.mode.has_qkd_key()),
             key_ids: sa.key_ids.iter().map(keys::KeyId::short).collect(),

@@ -27,6 +27,7 @@ use dataplane::{
     relay::{self, AccessEvent, AccessRelay},
 };
 use ike::{ChildId, Endpoint, Instant, KeyRequestId, QkdFailure, SaId};
+use ike_config::Choice;
 use keys::{QkdKey, SaeId};
 use qkd::Kms;
 use rand_core::UnwrapErr;
@@ -39,7 +40,7 @@ use zeroize::Zeroizing;
 
 use self::{keylog::DebugKeyLog, kms::Keys, n2link::N2, nas::Nas, plane::Plane, udp::Udp};
 use crate::{
-    config::File,
+    config::{Choices, File},
     core::{Action, AmfNumber, N3iwf, NasLink, UeStatus},
     gateway::{Census, Gateway, RekeyWhat},
     metrics::{Metrics, PORT},
@@ -153,7 +154,7 @@ pub async fn run(path: &Path, file: File, hardening: Option<&Hardening>) -> anyh
     let own = &file.configuration;
     let complaint = |complaint| daemon::config::place(path, complaint);
     let core = file.core().map_err(complaint)?;
-    let choice = file.choice().map_err(complaint)?;
+    let choices = file.choices().map_err(complaint)?;
     let mut endpoint = file.endpoint().map_err(complaint)?;
     let key_log = own.debug_key_log.as_deref().map(DebugKeyLog::open);
     let key_log = key_log.transpose().context("debugKeyLog")?;
@@ -168,12 +169,11 @@ pub async fn run(path: &Path, file: File, hardening: Option<&Hardening>) -> anyh
     // First of all: a second daemon with the same file ends here and disturbs nothing.
     let server = Server::bind(&own.control).await?;
     crate::tls_provider();
-    let kms = match own.qkd.as_ref().filter(|_| choice.needs_kms()) {
+    let kms = match own.qkd.as_ref().filter(|_| choices.needs_kms()) {
         Some(qkd) => Some(Kms::new(&qkd.kms).context("configuration.qkd.kms")?),
         None => None,
     };
-    let modes: Vec<String> = choice.order().iter().map(ToString::to_string).collect();
-    info!(modes = modes.join(" "), policy = %choice.policy, "key modes accepted");
+    report_modes(&choices);
     let dataplane = dataplane::open(file.dataplane())?;
     let started = dataplane.start().await.context("data plane")?;
     report_start(&started);
@@ -202,6 +202,20 @@ pub async fn run(path: &Path, file: File, hardening: Option<&Hardening>) -> anyh
         Err(error) => error!(%error, "data plane"),
     }
     result
+}
+
+fn report_modes(choices: &Choices) {
+    let join = |choice: &Choice| {
+        let modes: Vec<String> = choice.order().iter().map(ToString::to_string).collect();
+        modes.join(" ")
+    };
+    let general = &choices.general;
+    info!(modes = join(general), policy = %general.policy, "key modes accepted");
+    for (ranges, choice) in &choices.peers {
+        for range in ranges {
+            info!(peers = %range, modes = join(choice), policy = %choice.policy, "key modes accepted");
+        }
+    }
 }
 
 fn report_start(report: &StartReport) {
@@ -264,7 +278,6 @@ async fn serve(
             .map(|qkd| &qkd.kms)
             .and_then(|kms| kms.kme_id.first().or(kms.endpoints.first()))
             .cloned(),
-        policy: endpoint.acceptance.policy,
         recording: !encapsulate,
         started,
     };

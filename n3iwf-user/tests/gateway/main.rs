@@ -11,7 +11,10 @@
 mod amf;
 mod attach;
 mod failure;
+mod fuzz_corpus;
+mod fuzzed;
 mod hostile;
+mod modification;
 mod modify;
 mod n2;
 mod rekey;

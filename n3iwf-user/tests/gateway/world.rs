@@ -37,6 +37,8 @@ pub(crate) struct Ue {
     pub(crate) sa: Option<SaId>,
     /// Hears and says nothing any more.
     pub(crate) dead: bool,
+    /// Said in the next answer in EAP, whatever was asked.
+    pub(crate) eap: Option<Vec<u8>>,
     /// Answers the next 5G-NAS with 5G-Stop.
     pub(crate) stop: bool,
     pub(crate) msk: [u8; 32],
@@ -234,6 +236,7 @@ impl World {
             path,
             sa: Some(sa),
             dead: false,
+            eap: None,
             stop: false,
             msk: amf::K_N3IWF,
             nas: Vec::new(),
@@ -405,6 +408,10 @@ impl World {
                     })
                     .collect();
                 ue.endpoint.provide_keys(now, sa, request, Ok(keys));
+            }
+            Event::Eap { sa, .. } if ue.eap.is_some() => {
+                let said = ue.eap.take().unwrap_or_default();
+                ue.endpoint.send_eap(now, sa, said);
             }
             Event::Eap { sa, packet } => {
                 let Packet::Request {

@@ -350,6 +350,14 @@ impl Config {
         daemon::config::load_checked(path, Self::check)
     }
 
+    /// The same of a text that errors call `file`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        daemon::config::parse(file, text, Self::check)
+    }
+
     /// The capabilities the daemon needs, and until when.
     #[must_use]
     pub fn needs(&self) -> Needs {

@@ -230,6 +230,7 @@ impl Endpoint {
         let request = InitRequest::read(
             config,
             &self.config.acceptance,
+            path.remote.ip(),
             self.config.peer_profile,
             payloads,
             &mut *self.rng,

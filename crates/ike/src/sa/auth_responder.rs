@@ -216,20 +216,18 @@ impl Sa {
         payloads: &[Payload],
     ) -> Result<(), Denial> {
         let mut mode = self.mode;
-        let accepted = cx.config.responder.as_ref().is_some_and(|config| {
-            let modes = cx.config.acceptance.modes(config);
-            if !mode.has_qkd_key() {
-                mode = match certified {
-                    true if modes.contains(&Mode::Plain) => Mode::Plain,
-                    true => Mode::Cert,
-                    false => Mode::Psk,
-                };
-            }
-            match mode {
-                Mode::Hybrid => !certified,
-                mode => mode.is_qkd() || modes.contains(&mode),
-            }
-        });
+        let modes = &self.terms.modes;
+        if !mode.has_qkd_key() {
+            mode = match certified {
+                true if modes.contains(&Mode::Plain) => Mode::Plain,
+                true => Mode::Cert,
+                false => Mode::Psk,
+            };
+        }
+        let accepted = match mode {
+            Mode::Hybrid => !certified,
+            mode => mode.is_qkd() || modes.contains(&mode),
+        };
         let proven = match mode {
             Mode::Plain if !self.takes_configured_ppk(cx, payloads) => false,
             Mode::Plain => {

@@ -16,7 +16,7 @@ use super::{
     window,
 };
 use crate::{
-    config::{InitiatorConfig, Mode, Offer, Profile},
+    config::{InitiatorConfig, Mode, Offer, Profile, Terms},
     crypto::{IkeSuite, KeMethod, KeSecret, admission::AdmissionKey, signature::HashAlgorithm},
     event::{CloseReason, Event, KeyRequestId, KeysWanted, Path, QkdFailure},
     time::Instant,
@@ -204,6 +204,10 @@ impl Sa {
             return self.finish(cx, CloseReason::NoProposalChosen);
         };
         self.mode = mode;
+        self.terms = Terms {
+            modes: offered.clone(),
+            policy: offer.policy,
+        };
         self.transcript.nonce_i = cx.random(key_material::init_nonce_len(self.profile()));
         let ke = suites.iter().find_map(key_method);
         self.phase = Phase::InitSent(Box::new(InitI {

@@ -2,6 +2,8 @@
 //!
 //! The mode is the best of ours that the request offers: `qkd` by QKD_SUPPORTED, `psk` by a KE payload, `hybrid` by both.
 
+use std::net::IpAddr;
+
 use keys::{QkdKey, SaeId, Secret};
 use rand_core::CryptoRng;
 
@@ -14,7 +16,7 @@ use super::{
     window,
 };
 use crate::{
-    config::{Acceptance, Mode, PeerProfile, Profile, ResponderConfig},
+    config::{Acceptance, Mode, PeerProfile, Profile, ResponderConfig, Terms},
     crypto::{IkeSuite, KeMethod, Selection, signature::HashAlgorithm},
     event::{CloseReason, Event, KeyRequestId, KeysWanted, Path, QkdFailure},
     wire::{
@@ -50,6 +52,8 @@ pub(crate) struct InitRequest {
     answer: SaPayload,
     nonce: Vec<u8>,
     source: Source,
+    /// What the sender may do.
+    terms: Terms,
 }
 
 /// Where the keys of the IKE SA come from.
@@ -98,11 +102,12 @@ impl InitRequest {
         }
     }
 
-    /// Reads a request and decides mode and suite. In a key exchange, our half of it is done here, so that a value that
+    /// Reads a request of `peer` and decides mode and suite. In a key exchange, our half of it is done here, so that a value that
     /// is none costs no state.
     pub(crate) fn read(
         config: &ResponderConfig,
         acceptance: &Acceptance,
+        peer: IpAddr,
         profile: PeerProfile,
         payloads: &[Payload],
         rng: &mut (dyn CryptoRng + Send),
@@ -133,9 +138,11 @@ impl InitRequest {
                 .is_some(),
             ppk: PpkPlace::choose(payloads, acceptance.ppk),
         };
-        let (mode, selection) = acceptance
-            .modes(config)
-            .into_iter()
+        let terms = acceptance.terms(config, peer);
+        let (mode, selection) = terms
+            .modes
+            .iter()
+            .copied()
             .find_map(|mode| Some((mode, offered.select(config, mode)?)))
             .ok_or(NotifyType::NO_PROPOSAL_CHOSEN)?;
         let suite = selection.suite;
@@ -172,6 +179,7 @@ impl InitRequest {
             answer: selection.answer(Vec::new()),
             nonce,
             source,
+            terms,
         })
     }
 }
@@ -239,6 +247,7 @@ impl Sa {
         let (spi_i, datagram) = (parsed.header.spi_i, parsed.datagram);
         let mut sa = Self::new(cx, false, path, request.mode);
         sa.spi_i = spi_i;
+        sa.terms = request.terms;
         (sa.nat_local, sa.nat_remote) = key_material::detect_nat(spi_i, 0, path, payloads);
         sa.responses
             .accept(0, ExchangeType::IkeSaInit, window::digest(datagram), path);
@@ -261,8 +270,9 @@ impl Sa {
                     payloads.push(HashAlgorithm::to_notify(&HashAlgorithm::ALL).into());
                 }
                 if let Some(trust) = &acceptance.trust
-                    && acceptance
-                        .modes(config)
+                    && sa
+                        .terms
+                        .modes
                         .iter()
                         .any(|mode| matches!(mode, Mode::Cert | Mode::Plain))
                 {

@@ -63,7 +63,7 @@ pub(crate) use self::{
     recognition::Recognition,
 };
 use crate::{
-    config::{EndpointConfig, Mode, Profile},
+    config::{EndpointConfig, Mode, Profile, Terms},
     crypto::{ChildSuite, IkeSuite, signature::HashAlgorithm},
     event::{ChildFailure, ChildId, CloseReason, Event, KeyRequestId, Path, QkdFailure, SaId},
     time::Instant,
@@ -142,6 +142,8 @@ pub(crate) struct Sa {
     nat_remote: bool,
     /// Before the answer to IKE_SA_INIT: the best of those offered.
     mode: Mode,
+    /// What the peer may do, since IKE_SA_INIT; an initiator's own.
+    terms: Terms,
     /// For the endpoint, to be taken up after every call.
     pub(crate) spi_changes: Vec<SpiChange>,
     created: Instant,
@@ -239,6 +241,7 @@ impl Sa {
             nat_local: false,
             nat_remote: false,
             mode,
+            terms: Terms::default(),
             spi_changes: vec![SpiChange::Taken(spi)],
             created: cx.now,
             established: None,

@@ -2,7 +2,7 @@
 
 use super::{Phase, Sa, child::ChildState};
 use crate::{
-    config::Mode,
+    config::{Mode, QkdPolicy},
     status::{Census, ChildStatus, SaState, SaStatus},
 };
 
@@ -17,6 +17,10 @@ impl Sa {
 
     pub(crate) const fn mode(&self) -> Mode {
         self.mode
+    }
+
+    pub(crate) const fn policy(&self) -> QkdPolicy {
+        self.terms.policy
     }
 
     pub(crate) fn keys_held(&self) -> usize {
@@ -48,6 +52,7 @@ impl Sa {
             remote_id: self.remote_id.clone(),
             peer_sae: self.peer_sae.clone(),
             mode: self.mode,
+            policy: self.terms.policy,
             suite: self.suite,
             created: self.created,
             established: self.established,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ike::{
     CloseReason,
-    crypto::{Protector, qkd},
+    crypto::{IkeSuite, Prf, Protector, qkd},
     wire::{
         AuthMethod, Body, ExchangeType, Flags, Header, Identification, Notify, NotifyType, Payload,
         find_notify, parse,
@@ -156,6 +156,39 @@ fn rekeys_are_declined_and_the_sa_stays() {
         )
         .unwrap();
     assert!(find_notify(&answer, NotifyType::NO_ADDITIONAL_SAS).is_some());
+    assert_eq!(world.established(N3iwf).len(), 1);
+}
+
+/// RFC 7296 2.18 is read in two ways where the PRF changes, so it does not.
+#[test]
+fn a_rekey_of_the_ike_sa_keeps_its_suite() {
+    let (mut world, mut forger) = attached(407);
+    let mut ask = |world: &mut World, id, suite: IkeSuite| {
+        let request = [
+            Payload::Sa(IkeSuite::offer(&[suite], &[7; 8])),
+            Payload::Nonce(vec![5; 32]),
+        ];
+        forger
+            .ask(world, ExchangeType::CreateChildSa, id, &request)
+            .unwrap()
+    };
+    let own = setup::GCM_IKE;
+    let prf = IkeSuite {
+        prf: Prf::HmacSha2_512,
+        ..own
+    };
+    for (id, other) in [(NEXT, prf), (NEXT + 1, setup::CBC_IKE)] {
+        let answer = ask(&mut world, id, other);
+        let refused = find_notify(&answer, NotifyType::NO_PROPOSAL_CHOSEN);
+        assert!(refused.is_some(), "{other}: {answer:?}");
+    }
+    let answer = ask(&mut world, NEXT + 2, own);
+    assert!(
+        answer
+            .iter()
+            .any(|payload| matches!(payload, Payload::Sa(_))),
+        "{answer:?}"
+    );
     assert_eq!(world.established(N3iwf).len(), 1);
 }
 

@@ -40,6 +40,9 @@ fn the_seeds_of_the_corpus_reach_what_they_are_for() {
         "attach-hybrid",
         "attach-hybrid-fragments",
         "attach-fragments",
+        "attach-psk",
+        "attach-cert",
+        "attach-cert-fragments",
     ] {
         let outcome = play(name);
         assert_eq!(outcome.established, [1, 1], "{name}");
@@ -49,6 +52,11 @@ fn the_seeds_of_the_corpus_reach_what_they_are_for() {
     let outcome = play("hybrid-rekeys");
     assert_eq!(outcome.children, [3, 3], "{outcome:?}");
     assert_eq!(outcome.downs, [1, 1], "{outcome:?}");
+    let outcome = play("psk-rekeys-and-moves");
+    assert_eq!(outcome.children, [2, 2], "{outcome:?}");
+    assert_eq!(outcome.closed, [0, 0], "{outcome:?}");
+    let outcome = play("prefer-qkd-without-kms");
+    assert_eq!(outcome.established, [1, 1], "fallen back: {outcome:?}");
     let outcome = play("hybrid-forged-intermediate");
     assert_eq!(outcome.established, [0, 0]);
     assert_eq!(outcome.closed, [0, 1], "the N3IWF takes the forger's word");
@@ -65,7 +73,7 @@ fn scripts_by_seed_are_survived() {
         let prefix = usize::try_from(seed % 24).unwrap().min(script.len());
         script[..prefix].fill(0);
         // Settings in turn.
-        script[0] = u8::try_from(seed / 24 % 8).unwrap();
+        script[0] = u8::try_from(seed / 24 % 64).unwrap();
         established += conversation(&script).established[1];
     }
     assert!(

@@ -1,11 +1,11 @@
 //! Key modes: negotiation, mode `psk`, and every way to talk two peers into a weaker one.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use ike::{
-    CertificateUse, CloseReason, CookiePolicy, EndpointConfig, InitiatorConfig,
+    CertificateUse, CloseReason, CookiePolicy, EndpointConfig, InitiatorConfig, Mobike,
     Mode::{self, Psk, Qkd},
-    PeerCertificate,
+    PeerCertificate, PeerRule,
     Profile::{Native, Paper},
     QkdFailure,
     QkdPolicy::{self, Forbid, Prefer, Require},
@@ -357,6 +357,112 @@ fn paper_is_offered_alone_and_left_for_psk() {
         world.ue.record.fallbacks,
         [(vec![Qkd(Paper)], vec![Psk], reason)]
     );
+}
+
+/// An N3IWF that takes both modes from everybody but the UE's address, for which this counts.
+fn ruled(range: (IpAddr, u8), modes: &[Mode], policy: QkdPolicy) -> EndpointConfig {
+    let mut config = setup::accepting(&BOTH, Prefer);
+    config.acceptance.peers = vec![PeerRule {
+        address: range.0,
+        prefix_len: range.1,
+        modes: modes.to_vec(),
+        policy,
+    }];
+    config
+}
+
+#[test]
+fn the_rule_for_an_address_decides_in_place_of_the_general_policy() {
+    let here = (setup::UE, 32);
+    let elsewhere = (IpAddr::from([203, 0, 113, 0]), 24);
+    let cases = [
+        (
+            here,
+            &BOTH[..],
+            Require,
+            &BOTH[..],
+            Some((Qkd(Native), Require)),
+        ),
+        (here, &BOTH, Require, &[Psk], None),
+        (here, &BOTH, Forbid, &BOTH, Some((Psk, Forbid))),
+        (here, &BOTH, Forbid, &[Qkd(Native)], None),
+        (here, &[Psk], Prefer, &[Qkd(Native)], None),
+        (here, &[], Prefer, &BOTH, None),
+        (elsewhere, &BOTH, Require, &[Psk], Some((Psk, Prefer))),
+        (
+            elsewhere,
+            &[Psk],
+            Forbid,
+            &BOTH,
+            Some((Qkd(Native), Prefer)),
+        ),
+    ];
+    for (seed, (range, modes, policy, offered, expected)) in (170..).zip(cases) {
+        let n3iwf = ruled(range, modes, policy);
+        let mut world = World::new(seed, setup::ue_endpoint(), n3iwf);
+        match expected {
+            Some((expected, policy)) => {
+                let (_, sa) = world.attach_with(setup::choosy(), &setup::offering(offered, Prefer));
+                assert_eq!(mode(&mut world), expected, "{range:?} {modes:?}");
+                assert_eq!(world.established(N3iwf)[0].policy, policy);
+                assert_eq!(world.n3iwf.endpoint.policy(sa), Some(policy));
+            }
+            None => {
+                let reason = fails(&mut world, setup::choosy(), offered, Prefer);
+                assert_eq!(reason, CloseReason::NoProposalChosen, "{range:?} {modes:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_ue_behind_a_nat_is_where_the_nat_is() {
+    let outer = IpAddr::from([198, 51, 100, 7]);
+    for (range, ends_well) in [((outer, 32), false), ((setup::UE, 32), true)] {
+        let n3iwf = ruled(range, &BOTH, Require);
+        let mut world = World::new(180, setup::ue_endpoint(), n3iwf);
+        world.nat = Some(crate::world::Nat {
+            outer,
+            port_offset: 7000,
+        });
+        if ends_well {
+            world.attach_with(setup::choosy(), &setup::offering(&[Psk], Prefer));
+            assert_eq!(world.established(N3iwf)[0].policy, Prefer);
+        } else {
+            let reason = fails(&mut world, setup::choosy(), &[Psk], Prefer);
+            assert_eq!(reason, CloseReason::NoProposalChosen);
+        }
+    }
+}
+
+#[test]
+fn what_was_decided_stays_with_the_ike_sa() {
+    let there = IpAddr::from([192, 0, 2, 20]);
+    let mut n3iwf = ruled((there, 32), &[Qkd(Native)], Require);
+    n3iwf.mobike = Some(Mobike::default());
+    n3iwf.lifetimes.from_peer = true;
+    let ue = EndpointConfig {
+        mobike: Some(Mobike::default()),
+        ..setup::ue_endpoint()
+    };
+    let mut world = World::new(181, ue, n3iwf);
+    let (ue, _) = world.attach_with(setup::choosy(), &setup::offering(&[Psk], Forbid));
+    world.ue_address = there;
+    world
+        .command(Ue, |endpoint, now| endpoint.roam(now, ue, there))
+        .unwrap();
+    world.run(seconds(5));
+    world
+        .command(Ue, |endpoint, now| endpoint.rekey_ike(now, ue))
+        .unwrap();
+    world.run(seconds(5));
+    let sa = world.established(N3iwf).remove(0);
+    assert_eq!(sa.path.remote.ip(), there);
+    assert_eq!((sa.mode, sa.policy), (Psk, Prefer));
+    // A new IKE SA from there is another matter.
+    world.initiate_with(setup::choosy(), &setup::offering(&[Psk], Forbid));
+    world.run(seconds(20));
+    assert_eq!(world.established(N3iwf).len(), 1);
 }
 
 // Downgrades: an attacker on the path rewrites IKE_SA_INIT, which both AUTH cover.

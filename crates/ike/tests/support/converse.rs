@@ -3,7 +3,8 @@
 //! accounted for after every step.
 //!
 //! The first octet is the setting: bit 0 cookies, bit 1 mode `hybrid` with an additional key exchange and rekeys, bit 2
-//! messages that take several datagrams.
+//! messages that take several datagrams, bit 3 mode `psk`, bit 4 mode `cert`, bit 5 MOBIKE. With neither mode it is
+//! `qkd`; with `psk` and `hybrid` both, the first with `prefer-qkd` and the other to fall back to.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -14,13 +15,15 @@ use std::{
 
 use ike::{
     Acceptance, ChildAnswer, ChildId, CookiePolicy, EapSuccess, Endpoint, EndpointConfig, Event,
-    Fragmentation, InitiatorConfig, Instant, KeyLog, KeysWanted, Lifetimes, Mode, NewChild, Offer,
-    Path, PeerCertificate, Profile, QkdFailure, QkdPolicy, ResponderConfig, SaId,
+    Fragmentation, InitiatorConfig, Instant, KeyLog, KeysWanted, Lifetimes, Mobike, Mode, NewChild,
+    Offer, Path, PeerCertificate, Profile, QkdFailure, QkdPolicy, ResponderConfig, SaId, Trust,
     crypto::{
-        AesBits, Encr, EspSuite, IkeKeys, IkeSuite, KeMethod, KeyExchange, Prf, Protector, qkd,
+        AesBits, Encr, EspSuite, IkeKeys, IkeSuite, KeMethod, KeyExchange, Prf, Protector,
+        certificate::{Credential, TrustAnchors},
+        qkd,
     },
     wire::{
-        Body, CfgAttribute, CfgAttributeType, ExchangeType, Flags, Header, Identification,
+        Body, CfgAttribute, CfgAttributeType, ExchangeType, Flags, Header, IdType, Identification,
         NotifyType, Payload, PayloadType, TrafficSelector, encode_payloads, parse,
     },
 };
@@ -43,6 +46,11 @@ const N3IWF: usize = 1;
 
 const HYBRID: u8 = 2;
 const FRAGMENTS: u8 = 4;
+const PSK: u8 = 8;
+const CERT: u8 = 16;
+const MOBIKE: u8 = 32;
+/// Modes with a key exchange: rekeys from both sides, and a forger who has the keys from the log.
+const EXCHANGE: u8 = HYBRID | PSK | CERT;
 
 /// The newest keys of the UE's IKE SAs, for the forger.
 #[derive(Default)]
@@ -126,7 +134,7 @@ pub(crate) fn conversation(script: &[u8]) -> Outcome {
     play.ends[UE].endpoint.initiate_with(
         play.now,
         path(UE),
-        initiator(play.is(HYBRID)),
+        initiator(play.setting),
         &play.offer(),
     );
     play.drain();
@@ -150,9 +158,10 @@ impl Conversation {
         let responder = ResponderConfig {
             profiles: vec![Profile::Native],
             sae_id: "n".parse().unwrap(),
-            identity: Identification::fqdn("n3iwf"),
+            // A name of the certificate.
+            identity: Identification::fqdn("n3iwf.example.net"),
             paper: None,
-            ike_suites: suites(setting & HYBRID != 0),
+            ike_suites: suites(setting),
             esp_suites: vec![ESP.into()],
             cookies: if setting & 1 == 0 {
                 CookiePolicy::Never
@@ -171,13 +180,16 @@ impl Conversation {
                     },
                     responder,
                     lifetimes: Lifetimes {
-                        from_peer: setting & HYBRID != 0,
+                        from_peer: setting & EXCHANGE != 0,
                         ..Lifetimes::default()
                     },
                     acceptance: Acceptance {
-                        modes: modes(setting & HYBRID != 0),
+                        modes: modes(setting),
+                        credential: certified(setting).map(|(own, _)| own),
+                        trust: certified(setting).map(|(_, trust)| trust),
                         ..Acceptance::default()
                     },
+                    mobike: (setting & MOBIKE != 0).then(Mobike::default),
                     fragmentation: Fragmentation {
                         datagram: Some(if setting & FRAGMENTS == 0 { 1280 } else { 576 }),
                         ..Fragmentation::default()
@@ -210,8 +222,10 @@ impl Conversation {
 
     fn offer(&self) -> Offer {
         Offer {
-            modes: modes(self.is(HYBRID)),
-            policy: QkdPolicy::Require,
+            modes: modes(self.setting),
+            policy: QkdPolicy::Prefer,
+            credential: certified(self.setting).map(|(own, _)| own),
+            trust: certified(self.setting).map(|(_, trust)| trust),
             ..Offer::default()
         }
     }
@@ -290,7 +304,7 @@ impl Conversation {
 
     /// A protected message from the peer of `to`, made with the right keys: any exchange, any payloads.
     fn forge(&mut self, to: usize, script: &mut Script<'_>) {
-        let exchanges = if self.is(HYBRID) { 10 } else { 4 };
+        let exchanges = if self.is(EXCHANGE) { 10 } else { 4 };
         let exchange = ExchangeType::from_number(35 + script.octet().unwrap_or(0) % exchanges);
         let flags = script.octet().unwrap_or(0);
         let message_id = u32::from(script.octet().unwrap_or(0) % 16);
@@ -336,9 +350,9 @@ impl Conversation {
         }
     }
 
-    /// What seals messages to `to`: for the first IKE SA, in mode `hybrid` for the newest.
+    /// What seals messages to `to`: for the first IKE SA, in modes with a key exchange for the newest.
     fn forger(&self, to: usize) -> Option<(Protector, u64, u64)> {
-        if self.is(HYBRID) {
+        if self.is(EXCHANGE) {
             let log = self.log.0.lock().unwrap();
             let (spi_i, spi_r, keys) = log.as_ref()?;
             let direction = match to {
@@ -392,7 +406,12 @@ impl Conversation {
         let Some(sa) = end.sas.last().copied() else {
             return;
         };
-        match which % if self.setting & HYBRID == 0 { 6 } else { 8 } {
+        let known = match (self.setting & EXCHANGE, self.setting & MOBIKE) {
+            (0, 0) => 6,
+            (_, 0) => 8,
+            _ => 10,
+        };
+        match which % known {
             0 => end.endpoint.close(now, sa),
             1 => end.endpoint.probe(now, sa),
             2 => {
@@ -410,6 +429,10 @@ impl Conversation {
             }
             7 => {
                 let _ = end.endpoint.rekey_ike(now, sa);
+            }
+            8 | 9 => {
+                let there = std::net::Ipv4Addr::new(192, 0, 2, 10 + which / 10 % 4);
+                let _ = end.endpoint.roam(now, sa, there.into());
             }
             _ => end.endpoint.set_msk(now, sa, Secret::from_slice(&[9; 32])),
         }
@@ -508,8 +531,11 @@ impl Conversation {
                 }) {
                     self.init[side] = Some(transmit.data.clone());
                 }
-                let to = 1 - side;
-                self.wire.push_back((to, seen(to), transmit.data));
+                let path = Path {
+                    local: transmit.path.remote,
+                    remote: transmit.path.local,
+                };
+                self.wire.push_back((1 - side, path, transmit.data));
             }
             let end = &mut self.ends[side];
             while let Some(event) = end.endpoint.poll_event() {
@@ -521,7 +547,12 @@ impl Conversation {
                     Event::ChildUp { .. } => self.outcome.children[side] += 1,
                     Event::ChildDown { .. } => self.outcome.downs[side] += 1,
                     Event::Closed { .. } => self.outcome.closed[side] += 1,
-                    Event::KeysNeeded { sa, .. } if !end.sas.contains(sa) => end.sas.push(*sa),
+                    // Modes without QKD keys ask for none.
+                    Event::KeysNeeded { sa, .. } | Event::Keyed { sa, .. }
+                        if !end.sas.contains(sa) =>
+                    {
+                        end.sas.push(*sa);
+                    }
                     _ => {}
                 }
                 end.questions.push_back(event);
@@ -560,30 +591,52 @@ fn seen(receiver: usize) -> Path {
     path(receiver)
 }
 
-fn modes(hybrid: bool) -> Vec<Mode> {
-    match hybrid {
-        true => vec![Mode::Hybrid],
-        false => Vec::new(),
+fn modes(setting: u8) -> Vec<Mode> {
+    [(HYBRID, Mode::Hybrid), (CERT, Mode::Cert), (PSK, Mode::Psk)]
+        .into_iter()
+        .filter(|(bit, _)| setting & bit != 0)
+        .map(|(_, mode)| mode)
+        .collect()
+}
+
+/// Certificate and authority of both ends, in mode `cert`.
+fn certified(setting: u8) -> Option<(Arc<Credential>, Trust)> {
+    if setting & CERT == 0 {
+        return None;
     }
+    let leaf = include_bytes!("../vectors/pki/ed25519.pem").as_slice();
+    let chain = [leaf, include_bytes!("../vectors/pki/sub.pem")].concat();
+    let key = include_bytes!("../vectors/pki/ed25519.key");
+    let root = include_bytes!("../vectors/pki/root.pem");
+    let trust = Trust {
+        anchors: Arc::new(TrustAnchors::new(root).unwrap()),
+        epoch: 1_800_000_000,
+    };
+    Some((Arc::new(Credential::new(&chain, key).unwrap()), trust))
 }
 
-fn suites(hybrid: bool) -> Vec<IkeSuite> {
-    let ke = KeyExchange::single(KeMethod::Curve25519).with_additional(1, KeMethod::MlKem512);
-    vec![IkeSuite {
-        ke: ke.ok().filter(|_| hybrid),
-        ..SUITE
-    }]
+fn suites(setting: u8) -> Vec<IkeSuite> {
+    let single = KeyExchange::single(KeMethod::Curve25519);
+    let ke = match setting & EXCHANGE {
+        0 => None,
+        some if some & HYBRID == 0 => Some(single),
+        _ => single.with_additional(1, KeMethod::MlKem512).ok(),
+    };
+    vec![IkeSuite { ke, ..SUITE }]
 }
 
-fn initiator(hybrid: bool) -> InitiatorConfig {
+fn initiator(setting: u8) -> InitiatorConfig {
     InitiatorConfig {
         profile: Profile::Native,
         sae_id: "u".parse().unwrap(),
         master_sae_id: None,
-        identity: Identification::key_id(vec![1, 2]),
+        identity: match setting & CERT {
+            0 => Identification::key_id(vec![1, 2]),
+            _ => Identification::new(IdType::RFC822_ADDR, b"n3iwf@example.net".to_vec()),
+        },
         peer_identity: None,
         peer_certificate: PeerCertificate::Ignore,
-        ike_suites: suites(hybrid),
+        ike_suites: suites(setting),
         esp_suites: vec![ESP.into()],
         ts_local: vec![TrafficSelector::any_v4()],
         ts_remote: vec![TrafficSelector::any_v4()],

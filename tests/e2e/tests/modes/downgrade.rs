@@ -5,7 +5,7 @@ use ike::wire::{self, Body, ExchangeType, Notify, NotifyType, Payload, find_noti
 use crate::pair::{From, Pair, Setup, Tap};
 
 /// Changes the payloads of the clear messages of one end.
-fn change(of: From, change: impl Fn(Vec<Payload>) -> Vec<Payload> + 'static) -> Tap {
+pub(crate) fn change(of: From, change: impl Fn(Vec<Payload>) -> Vec<Payload> + 'static) -> Tap {
     Box::new(move |from, data| {
         let parsed = wire::parse(data).unwrap();
         match parsed.body {
@@ -19,7 +19,7 @@ fn change(of: From, change: impl Fn(Vec<Payload>) -> Vec<Payload> + 'static) -> 
 }
 
 /// The UE's IKE_SA_INIT as it would be without mode qkd.
-fn without_qkd(payloads: Vec<Payload>) -> Vec<Payload> {
+pub(crate) fn without_qkd(payloads: Vec<Payload>) -> Vec<Payload> {
     const KE: u8 = 4;
     payloads
         .into_iter()

@@ -12,6 +12,7 @@
 
 mod downgrade;
 mod pair;
+mod peers;
 mod pki;
 
 use pair::{Pair, Setup};

@@ -46,6 +46,8 @@ pub(crate) const HYBRID_PROPOSAL: &str = "aes256gcm16-prfsha384-ecp256-ke1_mlkem
 pub(crate) struct Setup {
     pub(crate) n3iwf_modes: &'static str,
     pub(crate) n3iwf_policy: Option<&'static str>,
+    /// Entries of the N3IWF's `peers`. The UE is 192.0.2.10.
+    pub(crate) peers: &'static str,
     pub(crate) ue_modes: &'static str,
     pub(crate) ue_policy: Option<&'static str>,
     /// Certificate and key of each end.
@@ -68,6 +70,7 @@ impl Setup {
         Self {
             n3iwf_modes: mode,
             n3iwf_policy: None,
+            peers: "",
             ue_modes: mode,
             ue_policy: None,
             n3iwf: "n3iwf",
@@ -115,6 +118,7 @@ impl Setup {
                 true => text,
                 false => String::new(),
             };
+        let n3iwf_modes = [self.n3iwf_modes, self.peers].concat();
         let n3iwf = format!(
             "configuration:
   n3iwfInformation:
@@ -134,16 +138,18 @@ impl Setup {
   privateKey: DIR/{cert}.key
   certificateAuthority: DIR/ca.pem
   modes: [{modes}]
-{policy}{qkd}  ike: {{ proposals: '{proposals}', sendCertificate: {send} }}
+{policy}  peers: [{peers}]
+{qkd}  ike: {{ proposals: '{proposals}', sendCertificate: {send} }}
 ",
             cert = self.n3iwf,
             modes = self.n3iwf_modes,
             policy = policy("  ", self.n3iwf_policy),
+            peers = self.peers,
             qkd = qkd(
-                self.n3iwf_modes,
+                &n3iwf_modes,
                 format!("  qkd:\n    saeId: sae-n3iwf\n    {kms}\n")
             ),
-            proposals = proposals(self.n3iwf_modes),
+            proposals = proposals(&n3iwf_modes),
             send = self.send_certificate,
         );
         let trusted = match self.judges {
@@ -273,6 +279,11 @@ impl Pair {
     fn try_attach(&mut self) {
         self.ue.command(self.now, Command::Attach).unwrap();
         self.run_for(Duration::from_secs(100));
+    }
+
+    /// The policy as the N3IWF shows it.
+    pub(crate) fn n3iwf_policy(&self) -> String {
+        self.sa().policy.to_string()
     }
 
     /// The mode as the UE and the N3IWF show it.

@@ -154,7 +154,14 @@ impl Nas {
                 };
                 // Under the context that was in use before, if any (5.4.2.5).
                 self.send_gmm(NasSecurityModeReject::new(NasFGmmCause::from_cause(cause)));
-                self.fail(Failure::SecurityMode(why));
+                // It may come from anyone, so a registration that stands goes on under that context.
+                if self.is_registered() {
+                    self.event(Event::Status(format!(
+                        "SECURITY MODE COMMAND refused: {why}"
+                    )));
+                } else {
+                    self.fail(Failure::SecurityMode(why));
+                }
             }
         }
     }

@@ -344,11 +344,16 @@ impl Nas {
     /// Sends a 5GMM message: protected once secure exchange is established, in clear before.
     /// Whether it went out; if not, the registration has failed.
     fn send(&mut self, message: &Nas5gsMessage) -> bool {
-        let pdu = match self.context.as_mut() {
-            Some(context) if self.secured => context
+        let pdu = match (self.secured, self.context.as_mut()) {
+            (true, Some(context)) => context
                 .protect(message, Sht::IntegrityProtectedAndCiphered)
                 .map(|(pdu, _)| pdu),
-            _ => message.encode(),
+            // Nothing leaves in clear any more (4.4.2.5), whatever has become of the keys.
+            (true, None) => {
+                self.fail(Failure::Protocol("the keys of NAS are gone".into()));
+                return false;
+            }
+            (false, _) => message.encode(),
         };
         match pdu {
             Ok(pdu) => {

@@ -35,7 +35,10 @@ const fn semantic(why: &'static str) -> Refusal {
 
 impl QosRules {
     /// Those of an accept: rules that are created, and a default rule among them.
-    pub(super) fn established(rules: &NasQosRules) -> Result<Self, Refusal> {
+    ///
+    /// # Errors
+    /// The 5GSM cause, and what is wrong in words.
+    pub fn established(rules: &NasQosRules) -> Result<Self, Refusal> {
         let mut all = Self::default();
         for rule in rules.parse_rules() {
             let rule = readable(rule.ok())?;
@@ -54,7 +57,10 @@ impl QosRules {
     }
 
     /// After the operations of a PDU SESSION MODIFICATION COMMAND (TS 24.501, 6.3.2.4): all or none.
-    pub(super) fn modified(&self, rules: &NasQosRules) -> Result<Self, Refusal> {
+    ///
+    /// # Errors
+    /// The 5GSM cause, and what is wrong in words.
+    pub fn modified(&self, rules: &NasQosRules) -> Result<Self, Refusal> {
         let mut all = self.clone();
         for rule in rules.parse_rules() {
             all.apply(&readable(rule.ok())?)?;

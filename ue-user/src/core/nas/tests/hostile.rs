@@ -50,6 +50,46 @@ fn nothing_in_clear_counts_once_security_is_up() {
 }
 
 #[test]
+fn a_security_mode_command_of_anyone_does_not_end_a_registration() {
+    let (mut ue, mut network) = registered();
+    let mut other = Network::new();
+    other.challenge(0);
+    let forged = other.command(CipheringAlgorithm::NEA2, IntegrityAlgorithm::NIA2);
+    let mut changed = forged.clone();
+    changed[3] ^= 1;
+    for pdu in [forged, changed] {
+        ue.downlink(NOW, &pdu).unwrap();
+        let reject = network.read(&sent(&mut ue));
+        assert!(matches!(reject, Nas5gmmMessage::SecurityModeReject(_)));
+        assert!(ue.is_registered());
+    }
+    let status = NasFGmmStatus::new(NasFGmmCause::from_cause(GmmCause::Congestion));
+    ue.downlink(NOW, &network.gmm(status)).unwrap();
+    assert_eq!(events(&mut ue).len(), 1, "the keys in use are the same");
+}
+
+#[test]
+fn nothing_leaves_in_clear_when_the_keys_are_gone() {
+    let (mut ue, _) = registered();
+    ue.forget_identity();
+    let id = 1;
+    let request = SessionRequest {
+        id,
+        dnn: None,
+        s_nssai: None,
+    };
+    ue.establish(NOW, &request);
+    let outputs: Vec<Output> = std::iter::from_fn(|| ue.poll_output()).collect();
+    assert!(
+        matches!(
+            outputs[..],
+            [Output::Event(Event::Failed(Failure::Protocol(_)))]
+        ),
+        "{outputs:?}"
+    );
+}
+
+#[test]
 fn an_accept_in_clear_registers_nobody() {
     let mut ue = ue();
     ue.register(NOW);
