@@ -42,6 +42,7 @@ pub(crate) fn object() -> Option<PathBuf> {
 /// Runs a future on the calling thread, and so in its network namespace.
 pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
+        .enable_io()
         .build()
         .unwrap()
         .block_on(future)
