@@ -49,9 +49,8 @@ impl Script<'_> {
         taken.to_vec()
     }
 
-    /// Up to two octets of a message become others; whether any did.
-    fn change(&mut self, message: &mut [u8]) -> bool {
-        let before = message.to_vec();
+    /// Up to two octets of a message become others.
+    fn change(&mut self, message: &mut [u8]) {
         for _ in 0..self.small(3) {
             let (at, mask) = (self.small(u8::MAX), self.octet().unwrap_or(1));
             let at = usize::from(at) % message.len().max(1);
@@ -59,7 +58,6 @@ impl Script<'_> {
                 *octet ^= mask;
             }
         }
-        before != message
     }
 }
 
@@ -142,7 +140,9 @@ struct Play {
     sent: Vec<Vec<u8>>,
     /// Whether sequence numbers become durable at once.
     stores: bool,
-    /// Whether the UE got something under the network's keys.
+    /// What was made with the network's keys, as it was made.
+    authentic: Vec<Vec<u8>>,
+    /// Whether the UE got any of that.
     keyed: bool,
     outcome: Outcome,
 }
@@ -183,6 +183,7 @@ pub fn play(script: &[u8]) -> Outcome {
         now: Duration::from_secs(1000),
         sent: Vec::new(),
         stores: true,
+        authentic: Vec::new(),
         keyed: false,
         outcome: Outcome::default(),
     };
@@ -208,8 +209,8 @@ impl Play {
             }
             2 => {
                 if let Some(mut pdu) = self.network.command(script) {
-                    let changed = script.change(&mut pdu);
-                    self.keyed |= !changed;
+                    self.authentic.push(pdu.clone());
+                    script.change(&mut pdu);
                     self.downlink(pdu);
                 }
             }
@@ -282,12 +283,15 @@ impl Play {
 
     fn protected(&mut self, payload: Vec<u8>) {
         if let Some(pdu) = self.network.protect(payload) {
-            self.keyed = true;
+            self.authentic.push(pdu.clone());
             self.downlink(pdu);
         }
     }
 
     fn downlink(&mut self, pdu: Vec<u8>) {
+        // A second change may undo the first, and the octets before the code are not covered by it.
+        let same = |own: &Vec<u8>| own.get(2..) == pdu.get(2..);
+        self.keyed |= self.authentic.iter().any(same);
         // Discarded in most states, which is fine.
         let _ = self.ue.downlink(self.now, &pdu);
         self.sent.push(pdu);
