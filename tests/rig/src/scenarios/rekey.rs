@@ -13,6 +13,7 @@ use crate::control::{self, text};
 use crate::exec;
 use crate::report::{Finding, Report};
 use crate::steps::{self, Attached};
+use crate::topology::Place;
 use crate::world::{Role, World};
 
 /// QKD keys of an attach, of a Child SA and of an IKE SA.
@@ -94,13 +95,39 @@ fn under_traffic(world: &World, attached: &Attached) -> Result<Finding> {
         if pings.is_finished() {
             bail!("the echoes ended before the rekeys did");
         }
-        let pings = pings.join().map_err(|_| anyhow!("ping panicked"))??;
+        let pings = pings.join().map_err(|_| anyhow!("ping panicked"))?;
+        let pings = pings.with_context(|| refusals(world))?;
         let detail = format!(
             "{rekeys} rekeys of IKE SA or all Child SAs; {}",
             pings.detail
         );
         Ok(Finding::new(detail))
     })
+}
+
+/// Where packets may have gone: what IPsec of either end and the relay of the N3IWF did not pass.
+fn refusals(world: &World) -> String {
+    let ipsec = |place: Place| {
+        let text = world
+            .netns(place)?
+            .output("cat", &["/proc/net/xfrm_stat"])?;
+        let counted: Vec<String> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .filter(|line| !line.ends_with(" 0"))
+            .collect();
+        Ok::<_, anyhow::Error>(counted.join(", "))
+    };
+    let relay = control::n3iwf(world, "counters").map(|reply| {
+        let sessions = reply.get("sessions").map(Value::to_string);
+        let drops = reply.get("drops").map(Value::to_string);
+        format!("{sessions:?}, of no session {drops:?}")
+    });
+    format!(
+        "UE: {:?}; N3IWF: {:?}; relay: {relay:?}",
+        ipsec(Place::Ue),
+        ipsec(Place::N3iwf)
+    )
 }
 
 /// Lets one end rekey its IKE SA or all Child SAs, and waits until both ends have the new ones.
