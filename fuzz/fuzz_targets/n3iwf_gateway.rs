@@ -1,6 +1,10 @@
 //! The N3IWF without sockets: any NGAP, EAP-5G and NAS, in any order.
 #![no_main]
-#![allow(dead_code, unused_imports, reason = "shared with the tests of the gateway")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "shared with the tests of the gateway"
+)]
 
 #[path = "../../n3iwf-user/tests/gateway/amf.rs"]
 mod amf;
