@@ -1,10 +1,11 @@
 //! Rekeyed SAs: the session does not notice.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
+use dataplane::Notice;
 use ike::{ChildId, QkdFailure, wire::NotifyType};
-use n3iwf_user::gateway::RekeyWhat;
-use oxirush_ngap::NgapPduKind;
+use n3iwf_user::{core::NasLink, gateway::RekeyWhat};
+use oxirush_ngap::{NgapPduKind, ie, ngap::UserLocationInformation};
 
 use crate::{amf, world::World};
 
@@ -201,6 +202,44 @@ fn child_sas_follow_a_nat_that_forgets() {
     let to = world.gateway.ues(now)[0].remote;
     assert_eq!((to.ip(), to.port()), (before.ip(), 4500 + 9000));
     assert!(world.moved.iter().all(|(_, remote)| *remote == to));
+}
+
+/// What the kernel sees of ESP moves the UE as well, and the AMF has its new location with the next NAS message
+/// (TS 38.413, 8.6.3; TS 29.413, 5.2 has no location report).
+#[test]
+fn a_mapping_seen_by_the_kernel_moves_the_ue_and_reaches_the_amf() {
+    let mut world = World::new();
+    world.nat = 7000;
+    let (_, ran) = world.attach_with_session();
+    let child = session_child(&world, ran);
+    let remote: SocketAddr = "192.0.2.10:20001".parse().unwrap();
+    let now = world.now;
+    let remapped = |id| Notice::Remapped { id, remote };
+    world.gateway.notice(now, remapped(999));
+    world.run();
+    assert!(world.moved.is_empty());
+    // Each packet says so until the state has moved.
+    world.gateway.notice(now, remapped(child));
+    world.gateway.notice(now, remapped(child));
+    world.run();
+    assert_eq!(world.moved.len(), 2, "both Child SAs, once");
+    assert!(world.moved.iter().all(|(_, to)| *to == remote));
+    assert_eq!(world.gateway.ues(now)[0].remote, remote);
+
+    world
+        .gateway
+        .nas_received(now, NasLink(u64::from(ran)), b"still here");
+    world.run();
+    let uplink = world.next();
+    assert_eq!(uplink.kind(), NgapPduKind::Initiating_UplinkNASTransport);
+    let location = uplink.pdu.ie::<ie::UserLocationInformation>();
+    let UserLocationInformation::userLocationInformationN3IWF_with_PortNumber(location) =
+        location.unwrap().unwrap()
+    else {
+        panic!("not the location of an N3IWF's UE");
+    };
+    assert_eq!(location.ip_address.0.as_octets(), [192, 0, 2, 10]);
+    assert_eq!(location.port_number.0, 20_001_u16.to_be_bytes());
 }
 
 #[test]
