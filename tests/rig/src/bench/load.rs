@@ -21,6 +21,10 @@ const INNER: &str = "10.100.0.0/16";
 const SUBSCRIBERS: usize = 12_000;
 /// QKD keys of an attach with one PDU session, profile `native`.
 pub(super) const KEYS: usize = 7;
+/// Bits of such a key.
+const KEY_BITS: u64 = 256;
+/// Bits per second of a link, and in its buffer, that no measurement exhausts: 390 000 keys.
+const AMPLE: u64 = 100_000_000;
 /// Files that a process may have open: a TCP connection for each UE.
 const FILES: u64 = 65_536;
 
@@ -164,13 +168,16 @@ pub(super) fn build(setting: &Setting, link: Option<u32>, number: usize) -> Resu
     })?;
     attach::neighbours(&world)?;
     subscribers(&world, number)?;
-    if let Some(rate) = link {
-        for role in [Role::KmeA, Role::KmeB] {
-            world.reconfigure(role, |text| {
-                text.replace("rate: 100000", &format!("rate: {rate}"))
-                    .replace("buffer: 1000000", &format!("buffer: {}", KEYS * 2))
-            })?;
-        }
+    // The KMEs' files count in bits. Where the link is not what is measured, it is no limit.
+    let (rate, buffer) = match link {
+        Some(keys) => (u64::from(keys) * KEY_BITS, KEYS as u64 * 2 * KEY_BITS),
+        None => (AMPLE, AMPLE),
+    };
+    for role in [Role::KmeA, Role::KmeB] {
+        world.reconfigure(role, |text| {
+            text.replace("rate: 100000\n", &format!("rate: {rate}\n"))
+                .replace("buffer: 1000000\n", &format!("buffer: {buffer}\n"))
+        })?;
     }
     attach::start(&mut world)?;
     // The UEs' inner addresses are those of no interface, and the N3IWF's is behind NWu.
