@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use keys::{KeyId, SaeId};
@@ -100,8 +100,31 @@ pub enum AccountError {
 #[derive(Debug, Default)]
 struct Ledger {
     totals: BTreeMap<SaeId, Totals>,
-    entries: HashMap<KeyId, (SaeId, State)>,
+    entries: HashMap<KeyId, (SaeId, Booked)>,
+    /// The used keys of each SA: its end costs what it had, and not a look at all keys.
+    of_sa: HashMap<Arc<str>, Vec<KeyId>>,
     lost: VecDeque<KeyId>,
+}
+
+/// A [`State`] as it is kept, the name of an SA once for all its keys.
+#[derive(Debug, PartialEq, Eq)]
+enum Booked {
+    Held,
+    Used { purpose: Box<str>, sa: Arc<str> },
+    Lost,
+}
+
+impl From<&Booked> for State {
+    fn from(booked: &Booked) -> Self {
+        match booked {
+            Booked::Held => Self::Held,
+            Booked::Used { purpose, sa } => Self::Used {
+                purpose: purpose.to_string(),
+                sa: sa.to_string(),
+            },
+            Booked::Lost => Self::Lost,
+        }
+    }
 }
 
 impl Account {
@@ -119,7 +142,7 @@ impl Account {
         if ledger.entries.contains_key(&id) {
             return Err(AccountError::FetchedTwice(id));
         }
-        ledger.entries.insert(id, (peer.clone(), State::Held));
+        ledger.entries.insert(id, (peer.clone(), Booked::Held));
         let totals = ledger.totals.entry(peer.clone()).or_default();
         totals.fetched += 1;
         totals.held += 1;
@@ -136,14 +159,19 @@ impl Account {
         purpose: impl Into<String>,
         sa: impl Into<String>,
     ) -> Result<(), AccountError> {
+        let sa = sa.into();
         let mut ledger = self.lock();
-        ledger.settle(
-            id,
-            State::Used {
-                purpose: purpose.into(),
-                sa: sa.into(),
-            },
-        )
+        let name = match ledger.of_sa.get_key_value(sa.as_str()) {
+            Some((name, _)) => Arc::clone(name),
+            None => Arc::from(sa),
+        };
+        let used = Booked::Used {
+            purpose: purpose.into().into(),
+            sa: Arc::clone(&name),
+        };
+        ledger.settle(id, used)?;
+        ledger.of_sa.entry(name).or_default().push(*id);
+        Ok(())
     }
 
     /// A held key was wiped without use.
@@ -152,7 +180,7 @@ impl Account {
     /// When the key is not held.
     pub fn lost(&self, id: &KeyId) -> Result<(), AccountError> {
         let mut ledger = self.lock();
-        ledger.settle(id, State::Lost)?;
+        ledger.settle(id, Booked::Lost)?;
         ledger.lost.push_back(*id);
         if ledger.lost.len() > LOST_LISTED
             && let Some(oldest) = ledger.lost.pop_front()
@@ -174,11 +202,11 @@ impl Account {
     /// The SA is gone: its used keys leave the listing (the counters stay). Returns how many.
     pub fn release(&self, gone: &str) -> usize {
         let mut ledger = self.lock();
-        let before = ledger.entries.len();
-        ledger
-            .entries
-            .retain(|_, (_, state)| !matches!(state, State::Used { sa, .. } if sa == gone));
-        before - ledger.entries.len()
+        let keys = ledger.of_sa.remove(gone).unwrap_or_default();
+        for id in &keys {
+            ledger.entries.remove(id);
+        }
+        keys.len()
     }
 
     /// What these keys protected is gone: those of them that were used leave the listing (the
@@ -187,10 +215,18 @@ impl Account {
         let mut ledger = self.lock();
         let mut released = 0;
         for id in gone {
-            if matches!(ledger.entries.get(id), Some((_, State::Used { .. }))) {
-                ledger.entries.remove(id);
-                released += 1;
+            let Some((_, Booked::Used { sa, .. })) = ledger.entries.get(id) else {
+                continue;
+            };
+            let sa = Arc::clone(sa);
+            ledger.entries.remove(id);
+            if let Some(keys) = ledger.of_sa.get_mut(&sa) {
+                keys.retain(|key| key != id);
+                if keys.is_empty() {
+                    ledger.of_sa.remove(&sa);
+                }
             }
+            released += 1;
         }
         released
     }
@@ -218,7 +254,7 @@ impl Account {
             .map(|(id, (peer, state))| Entry {
                 id: *id,
                 peer: peer.clone(),
-                state: state.clone(),
+                state: state.into(),
             })
             .collect();
         entries.sort_by(|a, b| (&a.peer, a.id).cmp(&(&b.peer, b.id)));
@@ -232,14 +268,14 @@ impl Account {
 }
 
 impl Ledger {
-    fn settle(&mut self, id: &KeyId, to: State) -> Result<(), AccountError> {
+    fn settle(&mut self, id: &KeyId, to: Booked) -> Result<(), AccountError> {
         let (peer, state) = self.entries.get_mut(id).ok_or(AccountError::Unknown(*id))?;
-        if *state != State::Held {
+        if *state != Booked::Held {
             return Err(AccountError::Settled(*id));
         }
         let totals = self.totals.entry(peer.clone()).or_default();
         totals.held = totals.held.saturating_sub(1);
-        if to == State::Lost {
+        if to == Booked::Lost {
             totals.lost += 1;
         } else {
             totals.used += 1;
