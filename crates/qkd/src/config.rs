@@ -88,6 +88,9 @@ pub struct RetryConfig {
     /// between KMEs, on which the standard is silent); these rounds do not count as `attempts`.
     #[serde(with = "crate::duration")]
     pub replication: Duration,
+    /// Pause before `dec_keys` asks again for such keys; doubles each time.
+    #[serde(with = "crate::duration")]
+    pub replication_pause: Duration,
     /// How long a failed endpoint comes after the others before it is probed; doubles with each probe that fails.
     #[serde(with = "crate::duration")]
     pub cooldown: Duration,
@@ -104,6 +107,8 @@ impl Default for RetryConfig {
             maximum: Duration::from_secs(1),
             deadline: Duration::from_secs(5),
             replication: Duration::from_secs(3),
+            // The own KME is near, and two KMEs of one link are rarely seconds apart.
+            replication_pause: Duration::from_millis(2),
             cooldown: Duration::from_secs(10),
             longest_cooldown: Duration::from_secs(120),
         }
@@ -175,7 +180,7 @@ method: get
 maxKeysPerRequest: 4
 connectTimeout: 300ms
 timeout: 1s
-retry: { attempts: 2, initial: 10ms, maximum: 1s, deadline: 3s, replication: 4s, cooldown: 1m }
+retry: { attempts: 2, initial: 10ms, maximum: 1s, deadline: 3s, replication: 4s, replicationPause: 5ms, cooldown: 1m }
 ",
         )
         .unwrap();
@@ -185,6 +190,7 @@ retry: { attempts: 2, initial: 10ms, maximum: 1s, deadline: 3s, replication: 4s,
         assert_eq!(config.connect_timeout, Duration::from_millis(300));
         assert_eq!(config.retry.attempts, 2);
         assert_eq!(config.retry.replication, Duration::from_secs(4));
+        assert_eq!(config.retry.replication_pause, Duration::from_millis(5));
         assert_eq!(config.retry.cooldown, Duration::from_secs(60));
         let several = read("kmeId: [kme-a, kme-b]").unwrap();
         assert_eq!(several.kme_id, ["kme-a", "kme-b"]);

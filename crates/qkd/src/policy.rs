@@ -189,8 +189,9 @@ pub struct Attempts {
     again: VecDeque<usize>,
     /// Rounds that ended with a failure other than "not yet".
     failed_rounds: u32,
-    /// Rounds of either kind; sets the pause.
-    pauses: u32,
+    /// Rounds after a failure, and rounds for keys that were not there yet; they set the pause.
+    failed_pauses: u32,
+    not_yet_pauses: u32,
     not_yet: bool,
     resume: Option<Duration>,
     jitter: u64,
@@ -206,7 +207,8 @@ impl Attempts {
             queue: order.into(),
             again: VecDeque::new(),
             failed_rounds: 0,
-            pauses: 0,
+            failed_pauses: 0,
+            not_yet_pauses: 0,
             not_yet: false,
             resume: None,
             jitter: seed,
@@ -220,7 +222,7 @@ impl Attempts {
             if let Err(step) = self.next_round(now) {
                 return step;
             }
-        } else if self.pauses > 0 && now > self.end() {
+        } else if self.failed_pauses + self.not_yet_pauses > 0 && now > self.end() {
             // The first round goes over all endpoints; in later ones nothing starts after the end.
             return Step::GiveUp;
         }
@@ -262,7 +264,6 @@ impl Attempts {
                 }
                 // A last attempt falls on the end itself rather than beyond it.
                 let resume = now.saturating_add(self.pause()).min(self.end());
-                self.pauses = self.pauses.saturating_add(1);
                 self.resume = Some(resume);
                 resume
             }
@@ -288,11 +289,13 @@ impl Attempts {
 
     /// Half to the whole of the exponential pause.
     fn pause(&mut self) -> Duration {
-        let whole = self
-            .retry
-            .initial
-            .saturating_mul(1u32.checked_shl(self.pauses).unwrap_or(u32::MAX))
-            .min(self.retry.maximum);
+        let (first, pauses) = match self.not_yet {
+            true => (self.retry.replication_pause, &mut self.not_yet_pauses),
+            false => (self.retry.initial, &mut self.failed_pauses),
+        };
+        let times = 1u32.checked_shl(*pauses).unwrap_or(u32::MAX);
+        *pauses = pauses.saturating_add(1);
+        let whole = first.saturating_mul(times).min(self.retry.maximum);
         let half = whole / 2;
         let span = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
         half + Duration::from_nanos(self.random() % span.saturating_add(1).max(1))
@@ -323,6 +326,7 @@ mod tests {
             maximum: 400 * MS,
             deadline: 2000 * MS,
             replication: 1500 * MS,
+            replication_pause: 2 * MS,
             cooldown: 1000 * MS,
             longest_cooldown: 4000 * MS,
         }
@@ -392,6 +396,12 @@ mod tests {
         assert!(tried.len() > 3, "more rounds than `attempts`: {tried:?}");
         let last = tried.last().unwrap().0;
         assert_eq!(last, 1500 * MS, "the last attempt is at the bound itself");
+        let first = tried[1].0 - tried[0].0;
+        assert!(
+            (2 * MS..=3 * MS).contains(&first),
+            "soon at first: {first:?}"
+        );
+        assert!(tried.len() < 15, "then ever more rarely: {tried:?}");
     }
 
     #[test]
@@ -466,6 +476,7 @@ mod tests {
             maximum in 0u64..1000,
             deadline in 0u64..3000,
             replication in 0u64..3000,
+            replication_pause in 0u64..50,
             cost in 1u64..400,
             endpoints in 0usize..4,
             seed: u64,
@@ -477,6 +488,7 @@ mod tests {
                 maximum: MS * u32::try_from(maximum).unwrap(),
                 deadline: MS * u32::try_from(deadline).unwrap(),
                 replication: MS * u32::try_from(replication).unwrap(),
+                replication_pause: MS * u32::try_from(replication_pause).unwrap(),
                 cooldown: MS,
                 longest_cooldown: MS,
             };
