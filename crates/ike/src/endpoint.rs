@@ -5,7 +5,7 @@ mod dispatch;
 mod tickets;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map::Entry},
     net::{IpAddr, SocketAddr},
 };
 
@@ -49,6 +49,8 @@ pub struct Endpoint {
     ghosts: BTreeMap<SaId, Ghost>,
     /// By the SPI this side chose.
     by_spi: HashMap<u64, SaId>,
+    /// Established ones, by who the peer has proven to be.
+    by_peer: HashMap<ProvenIdentity, BTreeSet<SaId>>,
     /// IKE_SA_INIT requests taken up, and by which SA: whoever repeats one costs nothing.
     requests: HashMap<RequestDigest, SaId>,
     request_of: HashMap<SaId, RequestDigest>,
@@ -80,6 +82,7 @@ impl Endpoint {
             sas: BTreeMap::new(),
             ghosts: BTreeMap::new(),
             by_spi: HashMap::new(),
+            by_peer: HashMap::new(),
             requests: HashMap::new(),
             request_of: HashMap::new(),
             timers: BTreeSet::new(),
@@ -397,6 +400,7 @@ impl Endpoint {
     fn with<R>(&mut self, id: SaId, act: impl FnOnce(&mut Sa, &mut Cx<'_>) -> R) -> Option<R> {
         let sa = self.sas.get_mut(&id)?;
         let before = sa.is_half_open();
+        let before_established = !sa.is_established();
         let mut cx = Cx {
             now: self.now,
             config: &self.config,
@@ -409,6 +413,9 @@ impl Endpoint {
         let result = act(sa, &mut cx);
         if before && !sa.is_half_open() {
             self.half_open = self.half_open.saturating_sub(1);
+        }
+        if before_established && let Some(peer) = sa.peer_of_established() {
+            self.by_peer.entry(peer).or_default().insert(id);
         }
         let contact = sa.take_contact();
         let recognition = sa.take_recognition();
@@ -428,12 +435,8 @@ impl Endpoint {
 
     /// Ends the IKE SAs that a peer had before this one.
     fn end_older(&mut self, new: SaId, identity: &ProvenIdentity) {
-        let older: Vec<SaId> = self
-            .sas
-            .iter()
-            .filter(|(id, sa)| **id < new && sa.has_proven(identity))
-            .map(|(id, _)| *id)
-            .collect();
+        let older = self.by_peer.get(identity).into_iter();
+        let older: Vec<SaId> = older.flatten().copied().filter(|id| *id < new).collect();
         for id in older {
             self.with(id, Sa::forsaken);
         }
@@ -459,6 +462,14 @@ impl Endpoint {
             );
         }
         if let Some(sa) = self.sas.remove(&id) {
+            if let Some(peer) = sa.peer_of_established()
+                && let Entry::Occupied(mut known) = self.by_peer.entry(peer)
+            {
+                known.get_mut().remove(&id);
+                if known.get().is_empty() {
+                    known.remove();
+                }
+            }
             let ghost = sa.into_ghost(self.now, &self.config);
             self.arm(id, Some(ghost.next_timeout()));
             self.ghosts.insert(id, ghost);

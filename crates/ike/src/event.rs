@@ -30,7 +30,7 @@ macro_rules! number {
                 self.0
             }
 
-            /// The identifier of this number: for tests of daemons, which have no endpoint to ask.
+            /// The identifier of this number, as a data plane that knows numbers alone gives it back.
             pub const fn from_number(number: u64) -> Self {
                 Self(number)
             }

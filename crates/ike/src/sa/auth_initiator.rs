@@ -164,7 +164,7 @@ impl Sa {
             Payload::TsR(child.ts_remote.clone()),
         ]);
         payloads.extend(self.offer_mobike(cx));
-        self.children.insert(id, child);
+        self.children.insert(id, Box::new(child));
         self.phase = Phase::AuthI(Box::new(AuthI {
             config,
             offer,

@@ -286,7 +286,7 @@ impl Sa {
         child.nonce_i.clone_from(&self.transcript.nonce_i);
         child.nonce_r.clone_from(&self.transcript.nonce_r);
         let answer = selection.answer(child.spi_in.to_be_bytes().to_vec());
-        self.children.insert(id, child);
+        self.children.insert(id, Box::new(child));
         if self.is_legacy(cx.config) {
             // It takes the first proposal it is shown.
             self.esp_suites = vec![selection.suite.into()];

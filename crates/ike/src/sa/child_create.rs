@@ -67,7 +67,7 @@ impl Sa {
         if child.state == ChildState::Queued {
             self.queue.push_back(Command::CreateChild(id));
         }
-        self.children.insert(id, child);
+        self.children.insert(id, Box::new(child));
     }
 
     /// Asks the KMS for the keys of one Child SA.

@@ -279,7 +279,7 @@ impl Sa {
         if let Some(answered) = self.ike_followup_request(cx, named, payloads) {
             return answered;
         }
-        let waits = |child: &&mut Child| {
+        let waits = |child: &&mut Box<Child>| {
             child.state == ChildState::Following
                 && !child.ours
                 && !named.is_empty()

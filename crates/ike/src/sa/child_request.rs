@@ -98,7 +98,7 @@ impl Sa {
             if child.peer_notifies.is_empty() {
                 child.peer_notifies = notifies;
             }
-            self.children.insert(id, child);
+            self.children.insert(id, Box::new(child));
             self.answering = Some(id);
             // The daemon consented to this traffic when it consented to the old one.
             self.answer_child(cx, id, Ok(ChildAnswer::default()));
@@ -111,7 +111,7 @@ impl Sa {
             ts_remote: child.ts_remote.clone(),
             notifies: child.peer_notifies.clone(),
         });
-        self.children.insert(id, child);
+        self.children.insert(id, Box::new(child));
         self.answering = Some(id);
         Ok(())
     }

@@ -35,7 +35,7 @@ impl Contact {
 }
 
 /// Who a peer has proven to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum ProvenIdentity {
     /// The KMS's word.
     Sae(SaeId),
@@ -52,20 +52,10 @@ impl Sa {
         }
     }
 
-    /// Whether the peer of an established IKE SA is this one.
-    pub(crate) fn has_proven(&self, identity: &ProvenIdentity) -> bool {
-        if self.established.is_none() || self.ue {
-            return false;
-        }
-        match (self.mode, identity) {
-            (Mode::Qkd(_) | Mode::Hybrid, ProvenIdentity::Sae(sae)) => {
-                self.peer_sae.as_ref() == Some(sae)
-            }
-            (Mode::Cert | Mode::Plain, ProvenIdentity::Identification(id)) => {
-                self.remote_id.as_ref() == Some(id)
-            }
-            _ => false,
-        }
+    /// Who the peer of an established IKE SA is, where this side is the N3IWF.
+    pub(crate) fn peer_of_established(&self) -> Option<ProvenIdentity> {
+        self.established.filter(|_| !self.ue)?;
+        self.proven_identity()
     }
 
     /// Once, when the peer has proven that it is the one that says INITIAL_CONTACT: whose older IKE SAs go.

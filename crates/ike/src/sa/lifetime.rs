@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    Cx, Sa,
-    child::{Child, ChildState},
-};
+use super::{Cx, Sa, child::ChildState};
 use crate::{config::Lifetime, event::ChildId, time::Instant};
 
 /// When an SA that is in use wants attention.
@@ -60,7 +57,11 @@ impl Sa {
                     .filter(|child| child.state == ChildState::Up)
                     .filter_map(|child| child.life.next())
                     .chain(self.life.next())
-                    .chain(self.children.values().filter_map(Child::given_up_at))
+                    .chain(
+                        self.children
+                            .values()
+                            .filter_map(|child| child.given_up_at()),
+                    )
                     .min()
             })
             .flatten()

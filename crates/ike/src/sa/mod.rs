@@ -180,7 +180,8 @@ pub(crate) struct Sa {
     own_sae: Option<SaeId>,
     /// For the endpoint, once established.
     recognition: Option<Recognition>,
-    children: BTreeMap<ChildId, Child>,
+    /// Boxed: a node of the map has room for eleven, and most IKE SAs have two.
+    children: BTreeMap<ChildId, Box<Child>>,
     queue: VecDeque<Command>,
     /// What [`Command::Inform`] sends.
     informs: VecDeque<(u64, Vec<Notify>)>,
@@ -323,7 +324,7 @@ impl Sa {
         }
     }
 
-    fn is_established(&self) -> bool {
+    pub(crate) fn is_established(&self) -> bool {
         matches!(self.phase, Phase::Established)
     }
 
