@@ -136,11 +136,7 @@ impl N3iwf {
                 .to_owned(),
                 name: amf.info.name.clone(),
                 capacity: amf.info.capacity,
-                ues: self
-                    .ues
-                    .values()
-                    .filter(|ue| ue.amf == Some(number))
-                    .count(),
+                ues: self.ues.of_amf(number),
                 setups: amf.setups,
                 losses: amf.losses,
                 trouble: amf.trouble.clone(),
@@ -272,15 +268,14 @@ impl N3iwf {
             ResetScope::Part(list) => {
                 warn!(amf = self.amf_name(amf), ues = list.len(), "NG RESET");
                 for (id, ran) in &list {
-                    let number = self
-                        .ues
-                        .values()
-                        .filter(|ue| ue.amf == Some(amf))
-                        .find(|ue| match ran {
-                            Some(ran) => ue.number == *ran,
-                            None => id.is_some() && ue.n2.amf_ue() == *id,
-                        })
-                        .map(|ue| ue.number);
+                    let number = match ran {
+                        Some(ran) => self.ues.get(ran),
+                        None => self
+                            .ues
+                            .values()
+                            .find(|ue| id.is_some() && ue.n2.amf_ue() == *id),
+                    };
+                    let number = number.filter(|ue| ue.amf == Some(amf)).map(|ue| ue.number);
                     if let Some(number) = number {
                         self.forget_context(now, number);
                     }
@@ -317,11 +312,7 @@ impl N3iwf {
             .enumerate()
             .filter(|(_, amf)| amf.state == State::Ready)
             .max_by_key(|(number, amf)| {
-                let load = self
-                    .ues
-                    .values()
-                    .filter(|ue| ue.amf == Some(*number))
-                    .count();
+                let load = self.ues.of_amf(*number);
                 let free = u64::from(amf.info.capacity) * 1000 / (load as u64 + 1);
                 (rank(&amf.info), free, std::cmp::Reverse(*number))
             })

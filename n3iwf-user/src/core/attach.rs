@@ -54,34 +54,31 @@ impl N3iwf {
             awaits_ue: true,
         };
         self.by_sa.insert(sa, number);
-        self.ues.insert(
+        self.ues.insert(Ue {
             number,
-            Ue {
-                number,
-                sa,
-                path,
-                ike: IkeState::Authenticating,
-                n2: N2State::None,
-                amf: None,
-                eap,
-                downlink: Default::default(),
-                link: None,
-                pace: legacy.then(Pace::new),
-                inner: None,
-                ambr: None,
-                children: Default::default(),
-                signalling: None,
-                context: None,
-                sessions: Default::default(),
-                lost: Vec::new(),
-                setups: Vec::new(),
-                releases: Vec::new(),
-                modifies: Vec::new(),
-                relays: Default::default(),
-                timeline,
-                since: now,
-            },
-        );
+            sa,
+            path,
+            ike: IkeState::Authenticating,
+            n2: N2State::None,
+            amf: None,
+            eap,
+            downlink: Default::default(),
+            link: None,
+            pace: legacy.then(Pace::new),
+            inner: None,
+            ambr: None,
+            children: Default::default(),
+            signalling: None,
+            context: None,
+            sessions: Default::default(),
+            lost: Vec::new(),
+            setups: Vec::new(),
+            releases: Vec::new(),
+            modifies: Vec::new(),
+            relays: Default::default(),
+            timeline,
+            since: now,
+        });
         self.send_eap(sa, eap.identifier, Request::Start);
     }
 

@@ -19,9 +19,10 @@ mod release;
 mod session;
 mod status;
 mod types;
+mod ues;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::IpAddr,
     time::Duration,
 };
@@ -36,6 +37,7 @@ use self::{
     keydesk::KeyDesk,
     pool::Numbers,
     types::{IkeState, N2State, Ue},
+    ues::Ues,
 };
 pub use self::{
     amf::AmfStatus,
@@ -55,11 +57,12 @@ const DOWNLINK_LIMIT: usize = 16;
 pub struct N3iwf {
     config: CoreConfig,
     amfs: Vec<Amf>,
-    ues: BTreeMap<u32, Ue>,
+    ues: Ues,
     by_sa: HashMap<SaId, u32>,
     by_inner: HashMap<IpAddr, u32>,
     by_link: HashMap<NasLink, u32>,
     by_child: HashMap<ChildId, u32>,
+    by_teid: HashMap<u32, u32>,
     /// When a Child SA has drained, or is rekeyed again.
     rekey_timers: BTreeSet<(Instant, ChildId)>,
     /// When the authentication of a UE is too old.
@@ -95,11 +98,12 @@ impl N3iwf {
         Self {
             amfs,
             pool,
-            ues: BTreeMap::new(),
+            ues: Ues::default(),
             by_sa: HashMap::new(),
             by_inner: HashMap::new(),
             by_link: HashMap::new(),
             by_child: HashMap::new(),
+            by_teid: HashMap::new(),
             rekey_timers: BTreeSet::new(),
             auth_timers: BTreeSet::new(),
             half_open: HashMap::new(),
@@ -141,16 +145,7 @@ impl N3iwf {
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let amfs = self.amfs.iter().filter_map(Amf::deadline);
-        let ues = self.ues.values().filter_map(|ue| match ue.n2 {
-            N2State::Releasing(_, deadline) | N2State::Orphaned(deadline) => Some(deadline),
-            _ => None,
-        });
-        let paced = self
-            .ues
-            .values()
-            .filter_map(|ue| ue.pace.as_ref()?.deadline());
-        amfs.chain(ues)
-            .chain(paced)
+        amfs.chain(self.ues.next_deadline())
             .chain(self.next_rekey())
             .chain(self.desk.poll_timeout())
             .min()
@@ -163,28 +158,14 @@ impl N3iwf {
         for amf in 0..self.amfs.len() {
             self.amf_timeout(now, amf);
         }
-        let late: Vec<u32> = self
-            .ues
-            .values()
-            .filter(|ue| {
-                matches!(ue.n2, N2State::Releasing(_, deadline) | N2State::Orphaned(deadline)
-                    if deadline <= now)
-            })
-            .map(|ue| ue.number)
-            .collect();
         self.rekeys_due(now);
-        let paced: Vec<u32> = self
-            .ues
-            .values()
-            .filter(|ue| ue.pace.is_some())
-            .map(|ue| ue.number)
-            .collect();
-        for number in paced {
+        for number in self.ues.due(now) {
             self.pace(now, number);
-        }
-        for number in late {
-            warn!(ue = number, "the AMF does not answer the release request");
-            self.forget_context(now, number);
+            let deadline = self.ues.get(&number).and_then(|ue| ue.n2.deadline());
+            if deadline.is_some_and(|at| at <= now) {
+                warn!(ue = number, "the AMF does not answer the release request");
+                self.forget_context(now, number);
+            }
         }
     }
 

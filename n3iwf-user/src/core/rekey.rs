@@ -166,8 +166,8 @@ impl N3iwf {
     }
 
     fn child_of_number(&self, child: u64) -> Option<(ChildId, u32)> {
-        let found = self.by_child.iter().find(|(id, _)| id.number() == child);
-        found.map(|(id, number)| (*id, *number))
+        let id = ChildId::from_number(child);
+        self.by_child.get(&id).map(|number| (id, *number))
     }
 
     /// The kernel reports a limit of a Child SA: at a soft one it is rekeyed, at a hard one it ends.

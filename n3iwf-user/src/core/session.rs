@@ -97,12 +97,13 @@ impl N3iwf {
         };
         let qos = qos.encode().map_err(|_| no_room.clone())?;
         let dl_teid = self.teids.take().ok_or(no_room)?;
+        self.by_teid.insert(dl_teid, number);
         self.tokens += 1;
         let token = self.tokens;
         let (up_kind, up) = notify::up_address(inner_address);
         ue.sessions.insert(
             request.id,
-            Session {
+            Box::new(Session {
                 state: SessionState::Creating,
                 token,
                 child: None,
@@ -115,7 +116,7 @@ impl N3iwf {
                 security_indicated: transfer.security_indicated,
                 nas: request.nas,
                 change: None,
-            },
+            }),
         );
         Ok(Command::CreateChild {
             sa: ue.sa,
@@ -194,9 +195,15 @@ impl N3iwf {
             Err(error) => {
                 warn!(ue = number, error, "the relay refused a PDU session");
                 ue.relays.remove(&dl_teid);
-                self.teids.give_back(dl_teid);
+                // As long as a session has it, it goes with that.
+                if ue.sessions.values().all(|s| s.dl_teid != dl_teid) {
+                    self.free_teid(dl_teid);
+                }
             }
         }
+        let Some(ue) = self.ues.get_mut(&number) else {
+            return;
+        };
         let sa = ue.sa;
         let found = ue.sessions.iter_mut().find(|(_, session)| {
             session.dl_teid == dl_teid && session.state == SessionState::Relaying
@@ -250,29 +257,36 @@ impl N3iwf {
         if let Some(ue) = self.ues.get_mut(&number)
             && ue.relays.remove(&dl_teid).is_some()
         {
-            self.teids.give_back(dl_teid);
+            self.free_teid(dl_teid);
         }
         self.reap(number);
     }
 
     /// GTP-U Error Indication (TS 29.281, 7.3.1): the UPF forgot the tunnel, so the session goes.
     pub fn tunnel_lost(&mut self, dl_teid: u32) {
-        for ue in self.ues.values_mut() {
-            let sa = ue.sa;
-            for (id, session) in &mut ue.sessions {
-                if session.dl_teid == dl_teid && session.state == SessionState::Up {
-                    warn!(
-                        ue = ue.number,
-                        session = id,
-                        "the UPF does not know the tunnel"
-                    );
-                    // Stays `Up`, so that its end is told to the AMF.
-                    if let Some(child) = session.child {
-                        self.commands.push_back(Command::DeleteChild { sa, child });
-                    }
+        let number = self.by_teid.get(&dl_teid);
+        let Some(ue) = number.and_then(|number| self.ues.get(number)) else {
+            return;
+        };
+        for (id, session) in &ue.sessions {
+            if session.dl_teid == dl_teid && session.state == SessionState::Up {
+                warn!(
+                    ue = ue.number,
+                    session = id,
+                    "the UPF does not know the tunnel"
+                );
+                // Stays `Up`, so that its end is told to the AMF.
+                if let Some(child) = session.child {
+                    let sa = ue.sa;
+                    self.commands.push_back(Command::DeleteChild { sa, child });
                 }
             }
         }
+    }
+
+    fn free_teid(&mut self, dl_teid: u32) {
+        self.by_teid.remove(&dl_teid);
+        self.teids.give_back(dl_teid);
     }
 
     fn remove_relay(&mut self, number: u32, dl_teid: u32) {
@@ -375,13 +389,15 @@ impl N3iwf {
     /// To be called when all events of one input are handled: tells the AMF of sessions whose
     /// Child SA the UE deleted, unless the whole UE went with them.
     pub fn settle(&mut self) {
-        let lost: Vec<(u32, Vec<u8>)> = self
-            .ues
-            .values_mut()
-            .filter(|ue| !ue.lost.is_empty())
-            .map(|ue| (ue.number, std::mem::take(&mut ue.lost)))
-            .collect();
-        for (number, sessions) in lost {
+        for number in self.ues.refresh() {
+            let lost = self.ues.get(&number).is_some_and(|ue| !ue.lost.is_empty());
+            if !lost {
+                continue;
+            }
+            let Some(ue) = self.ues.get_mut(&number) else {
+                continue;
+            };
+            let sessions = std::mem::take(&mut ue.lost);
             let up = self
                 .ues
                 .get(&number)
@@ -412,7 +428,7 @@ impl N3iwf {
         if known {
             self.remove_relay(number, session.dl_teid);
         } else {
-            self.teids.give_back(session.dl_teid);
+            self.free_teid(session.dl_teid);
         }
         info!(ue = number, session = id, "PDU session gone");
         self.finish(number, id, Err(cause.clone()));

@@ -366,7 +366,8 @@ pub(crate) struct Ue {
     pub(crate) signalling: Option<ChildId>,
     /// Received, and answered only once the signalling Child SA is up.
     pub(crate) context: Option<PendingContext>,
-    pub(crate) sessions: BTreeMap<u8, Session>,
+    /// Boxed: a node of the map has room for eleven, and most UEs have one.
+    pub(crate) sessions: BTreeMap<u8, Box<Session>>,
     /// Sessions whose Child SA the UE deleted, until the AMF is told.
     pub(crate) lost: Vec<u8>,
     pub(crate) setups: Vec<Setup>,
