@@ -8,23 +8,47 @@ use std::{
     ptr,
 };
 
+use memmap2::MmapMut;
+
+use crate::Error;
+
 /// Datagrams per system call.
 pub(super) const BATCH: usize = 32;
 
 /// Room for one datagram: the largest an IPv4 socket can deliver.
 const ROOM: usize = 65_536;
 
+/// Room for [`BATCH`] packets. Pages that no packet ever filled are never made, nor wiped by a
+/// daemon's allocator when the relay ends: users' packets are not its keys.
+pub(super) struct Room(MmapMut);
+
+impl Room {
+    pub(super) fn new() -> Result<Self, Error> {
+        MmapMut::map_anon(BATCH * ROOM)
+            .map(Self)
+            .map_err(|error| Error::io("room for packets", error))
+    }
+
+    pub(super) fn buffers(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.chunks_exact(ROOM)
+    }
+
+    pub(super) fn buffers_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.0.chunks_exact_mut(ROOM)
+    }
+}
+
 /// Receives up to [`BATCH`] IPv4 datagrams per call into buffers of its own.
 pub(super) struct Receiver {
-    buffers: Vec<Box<[u8]>>,
+    room: Room,
     lengths: Vec<usize>,
     sources: Vec<libc::sockaddr_in>,
 }
 
 impl Receiver {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(room: Room) -> Self {
         Self {
-            buffers: (0..BATCH).map(|_| vec![0; ROOM].into()).collect(),
+            room,
             lengths: vec![0; BATCH],
             sources: vec![EMPTY_ADDRESS; BATCH],
         }
@@ -33,8 +57,8 @@ impl Receiver {
     /// Waits for nothing: returns how many datagrams were there.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let mut vectors: Vec<libc::iovec> = self
-            .buffers
-            .iter_mut()
+            .room
+            .buffers_mut()
             .map(|buffer| libc::iovec {
                 iov_base: buffer.as_mut_ptr().cast(),
                 iov_len: buffer.len(),
@@ -77,7 +101,7 @@ impl Receiver {
     pub(super) fn datagrams(&self, received: usize) -> impl Iterator<Item = (SocketAddrV4, &[u8])> {
         self.sources
             .iter()
-            .zip(&self.buffers)
+            .zip(self.room.buffers())
             .zip(&self.lengths)
             .take(received)
             .map(|((source, buffer), length)| {

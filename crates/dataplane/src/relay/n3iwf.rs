@@ -23,7 +23,7 @@ use super::{
     AccessEvent, AccessRelay, AccessSession, Ambr, Drops, SessionReading,
     gre_socket::{self, Stop},
     limit::Limit,
-    mmsg::{Outgoing, Receiver, send},
+    mmsg::{Outgoing, Receiver, Room, send},
     packet::ipv4,
     segment::Parts,
     table::{Counters, Entry, Table, UnknownTeid},
@@ -111,7 +111,8 @@ impl GtpRelay {
         let stop = Stop::new()?;
         let thread = {
             let (shared, stop) = (Arc::clone(&shared), stop.clone());
-            spawn("relay-n3", move || shared.serve_n3(&stop))?
+            let room = Room::new()?;
+            spawn("relay-n3", move || shared.serve_n3(&stop, room))?
         };
         Ok(Self {
             shared,
@@ -132,8 +133,9 @@ impl GtpRelay {
         let thread = {
             let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
             let socket = Arc::clone(&socket);
+            let room = Room::new()?;
             spawn("relay-gre", move || {
-                shared.serve_gre(&socket, bound, &stop);
+                shared.serve_gre(&socket, bound, &stop, room);
             })?
         };
         write(&self.shared.gre).insert(slot, socket);
@@ -219,9 +221,9 @@ pub(super) fn unknown_session(dl_teid: u32) -> Error {
 
 impl Shared {
     /// Uplink: GRE in, GTP-U out.
-    fn serve_gre(&self, socket: &Socket, slot: Option<u32>, stop: &Stop) {
+    fn serve_gre(&self, socket: &Socket, slot: Option<u32>, stop: &Stop, room: Room) {
         let limit = usize::from(self.config.n3_mtu).saturating_sub(N3_OVERHEAD);
-        let mut receiver = Receiver::new();
+        let mut receiver = Receiver::new(room);
         while stop.wait(socket.as_fd()) {
             let received = match receiver.receive(socket.as_fd()) {
                 Ok(received) => received,
@@ -276,9 +278,9 @@ impl Shared {
     }
 
     /// N3: G-PDUs down to GRE, and what belongs to the path.
-    fn serve_n3(&self, stop: &Stop) {
+    fn serve_n3(&self, stop: &Stop, room: Room) {
         let limit = usize::from(self.config.tunnel_mtu).saturating_sub(GRE_OVERHEAD);
-        let mut receiver = Receiver::new();
+        let mut receiver = Receiver::new(room);
         while stop.wait(self.gtp.as_fd()) {
             let received = match receiver.receive(self.gtp.as_fd()) {
                 Ok(received) => received,

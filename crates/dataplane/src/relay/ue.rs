@@ -15,7 +15,7 @@ use socket2::Socket;
 use super::{
     FlowReading, Path, SessionReading, UeRelay, UeSession, UplinkRules,
     gre_socket::{self, Stop},
-    mmsg::{BATCH, Outgoing, Receiver, send},
+    mmsg::{BATCH, Outgoing, Receiver, Room, send},
     n3iwf::{lock, read, spawn, transient, write},
     packet::ipv4,
     segment::Parts,
@@ -93,13 +93,14 @@ impl UeRelay for TunRelay {
             threads: Vec::new(),
         };
         for (name, serve) in [
-            ("relay-tun", Shared::serve_tun as fn(&Shared, &Stop)),
+            ("relay-tun", Shared::serve_tun as fn(&Shared, &Stop, Room)),
             ("relay-gre", Shared::serve_gre),
         ] {
             let (shared, stop) = (Arc::clone(&shared), running.stop.clone());
+            let room = Room::new()?;
             running
                 .threads
-                .push(spawn(name, move || serve(&shared, &stop))?);
+                .push(spawn(name, move || serve(&shared, &stop, room))?);
         }
         lock(&self.sessions).insert(id, running);
         Ok(())
@@ -188,13 +189,12 @@ impl Shared {
     }
 
     /// Uplink: packets from the device, out as GRE.
-    fn serve_tun(&self, stop: &Stop) {
+    fn serve_tun(&self, stop: &Stop, mut room: Room) {
         let limit = usize::from(self.config.tunnel_mtu).saturating_sub(GRE_OVERHEAD);
         let to = SocketAddrV4::new(self.session.up_address, 0);
-        let mut room: Vec<Vec<u8>> = (0..BATCH).map(|_| vec![0; 65_536]).collect();
         while stop.wait(self.tun.as_fd()) {
             let mut lengths = Vec::with_capacity(BATCH);
-            for buffer in &mut room {
+            for buffer in room.buffers_mut() {
                 match self.tun.receive(buffer) {
                     Ok(length) => lengths.push(length),
                     Err(error) => {
@@ -203,7 +203,7 @@ impl Shared {
                     }
                 }
             }
-            let packets = room.iter().zip(&lengths);
+            let packets = room.buffers().zip(&lengths);
             let packets = packets.filter_map(|(buffer, length)| buffer.get(..*length));
             let rules = read(&self.rules);
             let mut ready = Vec::with_capacity(lengths.len());
@@ -244,8 +244,8 @@ impl Shared {
     }
 
     /// Downlink: GRE from the N3IWF, out through the device.
-    fn serve_gre(&self, stop: &Stop) {
-        let mut receiver = Receiver::new();
+    fn serve_gre(&self, stop: &Stop, room: Room) {
+        let mut receiver = Receiver::new(room);
         while stop.wait(self.gre.as_fd()) {
             let received = match receiver.receive(self.gre.as_fd()) {
                 Ok(received) => received,
