@@ -63,7 +63,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         )?),
         Some(_) => None,
     };
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    // One thread owns everything there is to decide; more would mostly wake each other up. What blocks
+    // on the kernel and what moves packets have threads of their own.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
     if let Some(hardening) = hardening.clone() {
         runtime.on_thread_start(move || hardening.enter_thread());
     }

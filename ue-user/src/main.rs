@@ -60,8 +60,9 @@ fn main() -> ExitCode {
         },
         Some(_) => None,
     };
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.worker_threads(2).enable_all();
+    // One UE, one thread; what moves packets has threads of its own.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all();
     if let Some(hardening) = hardening.clone() {
         runtime.on_thread_start(move || hardening.enter_thread());
     }

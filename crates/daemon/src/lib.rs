@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows IKE, NGAP or keys; it is the part of a daemon that every daemon has.
 
+pub mod apart;
 pub mod config;
 pub mod control;
 pub mod hardening;

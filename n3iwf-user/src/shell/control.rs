@@ -6,8 +6,10 @@ use std::{
     time::Duration,
 };
 
+use daemon::apart::apart;
 use dataplane::{
-    Dataplane, Plane, SaReading, StartReport, Sums, Totals, Traffic, relay::AccessRelay,
+    ClassReading, Dataplane, Plane, SaReading, StartReport, Sums, Totals, Traffic,
+    relay::AccessRelay,
 };
 use ike::{ChildStatus, Instant, SaState, SaStatus};
 use keys::SaeId;
@@ -113,7 +115,7 @@ impl Context {
     async fn observe(&self, peers: bool) -> Result<Observed, String> {
         self.refresh_stock();
         let (census, _) = self.census(0).await?;
-        let classes = self.dataplane.classes().await;
+        let classes = self.classes().await?;
         let kms = self.kms.as_ref();
         Ok(Observed {
             census: *census,
@@ -124,7 +126,7 @@ impl Context {
                 .unwrap_or_default(),
             kms: kms.map(Kms::health).unwrap_or_default(),
             stock: kms.and_then(Kms::stock),
-            classes: classes.map_err(|error| format!("data plane: {error}"))?,
+            classes,
             totals: self.totals(&self.readings().await?),
         })
     }
@@ -201,8 +203,15 @@ impl Context {
     }
 
     async fn readings(&self) -> Result<Vec<SaReading>, String> {
-        let readings = self.dataplane.readings().await;
+        let dataplane = Arc::clone(&self.dataplane);
+        let readings = apart(async move { dataplane.readings().await }).await;
         readings.map_err(|error| format!("data plane: {error}"))
+    }
+
+    async fn classes(&self) -> Result<Option<ClassReading>, String> {
+        let dataplane = Arc::clone(&self.dataplane);
+        let classes = apart(async move { dataplane.classes().await }).await;
+        classes.map_err(|error| format!("data plane: {error}"))
     }
 
     fn status(&self, census: Census) -> Result<Status, String> {
@@ -356,9 +365,9 @@ impl Context {
     }
 
     async fn counters(&self) -> Result<Counters, String> {
-        let classes = self.dataplane.classes().await;
+        let classes = self.classes().await?;
         Ok(Counters {
-            classes: classes.map_err(|error| format!("data plane: {error}"))?,
+            classes,
             sas: self.readings().await?,
             sessions: self.relay.readings(),
             drops: self.relay.drops(),

@@ -4,7 +4,7 @@ use std::{collections::HashMap, io, net::SocketAddr, pin::pin, time::Duration};
 
 use nwu::{EnvelopeReader, nas_envelope};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -174,17 +174,18 @@ async fn write(mut writer: OwnedWriteHalf, mut waiting: mpsc::Receiver<Vec<u8>>)
 
 async fn read(
     link: NasLink,
-    mut reader: OwnedReadHalf,
+    reader: OwnedReadHalf,
     inputs: &mpsc::Sender<Input>,
 ) -> io::Result<()> {
     let mut envelopes = EnvelopeReader::new();
-    let mut buffer = vec![0; 4096];
     loop {
-        let length = reader.read(&mut buffer).await?;
-        if length == 0 {
-            return Ok(());
+        reader.readable().await?;
+        match take(&reader, &mut envelopes) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
         }
-        envelopes.push(buffer.get(..length).unwrap_or_default());
         loop {
             match envelopes.next_message() {
                 Ok(Some(message)) => {
@@ -198,4 +199,13 @@ async fn read(
             }
         }
     }
+}
+
+/// What there is to read, by way of the stack: a connection is idle most of its life, and a buffer of
+/// its own would be the largest thing a UE has here.
+fn take(reader: &OwnedReadHalf, envelopes: &mut EnvelopeReader) -> io::Result<usize> {
+    let mut buffer = [0; 4096];
+    let length = reader.try_read(&mut buffer)?;
+    envelopes.push(buffer.get(..length).unwrap_or_default());
+    Ok(length)
 }

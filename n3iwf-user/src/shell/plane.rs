@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use daemon::hardening::sheltered_steps;
+use daemon::{apart::spawn_apart, hardening::sheltered_steps};
 use dataplane::{
     ChildSaSpec, Dataplane, Sums,
     relay::{AccessRelay, AccessSession, Ambr},
@@ -83,7 +83,8 @@ impl Plane {
             sums,
             inputs,
         };
-        tokio::spawn(async move {
+        // The kernel makes its callers wait, and IKE must not wait with them.
+        spawn_apart(async move {
             while let Some(job) = waiting.recv().await {
                 let Some(result) = worker.work(job).await else {
                     continue;
