@@ -11,6 +11,7 @@
 //! REGISTRATION ACCEPT and COMPLETE[, CONFIGURATION UPDATE COMMAND and
 //! COMPLETE].
 
+mod addresses;
 mod interface;
 mod modify;
 mod registration;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use oxirush_ngap::ngap::Cause;
 use rand_core::CryptoRng;
 
+use self::addresses::Addresses;
 use crate::config::{AmfConfig, FlowConfig, SmfConfig};
 use crate::home::Home;
 use crate::ngap::{self, UeIds};
@@ -172,7 +174,11 @@ pub struct Amf {
     ues: BTreeMap<u64, Ue>,
     by_ran_id: BTreeMap<(AssociationId, u32), u64>,
     gutis: BTreeMap<u32, String>,
-    addresses: BTreeSet<Ipv4Addr>,
+    /// Of each SUPI.
+    guti_of: BTreeMap<String, u32>,
+    /// Who registered last as each SUPI.
+    registered: BTreeMap<String, u64>,
+    addresses: Addresses,
     teids: BTreeSet<u32>,
     guards: BTreeSet<(Duration, u64)>,
     next_ue: u64,
@@ -205,7 +211,9 @@ impl Amf {
             ues: BTreeMap::new(),
             by_ran_id: BTreeMap::new(),
             gutis: BTreeMap::new(),
-            addresses: BTreeSet::new(),
+            guti_of: BTreeMap::new(),
+            registered: BTreeMap::new(),
+            addresses: Addresses::default(),
             teids: BTreeSet::new(),
             guards: BTreeSet::new(),
             next_ue: 1,

@@ -471,14 +471,12 @@ impl Amf {
 
     /// A UE has one registration over non-3GPP access: the older one ends.
     fn replace_older(&mut self, id: u64, supi: &str) {
-        let older: Vec<u64> = self
-            .ues
-            .iter()
-            .filter(|(other, ue)| **other != id && ue.supi.as_deref() == Some(supi))
-            .filter(|(_, ue)| ue.security.is_some())
-            .map(|(other, _)| *other)
-            .collect();
-        for other in older {
+        let before = self.registered.insert(supi.to_owned(), id);
+        let older = before.filter(|other| *other != id).filter(|other| {
+            let ue = self.ues.get(other);
+            ue.is_some_and(|ue| ue.supi.as_deref() == Some(supi) && ue.security.is_some())
+        });
+        if let Some(other) = older {
             tracing::info!(ue = other, %supi, "registered anew: the older context is released");
             self.release_ue(other, Cause::nas(CauseNas::normal_release));
         }
@@ -525,7 +523,9 @@ impl Amf {
         };
         if let Some(supi) = &ue.supi {
             // One identity per subscriber: the one before is void.
-            self.gutis.retain(|_, other| other != supi);
+            if let Some(before) = self.guti_of.insert(supi.clone(), tmsi) {
+                self.gutis.remove(&before);
+            }
             self.gutis.insert(tmsi, supi.clone());
         }
         ue.guti = Some(guti);

@@ -1,6 +1,6 @@
 //! The SMF: PDU sessions, from the request of the UE to the UPF.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use oxirush_nas::nas_5gs::{
     GmmCause, GsmCause, Nas5gsMessage, Nas5gsmMessage, NasPduSessionEstablishmentRequest,
@@ -178,7 +178,7 @@ impl Amf {
         };
         let supi = self.ues.get(&id).and_then(|ue| ue.supi.clone());
         let fixed = supi.and_then(|supi| self.home.static_ip(&supi));
-        let Some(address) = self.take_address(&dnn, fixed) else {
+        let Some(address) = self.addresses.take(&dnn, fixed) else {
             tracing::warn!(ue = id, session, dnn = %dnn.name, "no address left");
             return self.reject_session(
                 id,
@@ -203,7 +203,7 @@ impl Amf {
             }
         };
         let (Some(octets), Some(ue)) = (octets, self.ues.get_mut(&id)) else {
-            self.addresses.remove(&address);
+            self.addresses.give_back(&address);
             self.teids.remove(&uplink_teid);
             return;
         };
@@ -439,7 +439,7 @@ impl Amf {
     /// Forgets a session: its PTI.
     fn drop_session(&mut self, id: u64, session: u8) -> Option<u8> {
         let context = self.ues.get_mut(&id)?.sessions.remove(&session)?;
-        self.addresses.remove(&context.address);
+        self.addresses.give_back(&context.address);
         self.teids.remove(&context.uplink_teid);
         self.ready.push(Action::Remove {
             uplink_teid: context.uplink_teid,
@@ -463,18 +463,6 @@ impl Amf {
     }
 
     /// The lowest free address, so that a first UE is where a test expects it.
-    fn take_address(&mut self, dnn: &DnnConfig, fixed: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
-        let free = |address: &Ipv4Addr| {
-            !self.addresses.contains(address) && !dnn.exclude.contains(address)
-        };
-        let address = match fixed.filter(|address| dnn.pool.contains(address)) {
-            Some(fixed) => Some(fixed).filter(free),
-            None => dnn.pool.hosts().find(free),
-        }?;
-        self.addresses.insert(address);
-        Some(address)
-    }
-
     fn take_teid(&mut self) -> u32 {
         loop {
             let teid = self.random_u32();
