@@ -24,6 +24,8 @@ use crate::{
 };
 
 const VERSION: u32 = 1;
+/// Messages written at once at most.
+const TOGETHER: usize = 64;
 /// Longest message in octets.
 const MAX_LINE: u64 = 64 << 10;
 /// Pause before connecting again.
@@ -162,33 +164,79 @@ async fn session(
         writer.write_all(key).await?;
     }
     let mut ping = interval(PING);
+    let (mut records, mut messages) = (Vec::new(), Vec::new());
     loop {
+        // What has come together goes together: the keys of one request are one write.
         tokio::select! {
-            Some(record) = queue.recv() => {
-                let key = line(&Message::Key {
-                    id: record.id,
-                    key: Base64(Zeroizing::new(STANDARD.encode(record.secret.expose()))),
-                    master: record.master,
-                    slaves: record.slaves,
-                })?;
-                // Remembered first: a broken connection must not lose it.
-                unacknowledged.push_back((record.id, key.clone()));
-                writer.write_all(&key).await?;
-            }
-            message = incoming.recv() => match message {
-                Some(Message::Key { id, key, master, slaves }) => {
-                    let octets = STANDARD.decode(&*key.0).map(Zeroizing::new).map_err(io::Error::other)?;
-                    let secret = Secret::from_slice(&octets);
-                    node.replicate(Record { id, secret, master, slaves });
-                    writer.write_all(&line(&Message::Ack { id })?).await?;
+            1.. = queue.recv_many(&mut records, TOGETHER) => {
+                let mut lines = Lines::default();
+                for record in records.drain(..) {
+                    let key = line(&Message::Key {
+                        id: record.id,
+                        key: Base64(Zeroizing::new(STANDARD.encode(record.secret.expose()))),
+                        master: record.master,
+                        slaves: record.slaves,
+                    })?;
+                    lines.add(&key);
+                    // Remembered first: a broken connection must not lose it.
+                    unacknowledged.push_back((record.id, key));
                 }
-                Some(Message::Ack { id }) => unacknowledged.retain(|(waiting, _)| *waiting != id),
-                Some(Message::Ping {}) => {}
-                Some(Message::Hello { .. }) => return Err(io::Error::other("a second hello")),
-                None => return (&mut reading).await.map_err(io::Error::other)?,
-            },
+                writer.write_all(lines.octets()).await?;
+            }
+            count = incoming.recv_many(&mut messages, TOGETHER) => {
+                if count == 0 {
+                    return (&mut reading).await.map_err(io::Error::other)?;
+                }
+                let mut lines = Lines::default();
+                for message in messages.drain(..) {
+                    match message {
+                        Message::Key { id, key, master, slaves } => {
+                            let octets = STANDARD.decode(&*key.0).map(Zeroizing::new).map_err(io::Error::other)?;
+                            let secret = Secret::from_slice(&octets);
+                            node.replicate(Record { id, secret, master, slaves });
+                            lines.add(&line(&Message::Ack { id })?);
+                        }
+                        Message::Ack { id } => forget(unacknowledged, id),
+                        Message::Ping {} => {}
+                        Message::Hello { .. } => return Err(io::Error::other("a second hello")),
+                    }
+                }
+                writer.write_all(lines.octets()).await?;
+            }
             _ = ping.tick() => writer.write_all(&line(&Message::Ping {})?).await?,
         }
+    }
+}
+
+/// They are acknowledged in order, so it is the first, unless a connection broke in between.
+fn forget(unacknowledged: &mut VecDeque<(KeyId, Zeroizing<Vec<u8>>)>, id: KeyId) {
+    if unacknowledged
+        .front()
+        .is_some_and(|(waiting, _)| *waiting == id)
+    {
+        unacknowledged.pop_front();
+    } else {
+        unacknowledged.retain(|(waiting, _)| *waiting != id);
+    }
+}
+
+/// Lines to be written at once; grown without leaving key material behind.
+#[derive(Default)]
+struct Lines(Zeroizing<Vec<u8>>);
+
+impl Lines {
+    fn add(&mut self, line: &[u8]) {
+        let needed = self.0.len() + line.len();
+        if needed > self.0.capacity() {
+            let mut larger = Zeroizing::new(Vec::with_capacity(needed.saturating_mul(2)));
+            larger.extend_from_slice(&self.0);
+            self.0 = larger;
+        }
+        self.0.extend_from_slice(line);
+    }
+
+    fn octets(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -211,7 +259,12 @@ async fn read(reader: OwnedReadHalf, messages: mpsc::Sender<Message>) -> io::Res
 }
 
 fn line(message: &Message) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut text = Zeroizing::new(Vec::with_capacity(16 << 10));
+    // Room for all of it, since growing would leave a copy of the key behind.
+    let room = match message {
+        Message::Key { key, slaves, .. } => 1024 + key.0.len() + 512 * slaves.len(),
+        _ => 1024,
+    };
+    let mut text = Zeroizing::new(Vec::with_capacity(room));
     serde_json::to_writer(&mut *text, message)?;
     text.push(b'\n');
     Ok(text)

@@ -122,7 +122,7 @@ struct FaultArgs {
     status: Option<u16>,
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Certs(args) => certs(&args),
