@@ -60,6 +60,8 @@ pub struct Machine {
 pub enum Mode {
     /// QKD keys, profile `native`.
     Qkd,
+    /// The same; the N3IWF has fetched its keys ahead.
+    QkdAhead,
     /// QKD keys, the paper's messages.
     QkdPaper,
     /// QKD keys beside a key exchange.
@@ -75,8 +77,9 @@ pub enum Mode {
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Qkd,
+        Self::QkdAhead,
         Self::QkdPaper,
         Self::Hybrid,
         Self::Psk,
@@ -89,6 +92,7 @@ impl Mode {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Qkd => "qkd",
+            Self::QkdAhead => "qkd-ahead",
             Self::QkdPaper => "qkd-paper",
             Self::Hybrid => "hybrid",
             Self::Psk => "psk",

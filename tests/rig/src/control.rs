@@ -102,8 +102,10 @@ pub struct KeyAccount {
     pub used: u64,
     /// Wiped without use.
     pub lost: u64,
-    /// In memory for an exchange that is not final.
+    /// In memory: fetched ahead, or for an exchange that is not final.
     pub held: u64,
+    /// Those of them that were fetched ahead.
+    pub ahead: u64,
 }
 
 impl KeyAccount {
@@ -122,6 +124,7 @@ impl KeyAccount {
             used: total("used")?,
             lost: total("lost")?,
             held: total("held")?,
+            ahead: number(&reply, "/total/ahead").unwrap_or(0),
         };
         if account.fetched != account.used + account.lost + account.held {
             bail!("{}: {account:?} does not balance", role.name());
@@ -137,6 +140,7 @@ impl std::fmt::Display for KeyAccount {
             used,
             lost,
             held,
+            ..
         } = self;
         write!(
             f,

@@ -114,6 +114,9 @@ enum Bench {
         /// To be added to each answer of the KMEs, ms
         #[arg(long, default_value_t = 0.0)]
         kms_delay_ms: f64,
+        /// How much later a KME knows of the keys that the other has delivered, whole ms
+        #[arg(long, default_value_t = 0)]
+        kme_link_ms: u64,
     },
     /// Attaches per second
     Rate(LoadArgs),
@@ -326,6 +329,7 @@ fn measure(what: Bench) -> Result<bool> {
             runs,
             rtt_ms,
             kms_delay_ms,
+            kme_link_ms,
         } => {
             let setting = setting(&common)?;
             let options = AttachOptions {
@@ -333,6 +337,7 @@ fn measure(what: Bench) -> Result<bool> {
                 modes,
                 rtt: Duration::from_secs_f64(rtt_ms / 1000.0),
                 kms_delay: Duration::from_secs_f64(kms_delay_ms / 1000.0),
+                kme_link: Duration::from_millis(kme_link_ms),
                 machine: origin.machine("attach", &common),
             };
             let report = bench::attach(&setting, &options);

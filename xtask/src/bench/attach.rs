@@ -13,7 +13,7 @@ use crate::vm::{self, Job, Payload, kernel};
 use crate::{artifacts, compiler, proc};
 
 /// The modes that the daemons have.
-pub(super) const MODES: &str = "qkd,qkd-paper,hybrid,psk,psk-x25519,cert";
+pub(super) const MODES: &str = "qkd,qkd-ahead,qkd-paper,hybrid,psk,psk-x25519,cert";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Where {
@@ -33,7 +33,7 @@ pub(super) struct AttachArgs {
     /// Attaches of each mode in the virtual machine, if not as many
     #[arg(long)]
     pub(super) vm_runs: Option<usize>,
-    /// qkd, qkd-paper, hybrid, psk, psk-x25519, cert
+    /// qkd, qkd-ahead, qkd-paper, hybrid, psk, psk-x25519, cert
     #[arg(long, value_delimiter = ',', default_value = MODES)]
     pub(super) modes: Vec<String>,
     /// Round-trip time to add on NWu, as `20ms` (in the virtual machine)
@@ -42,6 +42,9 @@ pub(super) struct AttachArgs {
     /// To be added to each answer of the KMEs, as `5ms`
     #[arg(long, value_parser = duration)]
     pub(super) kms_delay: Option<Duration>,
+    /// How much later a KME knows of the keys that the other has delivered, as `5ms`
+    #[arg(long, value_parser = duration)]
+    pub(super) kme_link: Option<Duration>,
     /// Where to measure
     #[arg(long = "where", value_enum, default_value_t = Where::Both)]
     pub(super) place: Where,
@@ -62,6 +65,7 @@ impl AttachArgs {
             modes,
             rtt: None,
             kms_delay: None,
+            kme_link: None,
             place: if vm_runs.is_some() {
                 Where::Both
             } else {
@@ -113,6 +117,9 @@ pub(super) fn measure(args: &AttachArgs) -> Result<bool> {
     if let Some(delay) = args.kms_delay {
         suffix.push_str(&format!("-kms{}us", delay.as_micros()));
     }
+    if let Some(delay) = args.kme_link {
+        suffix.push_str(&format!("-link{}us", delay.as_micros()));
+    }
     let commit = results::commit()?;
     let mut whole = true;
     if native {
@@ -157,6 +164,7 @@ fn words(args: &AttachArgs, place: Where, runs: usize, commit: &str, modes: &str
     for (flag, rig, value) in [
         ("--rtt", "--rtt-ms", args.rtt),
         ("--kms-delay", "--kms-delay-ms", args.kms_delay),
+        ("--kme-link", "--kme-link-ms", args.kme_link),
     ] {
         if let Some(value) = value {
             let ms = value.as_secs_f64() * 1000.0;
@@ -196,7 +204,13 @@ pub(super) fn rig(place: &Path, words: Vec<String>, load: &[String]) -> Result<b
 
 /// One attach of each mode under a capture, taken apart. Octets depend on neither kernel nor load.
 fn frames(args: &AttachArgs, place: &Path, machine: &Path) -> Result<()> {
-    let modes = args.modes.join(",");
+    // Where the keys come from, no frame tells.
+    let modes: Vec<&str> = args.modes.iter().map(String::as_str).collect();
+    let modes: Vec<&str> = modes
+        .into_iter()
+        .filter(|mode| *mode != "qkd-ahead")
+        .collect();
+    let modes = modes.join(",");
     let words = ["bench", "frames", "--modes", &modes].map(str::to_owned);
     if !rig(place, words.to_vec(), &[])? {
         bail!("the captures failed");
@@ -265,6 +279,7 @@ mod tests {
             modes: vec!["qkd".to_owned()],
             rtt: Some(Duration::from_millis(20)),
             kms_delay: None,
+            kme_link: None,
             place: Where::Vm,
             kernel: kernel::Line::V6_12,
             store: false,

@@ -27,7 +27,7 @@ const fn paper(mode: Mode) -> Option<Paper> {
         }),
         // Both profiles are what the paper calls QKD; the one after its messages is the one to set
         // beside it.
-        Mode::QkdPaper | Mode::Qkd => Some(Paper {
+        Mode::QkdPaper | Mode::Qkd | Mode::QkdAhead => Some(Paper {
             phases: [(29.61, 2.53), (467.02, 58.32), (703.03, 36.18)],
             total: 1199.66,
         }),

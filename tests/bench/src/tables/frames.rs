@@ -60,7 +60,7 @@ type Column = (&'static str, fn(&Row) -> usize);
 /// The paper's column for a mode.
 const fn column(mode: Mode) -> Option<Column> {
     match mode {
-        Mode::Qkd | Mode::QkdPaper => Some(("QKD", |row| row.qkd)),
+        Mode::Qkd | Mode::QkdAhead | Mode::QkdPaper => Some(("QKD", |row| row.qkd)),
         Mode::Psk | Mode::PskX25519 => Some(("PSK", |row| row.psk)),
         Mode::Cert => Some(("certificate", |row| row.certificate)),
         Mode::Hybrid => None,

@@ -32,6 +32,8 @@ pub struct AttachOptions {
     pub rtt: Duration,
     /// What to add to each answer of the KMEs.
     pub kms_delay: Duration,
+    /// How much later one KME knows of the keys that the other has delivered.
+    pub kme_link: Duration,
     /// The head of the result file.
     pub machine: Machine,
 }
@@ -58,19 +60,54 @@ pub fn frames(setting: &Setting, modes: &[Mode]) -> Report {
     report
 }
 
-/// A world for some of the modes. The paper's profile has an RSA certificate and `psk` and `cert`
-/// have others, so they do not share an N3IWF.
-fn build(setting: &Setting, modes: &[Mode], key_log: bool) -> Result<World> {
-    let paper = modes.contains(&Mode::QkdPaper);
-    let letter = if paper { "p" } else { "" };
+/// Modes that share an N3IWF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Site {
+    /// Most of them.
+    Common,
+    /// Keys are fetched ahead for whoever asks.
+    Ahead,
+    /// The paper's profile has an RSA certificate, where `psk` and `cert` have others.
+    Paper,
+}
+
+impl Site {
+    const ALL: [Self; 3] = [Self::Common, Self::Ahead, Self::Paper];
+
+    const fn of(mode: Mode) -> Self {
+        match mode {
+            Mode::QkdPaper => Self::Paper,
+            Mode::QkdAhead => Self::Ahead,
+            _ => Self::Common,
+        }
+    }
+
+    /// In the names of its namespaces and of its logs.
+    const fn letter(self) -> &'static str {
+        match self {
+            Self::Common => "",
+            Self::Ahead => "a",
+            Self::Paper => "p",
+        }
+    }
+}
+
+/// A site for some of its modes; one KME knows `link` later what the other has delivered.
+fn build(
+    setting: &Setting,
+    site: Site,
+    modes: &[Mode],
+    key_log: bool,
+    link: Duration,
+) -> Result<World> {
+    let letter = site.letter();
     let world = World::new(Options {
         bin_dir: setting.bin_dir.clone(),
         bpf_object: setting.bpf_object.clone(),
         mode: KeyMode::Qkd,
-        profile: if paper {
-            Profile::Paper
-        } else {
-            Profile::Native
+        profile: match site {
+            Site::Paper => Profile::Paper,
+            Site::Common | Site::Ahead => Profile::Native,
         },
         prefix: format!("rig{}{letter}", std::process::id()),
         logs: setting.results.join(format!("bench{letter}")),
@@ -78,7 +115,10 @@ fn build(setting: &Setting, modes: &[Mode], key_log: bool) -> Result<World> {
         kernel_relay: false,
         recording: setting.recording,
     })?;
-    neighbours(&world)?;
+    neighbours(&world, link)?;
+    if site == Site::Ahead {
+        fetched_ahead(&world)?;
+    }
     if modes.iter().any(|mode| ues::exchange(*mode).is_some()) {
         let pki = world.directory().join("pki");
         pki::make(&pki)?;
@@ -104,34 +144,44 @@ fn build(setting: &Setting, modes: &[Mode], key_log: bool) -> Result<World> {
 }
 
 /// The worlds that these modes need, each with its modes.
-fn worlds(setting: &Setting, modes: &[Mode]) -> Result<Vec<(World, Vec<Mode>)>> {
-    let (paper, others): (Vec<Mode>, Vec<Mode>) =
-        modes.iter().partition(|mode| **mode == Mode::QkdPaper);
+fn worlds(setting: &Setting, modes: &[Mode], link: Duration) -> Result<Vec<(World, Vec<Mode>)>> {
     let mut worlds = Vec::new();
-    for group in [others, paper] {
-        if !group.is_empty() {
-            worlds.push((build(setting, &group, false)?, group));
+    for site in Site::ALL {
+        let here: Vec<Mode> = modes
+            .iter()
+            .copied()
+            .filter(|mode| Site::of(*mode) == site)
+            .collect();
+        if !here.is_empty() {
+            worlds.push((build(setting, site, &here, false, link)?, here));
         }
     }
     Ok(worlds)
 }
 
-/// KMEs as they are between neighbouring sites: what one delivers, the other knows 1 ms later
-/// (200 km of fibre), and the UE asks again soon if that was too late, as its sample configuration
-/// has it. The rig's own 20 ms are there to bring that race about.
-pub(super) fn neighbours(world: &World) -> Result<()> {
+/// KMEs that know `link` later of each other's deliveries, and write nothing down that only tests
+/// look at; an N3IWF that lets all UEs of a measurement have one SAE ID. The rig's own 20 ms are
+/// there to bring about the race between the two KMEs.
+pub(super) fn neighbours(world: &World, link: Duration) -> Result<()> {
     for role in [Role::KmeA, Role::KmeB] {
-        world.reconfigure(role, |text| text.replace("delay: 20ms", "delay: 1ms"))?;
+        let journal = world.journal(role).display().to_string();
+        world.reconfigure(role, |text| {
+            text.lines()
+                .filter(|line| !line.contains(&journal))
+                .map(|line| line.replace("delay: 20ms", &format!("delay: {}ms", link.as_millis())))
+                .fold(String::new(), |text, line| text + &line + "\n")
+        })?;
     }
-    // All UEs of a measurement have one SAE ID.
     world.reconfigure(Role::N3iwf, |text| {
         text.replace("  qkd:\n", "  qkd:\n    bucket: null\n")
-    })?;
-    world.reconfigure(Role::Ue, |text| {
-        text.replace(
-            "    connectTimeout: 3s\n",
-            "    connectTimeout: 3s\n    retry: { initial: 5ms }\n",
-        )
+    })
+}
+
+/// An N3IWF with the keys of two attaches in hand.
+fn fetched_ahead(world: &World) -> Result<()> {
+    let ahead = "    ahead: { keys: 14, refillBelow: 8 }\n";
+    world.reconfigure(Role::N3iwf, |text| {
+        text.replace("  qkd:\n", &format!("  qkd:\n{ahead}"))
     })
 }
 
@@ -159,7 +209,7 @@ pub(super) fn stop(world: &mut World) -> Result<()> {
 fn measure(report: &mut Report, setting: &Setting, options: &AttachOptions) -> Option<()> {
     let modes: Vec<&str> = options.modes.iter().map(|mode| mode.name()).collect();
     let mut worlds = report.step_with("the network is built", || {
-        let worlds = worlds(setting, &options.modes)?;
+        let worlds = worlds(setting, &options.modes, options.kme_link)?;
         Ok((Finding::new(modes.join(", ")), worlds))
     })?;
     report.step("KMEs, core and N3IWF are ready", || {
@@ -347,7 +397,7 @@ fn phases(world: &World, ue: &Ue) -> Result<Vec<Phase>> {
 
 /// One attach under a capture.
 fn capture(setting: &Setting, mode: Mode) -> Result<Finding> {
-    let mut world = build(setting, &[mode], true)?;
+    let mut world = build(setting, Site::of(mode), &[mode], true, Duration::ZERO)?;
     start(&mut world)?;
     let place =
         |suffix: &str| -> PathBuf { setting.results.join(format!("frames-{mode}.{suffix}")) };

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bench::records::{self, Machine, Record, Writer};
@@ -166,7 +167,7 @@ pub(super) fn build(setting: &Setting, link: Option<u32>, number: usize) -> Resu
     world.reconfigure(Role::Ue, |text| {
         text.replace("dpdInterval: 10s", "dpdInterval: 0s")
     })?;
-    attach::neighbours(&world)?;
+    attach::neighbours(&world, Duration::ZERO)?;
     subscribers(&world, number)?;
     // The KMEs' files count in bits. Where the link is not what is measured, it is no limit.
     let (rate, buffer) = match link {
@@ -264,6 +265,6 @@ pub(super) fn run_beside(
             child.wait()?;
             return Err(error);
         }
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
 }

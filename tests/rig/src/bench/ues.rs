@@ -222,7 +222,7 @@ fn configuration(
     let text = text.replace(&control, &format!("control: {}", socket.display()));
     match mode {
         // The world has them in its UE's file.
-        Mode::Qkd | Mode::QkdPaper => Ok(text),
+        Mode::Qkd | Mode::QkdAhead | Mode::QkdPaper => Ok(text),
         Mode::Psk | Mode::PskX25519 => without_qkd(&text, mode, "psk", directory),
         Mode::Cert => without_qkd(&text, mode, "cert", directory),
         Mode::Hybrid => with_exchange(&text, mode, directory),
@@ -238,7 +238,7 @@ pub(super) const fn exchange(mode: Mode) -> Option<&'static str> {
         Mode::Psk | Mode::Cert => Some("aes256gcm16-prfsha256-modp2048"),
         Mode::PskX25519 => Some("aes256gcm16-prfsha256-x25519"),
         Mode::Hybrid => Some("aes256gcm16-prfsha256-x25519-ke1_mlkem768"),
-        Mode::Qkd | Mode::QkdPaper => None,
+        Mode::Qkd | Mode::QkdAhead | Mode::QkdPaper => None,
     }
 }
 
