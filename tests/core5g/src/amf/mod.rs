@@ -13,6 +13,7 @@
 
 mod interface;
 mod modify;
+mod overload;
 mod registration;
 mod release;
 mod session;
@@ -32,6 +33,7 @@ use crate::ngap::{self, UeIds};
 use crate::policy::{self, Effect, Fault, Policy};
 
 pub use modify::SessionChange;
+pub use overload::OverloadAction;
 pub use status::{SessionStatus, SubscriberStatus, UeStatus};
 pub(crate) use ue::Ue;
 
