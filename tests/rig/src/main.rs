@@ -247,7 +247,7 @@ struct ScenarioArgs {
     /// Names, see `rig list`
     #[arg(required_unless_present = "all")]
     names: Vec<String>,
-    /// All but `flood` (too much for an emulated processor)
+    /// All but `flood` (too much for an emulated processor) and `n3iwf-killed-100` (needs --recording)
     #[arg(long)]
     all: bool,
 }

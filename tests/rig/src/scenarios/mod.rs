@@ -9,6 +9,7 @@ mod nat;
 mod rekey;
 mod roam;
 mod sessions;
+mod survive;
 
 use std::path::PathBuf;
 
@@ -82,10 +83,11 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Whether it runs when it is named, and not with all others: `flood` needs a processor of its own for the senders.
+    /// Whether it runs when it is named, and not with all others: `flood` needs a processor of its own for the senders,
+    /// and the UEs of `n3iwf-killed-100` share a namespace, which only the recording data plane lets them.
     #[must_use]
     pub fn apart(&self) -> bool {
-        self.name == "flood"
+        matches!(self.name, "flood" | "n3iwf-killed-100")
     }
 
     /// Runs it in a world of its own.
@@ -230,6 +232,12 @@ pub const ALL: &[Scenario] = &[
         about: "the N3IWF is killed with a UE attached, and started again",
         mode: KeyMode::Qkd,
         run: faults::n3iwf_killed,
+    },
+    Scenario {
+        name: "n3iwf-killed-100",
+        about: "the same with a hundred UEs, all of which are back 5 s after the start (--recording)",
+        mode: KeyMode::Qkd,
+        run: survive::n3iwf_killed,
     },
 ];
 
