@@ -26,6 +26,15 @@ pub fn status(status: &Status) -> String {
             text += &format!("  {} (capacity {})", amf.name, amf.capacity);
         }
         text += &format!("  {} UEs", amf.ues);
+        if let Some(overload) = &amf.overload {
+            text += &format!("  OVERLOADED: {overload}");
+        }
+        if amf.turned_away > 0 {
+            text += &format!("  {} turned away", amf.turned_away);
+        }
+        for guami in &amf.withdrawn {
+            text += &format!("  withdrawn: {guami}");
+        }
         if let Some(trouble) = &amf.trouble {
             text += &format!("  [{trouble}]");
         }
@@ -459,6 +468,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_overloaded_amf_shows_in_the_status() {
+        let report: Status = serde_json::from_value(json!({
+            "version": "1", "uptime": 1, "ready": true, "sae_id": null, "kms": [], "ike_sas": 0,
+            "half_open": 0, "ues": 2, "addresses_taken": 2, "dataplane": "recording",
+            "interface": null, "bpf": null,
+            "amfs": [{
+                "address": "sctp:203.0.113.2:38412", "state": "ready", "name": "amf-1",
+                "capacity": 255, "ues": 2, "overload": "no MO data, 30 % less",
+                "turned_away": 4, "withdrawn": ["208/93 1/1/0 -> amf-2"]
+            }]
+        }))
+        .unwrap();
+        let line = "amf     sctp:203.0.113.2:38412  ready  amf-1 (capacity 255)  2 UEs  \
+                    OVERLOADED: no MO data, 30 % less  4 turned away  \
+                    withdrawn: 208/93 1/1/0 -> amf-2";
+        let text = status(&report);
+        assert!(text.lines().any(|shown| shown == line), "{text}");
+    }
 
     #[test]
     fn sas_have_the_shape_of_swanctl_with_qkd_and_5g_beside_it() {

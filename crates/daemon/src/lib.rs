@@ -10,6 +10,7 @@ pub mod hardening;
 pub mod log;
 pub mod preflight;
 mod process;
+pub mod steer;
 pub mod timeline;
 
 pub use process::{HardenError, Shutdown, harden};

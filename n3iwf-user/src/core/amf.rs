@@ -1,6 +1,6 @@
 //! N2 associations: setup, loss, reset, and which AMF a UE goes to.
 
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
 
 use ike::Instant;
 use nwu::{AnParameters, Guami};
@@ -9,14 +9,16 @@ use tracing::{info, warn};
 
 use super::{
     N3iwf,
+    overload::Load,
     types::{Action, AmfNumber, CoreTiming, IkeState, N2State},
 };
-use crate::ngap::{self, AmfInfo, Cause, ResetScope};
+use crate::ngap::{self, AmfInfo, Backups, Cause, ResetScope, Withdrawn};
 
 /// One AMF.
 pub(super) struct Amf {
     state: State,
     pub(super) info: AmfInfo,
+    pub(super) load: Load,
     backoff: Duration,
     setups: u64,
     losses: u64,
@@ -38,6 +40,15 @@ enum State {
     Ready,
 }
 
+/// Why a UE has no AMF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoAmf {
+    /// None is in service.
+    Down,
+    /// Those that would do turn it away.
+    Overloaded,
+}
+
 /// An AMF, for status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AmfStatus {
@@ -57,6 +68,15 @@ pub struct AmfStatus {
     /// How often an association was lost, or did not come about.
     #[serde(default)]
     pub losses: u64,
+    /// What it wants less of since its OVERLOAD START.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub overload: Option<String>,
+    /// Attaches that went elsewhere, or nowhere, because of that.
+    #[serde(default)]
+    pub turned_away: u64,
+    /// GUAMIs out of service, as PLMN, region, set, pointer and, if told, the AMF that takes over.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub withdrawn: Vec<String>,
     /// Why it is not ready.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trouble: Option<String>,
@@ -67,11 +87,34 @@ impl Amf {
         Self {
             state: State::Down(Instant::from_origin(Duration::MAX)),
             info: AmfInfo::default(),
+            load: Load::default(),
             backoff: timing.reconnect_first,
             setups: 0,
             losses: 0,
             trouble: None,
         }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.state == State::Ready
+    }
+
+    /// Whether it takes UEs at all: it is ready, and one of its GUAMIs is not withdrawn.
+    pub(super) fn in_service(&self) -> bool {
+        let guamis = &self.info.guamis;
+        self.is_ready() && (guamis.is_empty() || guamis.iter().any(|guami| self.load.serves(guami)))
+    }
+
+    /// Whom it names to take over from this GUAMI.
+    fn backup_of(&self, guami: &Guami) -> Option<&str> {
+        let served = self.info.backups.iter();
+        let named = served.map(|(of, name)| (of, Some(name)));
+        let withdrawn = self.load.withdrawn().iter();
+        withdrawn
+            .map(|gone| (&gone.guami, gone.backup.as_ref()))
+            .chain(named)
+            .find_map(|(of, name)| name.filter(|_| of == guami))
+            .map(String::as_str)
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -111,6 +154,7 @@ impl N3iwf {
         let wait = entry.backoff;
         entry.losses += 1;
         entry.state = State::Down(now + wait);
+        entry.load.reset();
         entry.trouble = Some(reason.to_owned());
         entry.backoff = (wait * 2).min(self.config.timing.reconnect_max);
         warn!(amf = self.amf_name(amf), reason, retry_in = ?wait, "no association with the AMF");
@@ -139,13 +183,16 @@ impl N3iwf {
                 ues: self.ues.of_amf(number),
                 setups: amf.setups,
                 losses: amf.losses,
+                overload: amf.load.overload().map(ToString::to_string),
+                turned_away: amf.load.turned_away(),
+                withdrawn: amf.load.withdrawn().iter().map(withdrawn_text).collect(),
                 trouble: amf.trouble.clone(),
             })
             .collect()
     }
 
     pub(super) fn any_amf_ready(&self) -> bool {
-        self.amfs.iter().any(|amf| amf.state == State::Ready)
+        self.amfs.iter().any(Amf::in_service)
     }
 
     pub(super) fn amf_name(&self, amf: AmfNumber) -> &str {
@@ -204,6 +251,7 @@ impl N3iwf {
         entry.state = State::Ready;
         entry.setups += 1;
         entry.info = info;
+        entry.load.reset();
         entry.backoff = first;
         entry.trouble = None;
     }
@@ -239,7 +287,7 @@ impl N3iwf {
         &mut self,
         amf: AmfNumber,
         name: Option<String>,
-        guamis: Option<Vec<Guami>>,
+        guamis: Option<(Vec<Guami>, Backups)>,
         plmns: Option<Vec<nwu::Plmn>>,
         capacity: Option<u8>,
     ) {
@@ -248,7 +296,11 @@ impl N3iwf {
         };
         let info = &mut entry.info;
         info.name = name.unwrap_or_else(|| std::mem::take(&mut info.name));
-        info.guamis = guamis.unwrap_or_else(|| std::mem::take(&mut info.guamis));
+        if let Some((served, backups)) = guamis {
+            entry.load.restore(&served);
+            info.guamis = served;
+            info.backups = backups;
+        }
         info.plmns = plmns.unwrap_or_else(|| std::mem::take(&mut info.plmns));
         info.capacity = capacity.unwrap_or(info.capacity);
         info!(name = info.name, "AMF configuration updated");
@@ -286,37 +338,64 @@ impl N3iwf {
         self.send_ngap(amf, None, ngap::reset_acknowledge(&part));
     }
 
-    /// The AMF for a UE (TS 23.501, 6.3.5): the one whose GUAMI the UE names, else one of the same
-    /// AMF set, else one that serves the selected PLMN; among equals the one with most capacity
-    /// per UE it has here.
-    pub(super) fn select_amf(&self, parameters: &AnParameters) -> Option<AmfNumber> {
-        let rank = |info: &AmfInfo| {
-            let same_set = |guami: &Guami, other: &Guami| {
-                (guami.plmn, guami.region, guami.set) == (other.plmn, other.region, other.set)
-            };
-            if let Some(wanted) = &parameters.guami {
-                if info.guamis.contains(wanted) {
-                    return 3;
-                }
-                if info.guamis.iter().any(|guami| same_set(guami, wanted)) {
-                    return 2;
-                }
-            }
-            match &parameters.selected_plmn {
-                Some(plmn) => u8::from(info.plmns.contains(plmn)),
-                None => 1,
-            }
-        };
-        self.amfs
+    /// The AMF for a UE (TS 23.501, 6.3.5 and 5.21.2): the one whose GUAMI the UE names, else the one that
+    /// takes over from it, else one of the same AMF set, else one that serves the selected PLMN; among equals
+    /// the one with most capacity per UE it has here, which shares UEs out by relative capacity. One that is
+    /// overloaded may turn the UE away, and the next is asked.
+    pub(super) fn select_amf(&mut self, parameters: &AnParameters) -> Result<AmfNumber, NoAmf> {
+        let mut candidates: Vec<_> = self
+            .amfs
             .iter()
             .enumerate()
-            .filter(|(_, amf)| amf.state == State::Ready)
-            .max_by_key(|(number, amf)| {
-                let load = self.ues.of_amf(*number);
-                let free = u64::from(amf.info.capacity) * 1000 / (load as u64 + 1);
-                (rank(&amf.info), free, std::cmp::Reverse(*number))
+            .filter(|(_, amf)| amf.in_service())
+            .map(|(number, amf)| {
+                let load = self.ues.of_amf(number) as u64;
+                let free = u64::from(amf.info.capacity) * 1000 / (load + 1);
+                (self.rank(amf, parameters), free, Reverse(number))
             })
-            .map(|(number, _)| number)
+            .collect();
+        candidates.sort_unstable_by(|one, other| other.cmp(one));
+        let Some((best, ..)) = candidates.first().copied() else {
+            return Err(NoAmf::Down);
+        };
+        for (rank, _, Reverse(number)) in candidates {
+            // An AMF of another PLMN is better than none, and no way round an overload.
+            if best > 0 && rank == 0 {
+                break;
+            }
+            if let Some(amf) = self.amfs.get_mut(number)
+                && !amf.load.turns_away(parameters)
+            {
+                return Ok(number);
+            }
+        }
+        Err(NoAmf::Overloaded)
+    }
+
+    fn rank(&self, amf: &Amf, parameters: &AnParameters) -> u8 {
+        let same_set = |guami: &Guami, other: &Guami| {
+            (guami.plmn, guami.region, guami.set) == (other.plmn, other.region, other.set)
+        };
+        let served = || {
+            let guamis = amf.info.guamis.iter();
+            guamis.filter(|guami| amf.load.serves(guami))
+        };
+        if let Some(wanted) = &parameters.guami {
+            if served().any(|guami| guami == wanted) {
+                return 4;
+            }
+            let mut backups = self.amfs.iter().filter_map(|other| other.backup_of(wanted));
+            if backups.any(|name| name == amf.info.name) {
+                return 3;
+            }
+            if served().any(|guami| same_set(guami, wanted)) {
+                return 2;
+            }
+        }
+        match &parameters.selected_plmn {
+            Some(plmn) => u8::from(amf.info.plmns.contains(plmn)),
+            None => 1,
+        }
     }
 
     fn ues_of(&self, amf: AmfNumber) -> Vec<u32> {
@@ -345,6 +424,18 @@ impl N3iwf {
         }
         self.reap(number);
     }
+}
+
+fn withdrawn_text(gone: &Withdrawn) -> String {
+    let Guami {
+        plmn,
+        region,
+        set,
+        pointer,
+    } = gone.guami;
+    let backup = gone.backup.as_deref();
+    let to = backup.map(|name| format!(" -> {name}")).unwrap_or_default();
+    format!("{plmn} {region}/{set}/{pointer}{to}")
 }
 
 #[cfg(test)]
@@ -397,6 +488,7 @@ mod tests {
             amf.info = AmfInfo {
                 name: String::new(),
                 guamis,
+                backups: Vec::new(),
                 plmns: vec![plmn],
                 capacity,
             };
@@ -414,8 +506,8 @@ mod tests {
 
     #[test]
     fn a_ue_goes_to_its_guami_then_its_set_then_its_plmn_then_the_roomiest() {
-        let core = core();
-        let select = |guami, plmn| core.select_amf(&wanted(guami, plmn));
+        let mut core = core();
+        let mut select = |guami, plmn| core.select_amf(&wanted(guami, plmn)).ok();
         assert_eq!(select(Some(guami(1, 0)), Some(plmn("93"))), Some(0));
         assert_eq!(select(Some(guami(1, 5)), Some(plmn("93"))), Some(0));
         assert_eq!(select(Some(guami(7, 0)), Some(plmn("93"))), Some(1));
@@ -429,11 +521,11 @@ mod tests {
         let later = Instant::from_origin(Duration::from_secs(9));
         core.amfs[0].state = State::Waiting(later);
         let mine = wanted(Some(guami(1, 0)), Some(plmn("93")));
-        assert_eq!(core.select_amf(&mine), Some(1));
+        assert_eq!(core.select_amf(&mine), Ok(1));
         for amf in &mut core.amfs {
             amf.state = State::Down(later);
         }
-        assert_eq!(core.select_amf(&mine), None);
+        assert_eq!(core.select_amf(&mine), Err(NoAmf::Down));
         assert!(!core.any_amf_ready());
     }
 }

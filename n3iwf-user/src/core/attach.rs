@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     DOWNLINK_LIMIT, N3iwf,
+    amf::NoAmf,
     pacing::Pace,
     types::{Action, Command, Eap, IkeState, N2State, NasLink, PendingContext, Ue},
 };
@@ -41,10 +42,7 @@ impl N3iwf {
                 if let Some(number) = taken {
                     self.ran_ids.give_back(number);
                 }
-                self.commands.push_back(Command::Refuse {
-                    sa,
-                    notifies: vec![private_notify(notify::CONGESTION, Vec::new())],
-                });
+                self.refuse(sa);
                 return;
             }
         };
@@ -124,9 +122,19 @@ impl N3iwf {
         };
         match ue.n2 {
             N2State::None => {
-                let Some(amf) = self.select_amf(parameters) else {
-                    warn!(ue = number, "no AMF");
-                    self.abandon_eap(now, number);
+                let amf = match self.select_amf(parameters) {
+                    Ok(amf) => amf,
+                    Err(NoAmf::Down) => {
+                        warn!(ue = number, "no AMF");
+                        self.abandon_eap(now, number);
+                        return;
+                    }
+                    Err(NoAmf::Overloaded) => {
+                        self.turn_away(now, number);
+                        return;
+                    }
+                };
+                let Some(ue) = self.ues.get(&number) else {
                     return;
                 };
                 let message = ngap::initial_ue_message(
@@ -153,6 +161,25 @@ impl N3iwf {
             N2State::Asked | N2State::Orphaned(_) | N2State::Releasing(..) | N2State::Gone => {}
         }
         self.pump_eap(now, number);
+    }
+
+    /// No AMF wants the UE now: CONGESTION in place of an EAP packet, and no AMF has heard of it.
+    fn turn_away(&mut self, now: Instant, number: u32) {
+        let Some(ue) = self.ues.get_mut(&number) else {
+            return;
+        };
+        warn!(ue = number, "the AMFs are overloaded: attach refused");
+        ue.ike = IkeState::Closing;
+        let sa = ue.sa;
+        self.note_turned_away(now, sa);
+        self.refuse(sa);
+    }
+
+    fn refuse(&mut self, sa: SaId) {
+        self.commands.push_back(Command::Refuse {
+            sa,
+            notifies: vec![private_notify(notify::CONGESTION, Vec::new())],
+        });
     }
 
     /// Goes on with EAP when it is our turn: what is owed to the UE, in order.

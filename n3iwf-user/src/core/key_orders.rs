@@ -38,9 +38,9 @@ impl N3iwf {
         };
         let rekey = self.by_sa.contains_key(&sa);
         if !rekey {
-            if self.stopping || !self.any_amf_ready() {
+            if self.stopping || !self.any_amf_ready() || self.would_be_turned_away(now, &slave) {
                 // No core, no attach: not one key is spent on it, and the UE backs off.
-                info!(%sa, "no AMF: attach refused");
+                info!(%sa, "no AMF takes it: attach refused");
                 self.commands.push_back(Command::ProvideKeys {
                     sa,
                     request,

@@ -421,6 +421,11 @@ impl KeyDesk {
         self.tend(now, slave);
     }
 
+    /// Whose keys an IKE SA that began here has.
+    pub(crate) fn peer_of(&self, sa: SaId) -> Option<&SaeId> {
+        self.sas.get(&sa).map(|(slave, _)| slave)
+    }
+
     /// An IKE SA is authenticated: its peer is who it says, and may have keys ahead.
     pub(crate) fn established(&mut self, now: Instant, sa: SaId) {
         if let Some((slave, live)) = self.sas.get_mut(&sa)

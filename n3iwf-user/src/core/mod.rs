@@ -12,6 +12,7 @@ mod child;
 mod key_orders;
 mod keydesk;
 mod modify;
+mod overload;
 mod pacing;
 mod pool;
 mod rekey;
@@ -35,6 +36,7 @@ use tracing::{debug, error, info, warn};
 use self::{
     amf::Amf,
     keydesk::KeyDesk,
+    overload::TurnedAway,
     pool::Numbers,
     types::{IkeState, N2State, Ue},
     ues::Ues,
@@ -70,6 +72,7 @@ pub struct N3iwf {
     /// IKE SAs that asked for keys, or have them, and have no UE yet.
     half_open: HashMap<SaId, Timeline>,
     desk: KeyDesk,
+    turned_away: TurnedAway,
     pool: AddressPool,
     ran_ids: Numbers,
     reqids: Numbers,
@@ -108,6 +111,7 @@ impl N3iwf {
             auth_timers: BTreeSet::new(),
             half_open: HashMap::new(),
             desk: KeyDesk::new(config.keys.clone()),
+            turned_away: TurnedAway::default(),
             ran_ids: Numbers::new(1, u32::MAX),
             reqids: Numbers::new(1, LAST_REQID),
             teids: Numbers::new(1, u32::MAX),
@@ -271,6 +275,9 @@ impl N3iwf {
                 plmns,
                 capacity,
             } => self.amf_updated(amf, name, guamis, plmns, capacity),
+            AmfMessage::OverloadStart(overload) => self.overload_started(amf, overload),
+            AmfMessage::OverloadStop(guamis) => self.overload_stopped(amf, &guamis),
+            AmfMessage::Withdrawn(list) => self.guamis_withdrawn(amf, list),
             AmfMessage::Reset(scope) => self.reset(now, amf, scope),
             AmfMessage::DownlinkNas { ue, nas } => {
                 if let Some(number) = self.find(now, amf, ue) {

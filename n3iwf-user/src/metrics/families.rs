@@ -60,6 +60,10 @@ families! {
         "Whether NG Setup with this AMF is done.";
     AMF_UES: Gauge, "n3iwf_amf_ues", ["amf" = "address as configured"],
         "UEs this AMF serves here.";
+    AMF_OVERLOADED: Gauge, "n3iwf_amf_overloaded", ["amf" = "address as configured"],
+        "Whether this AMF has sent OVERLOAD START and no OVERLOAD STOP.";
+    AMF_TURNED_AWAY: Counter, "n3iwf_amf_turned_away_total", ["amf" = "address as configured"],
+        "Attaches this AMF did not get because of that.";
     NG_SETUPS: Counter, "n3iwf_ng_setups_total", ["amf" = "address as configured"],
         "NG Setup procedures done.";
     NG_LOSSES: Counter, "n3iwf_ng_losses_total", ["amf" = "address as configured"],

@@ -141,6 +141,8 @@ fn core(page: &mut Page, census: &Census) {
         let name = [amf.address.as_str()];
         page.put(&f::AMF_READY, name, amf.state == "ready");
         page.put(&f::AMF_UES, name, amf.ues);
+        page.put(&f::AMF_OVERLOADED, name, amf.overload.is_some());
+        page.put(&f::AMF_TURNED_AWAY, name, amf.turned_away);
         page.put(&f::NG_SETUPS, name, amf.setups);
         page.put(&f::NG_LOSSES, name, amf.losses);
     }

@@ -23,8 +23,8 @@ use oxirush_ngap::{
 };
 
 use super::{
-    AmfInfo, AmfMessage, ContextSetup, QosFlow, ResetScope, SessionRequest, SetupTransfer, UeIds,
-    encode::error_indication_with, modify,
+    AmfInfo, AmfMessage, Backups, ContextSetup, QosFlow, ResetScope, SessionRequest, SetupTransfer,
+    UeIds, encode::error_indication_with, modify, overload,
 };
 
 /// Why a message has no meaning, and what to send back.
@@ -127,13 +127,15 @@ fn message(pdu: &NGAPPDU<'_>) -> Result<AmfMessage, Error> {
         K::Successful_NGSetup => {
             extract_ngap_ies!(pdu, NGSetupResponse,
                 req name: String = AMFName(name) => name.0.into_owned(),
-                req guamis: Vec<Guami> = ServedGUAMIList(list) => read_guamis(&list),
+                req served: (Vec<Guami>, Backups) = ServedGUAMIList(list) => read_guamis(&list),
                 req capacity: u8 = RelativeAMFCapacity(capacity) => capacity.0,
                 req plmns: Vec<Plmn> = PLMNSupportList(list) => read_plmns(&list),
             );
+            let (guamis, backups) = served;
             AmfMessage::NgSetupResponse(AmfInfo {
                 name: printable(&name),
                 guamis,
+                backups,
                 plmns,
                 capacity,
             })
@@ -250,7 +252,7 @@ fn message(pdu: &NGAPPDU<'_>) -> Result<AmfMessage, Error> {
         K::Initiating_AMFConfigurationUpdate => {
             extract_ngap_ies!(pdu, AMFConfigurationUpdate,
                 opt name: String = AMFName(name) => printable(&name.0),
-                opt served: Vec<Guami> = ServedGUAMIList(list) => read_guamis(&list),
+                opt served: (Vec<Guami>, Backups) = ServedGUAMIList(list) => read_guamis(&list),
                 lax capacity: u8 = RelativeAMFCapacity(capacity) => capacity.0,
                 opt supported: Vec<Plmn> = PLMNSupportList(list) => read_plmns(&list),
             );
@@ -261,9 +263,9 @@ fn message(pdu: &NGAPPDU<'_>) -> Result<AmfMessage, Error> {
                 capacity,
             }
         }
-        K::Initiating_AMFStatusIndication => AmfMessage::Noted("AMF STATUS INDICATION"),
-        K::Initiating_OverloadStart => AmfMessage::Noted("OVERLOAD START"),
-        K::Initiating_OverloadStop => AmfMessage::Noted("OVERLOAD STOP"),
+        K::Initiating_AMFStatusIndication => overload::status_indication(pdu)?,
+        K::Initiating_OverloadStart => overload::overload_start(pdu)?,
+        K::Initiating_OverloadStop => overload::overload_stop(pdu)?,
         _ => return unknown(pdu),
     })
 }
@@ -403,18 +405,15 @@ fn address(bits: &TransportLayerAddress<'_>) -> Option<IpAddr> {
     }
 }
 
-fn read_guamis(list: &ServedGUAMIList<'_>) -> Vec<Guami> {
-    list.0
-        .iter()
-        .filter_map(|item| {
-            Some(Guami {
-                plmn: plmn(&item.guami.plmn_identity)?,
-                region: u8::try_from(item.guami.amf_region_id.0.value()).ok()?,
-                set: u16::try_from(item.guami.amf_set_id.0.value()).ok()?,
-                pointer: u8::try_from(item.guami.amf_pointer.0.value()).ok()?,
-            })
-        })
-        .collect()
+/// Served GUAMIs, and who takes over from them.
+fn read_guamis(list: &ServedGUAMIList<'_>) -> (Vec<Guami>, Backups) {
+    let read = |item| overload::guami(item);
+    let served = list.0.iter().filter_map(|item| read(&item.guami)).collect();
+    let backups = list.0.iter().filter_map(|item| {
+        let name = item.backup_amf_name.as_ref()?;
+        Some((read(&item.guami)?, printable(&name.0)))
+    });
+    (served, backups.collect())
 }
 
 fn read_plmns(list: &PLMNSupportList) -> Vec<Plmn> {
@@ -425,7 +424,7 @@ fn read_plmns(list: &PLMNSupportList) -> Vec<Plmn> {
 }
 
 /// By digits: NGAP orders a three-digit MNC otherwise than TS 24.502 does.
-fn plmn(identity: &PLMNIdentity) -> Option<Plmn> {
+pub(super) fn plmn(identity: &PLMNIdentity) -> Option<Plmn> {
     let (mcc, mnc) = oxirush_ngap::helpers::plmn_from(identity)?;
     Plmn::from_digits(&mcc, &mnc)
 }
@@ -441,6 +440,6 @@ fn duration(wait: TimeToWait) -> Duration {
     })
 }
 
-fn printable(name: &str) -> String {
+pub(super) fn printable(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(150).collect()
 }

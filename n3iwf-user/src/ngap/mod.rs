@@ -5,6 +5,7 @@
 mod decode;
 mod encode;
 mod modify;
+mod overload;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,7 @@ pub use modify::{
     FlowRequest, ModifiedFlows, ModifyOutcome, ModifyRequest, ModifyTransfer, TunnelChange,
     context_modification_response, session_modify_response,
 };
+pub use overload::{Action as OverloadAction, Overload, Restraint, Withdrawn};
 
 /// The pair of identifiers of a UE on N2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,16 +124,25 @@ pub enum AmfMessage {
     ConfigurationUpdate {
         /// AMF name.
         name: Option<String>,
-        /// Served GUAMIs.
-        guamis: Option<Vec<Guami>>,
+        /// Served GUAMIs, and who takes over from them.
+        guamis: Option<(Vec<Guami>, Backups)>,
         /// Supported PLMNs.
         plmns: Option<Vec<Plmn>>,
         /// Relative AMF capacity.
         capacity: Option<u8>,
     },
+    /// OVERLOAD START.
+    OverloadStart(Overload),
+    /// OVERLOAD STOP, for these GUAMIs; none: for all.
+    OverloadStop(Vec<Guami>),
+    /// AMF STATUS INDICATION: GUAMIs that go out of service.
+    Withdrawn(Vec<Withdrawn>),
     /// Understood, and of no consequence for a non-3GPP node yet.
     Noted(&'static str),
 }
+
+/// Names of the AMFs that take over, by GUAMI.
+pub type Backups = Vec<(Guami, String)>;
 
 /// What an AMF serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -140,6 +151,8 @@ pub struct AmfInfo {
     pub name: String,
     /// Served GUAMIs.
     pub guamis: Vec<Guami>,
+    /// Who takes over from it.
+    pub backups: Backups,
     /// Supported PLMNs.
     pub plmns: Vec<Plmn>,
     /// Relative AMF capacity, 0 to 255.

@@ -9,6 +9,7 @@ mod kms;
 mod n2link;
 mod nas;
 mod plane;
+mod queues;
 #[cfg(test)]
 mod tests;
 mod udp;
@@ -246,7 +247,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let own = &file.configuration;
     let encapsulate = own.dataplane.kind == dataplane::Kind::Kernel;
-    let udp = Udp::bind(own.ike_bind_address, encapsulate).await?;
+    let udp = Udp::bind(own.ike_bind_address, encapsulate)?;
     let relay = relay::open(file.relay(), &own.dataplane).context("user-plane relay")?;
     let (inputs, mut input) = mpsc::channel(INPUTS);
     let device = started.interface.clone().filter(|_| encapsulate);

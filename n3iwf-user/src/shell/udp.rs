@@ -10,12 +10,19 @@ use ike::{Path, Transmit};
 use tokio::net::UdpSocket;
 use tracing::debug;
 
+use super::queues;
+
 /// The largest UDP payload; IKE has no smaller bound without fragmentation.
 const MAX_DATAGRAM: usize = 65_535;
 /// IKE's two ports (RFC 7296, 2).
 const PORTS: [u16; 2] = [500, 4500];
+/// Datagrams per wake-up: fewer rounds of the loop, and timers are not starved.
+const BATCH: usize = 64;
+/// Of strangers fewer: nobody else waits long for them.
+const STRANGERS: usize = 8;
 
 pub(super) struct Udp {
+    /// For each port the queue of strangers, then that of the others.
     sockets: Vec<(UdpSocket, SocketAddr)>,
     buffer: Vec<u8>,
     /// Datagrams left of the batch of one wake-up.
@@ -24,17 +31,18 @@ pub(super) struct Udp {
 
 impl Udp {
     /// Binds both ports; with `encapsulate` the kernel takes ESP out of port 4500 (RFC 3948).
-    pub(super) async fn bind(address: IpAddr, encapsulate: bool) -> anyhow::Result<Self> {
+    pub(super) fn bind(address: IpAddr, encapsulate: bool) -> anyhow::Result<Self> {
         let mut sockets = Vec::new();
         for port in PORTS {
             let local = SocketAddr::new(address, port);
-            let socket = UdpSocket::bind(local)
-                .await
-                .with_context(|| format!("UDP {local} (ikeBindAddress)"))?;
-            if port == 4500 && encapsulate {
-                dataplane::enable_udp_encap(&socket).context("UDP_ENCAP on port 4500")?;
+            let queues =
+                queues::bind(local).with_context(|| format!("UDP {local} (ikeBindAddress)"))?;
+            for socket in queues {
+                if port == 4500 && encapsulate {
+                    dataplane::enable_udp_encap(&socket).context("UDP_ENCAP on port 4500")?;
+                }
+                sockets.push((socket, local));
             }
-            sockets.push((socket, local));
         }
         Ok(Self {
             sockets,
@@ -43,14 +51,23 @@ impl Udp {
         })
     }
 
-    /// Waits until one of the sockets can be read, and says which. Cancel-safe.
+    /// Waits until one of the sockets can be read, and says which; strangers come last. Cancel-safe.
     pub(super) async fn readable(&mut self) -> usize {
-        // 64 datagrams per wake-up: fewer rounds of the loop, and timers are not starved.
-        self.budget = 64;
+        self.budget = BATCH;
         match self.sockets.as_slice() {
-            [(first, _), (second, _)] => tokio::select! {
-                _ = first.readable() => 0,
-                _ = second.readable() => 1,
+            [
+                (strangers, _),
+                (others, _),
+                (strangers_nat, _),
+                (others_nat, _),
+            ] => tokio::select! {
+                biased;
+                _ = others.readable() => 1,
+                _ = others_nat.readable() => 3,
+                from = either(strangers, strangers_nat) => {
+                    self.budget = STRANGERS;
+                    from * 2
+                }
             },
             _ => std::future::pending().await,
         }
@@ -91,5 +108,13 @@ impl Udp {
         if let Err(error) = socket.try_send_to(&transmit.data, remote) {
             debug!(%error, %remote, "send");
         }
+    }
+}
+
+/// Which of the two can be read; by chance, so that a flood on one port keeps nobody from the other.
+async fn either(first: &UdpSocket, second: &UdpSocket) -> usize {
+    tokio::select! {
+        _ = first.readable() => 0,
+        _ = second.readable() => 1,
     }
 }

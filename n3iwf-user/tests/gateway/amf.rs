@@ -23,16 +23,17 @@ pub(crate) const SESSION_AMBR: Ambr = Ambr {
 
 /// A message that arrived at the AMF.
 pub(crate) struct Uplink {
+    pub(crate) amf: usize,
     pub(crate) ue: Option<u32>,
     pub(crate) pdu: NGAP_PDU,
 }
 
 impl Uplink {
-    pub(crate) fn new(ue: Option<u32>, octets: &[u8]) -> Self {
+    pub(crate) fn new(amf: usize, ue: Option<u32>, octets: &[u8]) -> Self {
         let pdu = NGAP_PDU::decode(octets).unwrap();
         // The encoder is an independent one, but the object sets are ours to follow.
         assert_eq!(pdu.check().unwrap(), [], "{pdu}");
-        Self { ue, pdu }
+        Self { amf, ue, pdu }
     }
 
     pub(crate) fn kind(&self) -> NgapPduKind {
@@ -59,6 +60,16 @@ pub(crate) fn amf_id(ran: u32) -> u64 {
 }
 
 pub(crate) fn ng_setup_response() -> Vec<u8> {
+    ng_setup_response_of("amf-1", (1, 0), 255, None)
+}
+
+/// Of an AMF of this set and pointer, and the AMF that takes over from it.
+pub(crate) fn ng_setup_response_of(
+    name: &str,
+    (set, pointer): (u16, u8),
+    capacity: u8,
+    backup: Option<&str>,
+) -> Vec<u8> {
     let network = plmn("208", "93").unwrap();
     let slices = SliceSupportList(vec![SliceSupportItem::new(
         s_nssai(1, Some([1, 2, 3])),
@@ -68,13 +79,13 @@ pub(crate) fn ng_setup_response() -> Vec<u8> {
         SuccessfulOutcome,
         NGSetup,
         NGSetupResponse,
-        AMFName("amf-1"),
+        AMFName(name),
         ServedGUAMIList(ServedGUAMIList(vec![ServedGUAMIItem::new(
-            guami(network, 1, 1, 0).unwrap(),
-            None,
+            guami(network, 1, set, pointer).unwrap(),
+            backup.map(AMFName::from),
             None
         )])),
-        RelativeAMFCapacity(RelativeAMFCapacity(255)),
+        RelativeAMFCapacity(RelativeAMFCapacity(capacity)),
         PLMNSupportList(PLMNSupportList(vec![PLMNSupportItem::new(
             network, slices, None
         )])),
@@ -334,6 +345,69 @@ pub(crate) fn error_indication(ran: u32, cause: CauseRadioNetwork) -> Vec<u8> {
         AMF_UE_NGAP_ID(amf_id(ran)),
         RAN_UE_NGAP_ID(ran),
         Cause(Cause::radioNetwork(cause)),
+    )
+    .unwrap()
+    .encode()
+    .unwrap()
+}
+
+pub(crate) fn overload_start(action: Option<OverloadAction>, percent: Option<u8>) -> Vec<u8> {
+    let mut pdu = build_ngap!(InitiatingMessage, OverloadStart, OverloadStart,).unwrap();
+    let mut ies = Vec::new();
+    if let Some(action) = action {
+        let response = OverloadResponse::overloadAction(action);
+        ies.push(build_ngap_ie!(OverloadStart, REJECT AMFOverloadResponse(response)).unwrap());
+    }
+    if let Some(percent) = percent {
+        let percent = TrafficLoadReductionIndication(percent);
+        ies.push(
+            build_ngap_ie!(OverloadStart, IGNORE AMFTrafficLoadReductionIndication(percent))
+                .unwrap(),
+        );
+    }
+    pdu.set_protocol_ies(ProtocolIEContainer(ies)).unwrap();
+    pdu.encode().unwrap()
+}
+
+pub(crate) fn overload_stop() -> Vec<u8> {
+    build_ngap!(InitiatingMessage, OverloadStop, OverloadStop,)
+        .unwrap()
+        .encode()
+        .unwrap()
+}
+
+/// AMF STATUS INDICATION of the GUAMI with this set and pointer.
+pub(crate) fn status_indication((set, pointer): (u16, u8), backup: Option<&str>) -> Vec<u8> {
+    let network = plmn("208", "93").unwrap();
+    let item = UnavailableGUAMIItem::new(
+        guami(network, 1, set, pointer).unwrap(),
+        None,
+        backup.map(AMFName::from),
+        None,
+    );
+    build_ngap!(
+        InitiatingMessage,
+        AMFStatusIndication,
+        AMFStatusIndication,
+        UnavailableGUAMIList(UnavailableGUAMIList(vec![item])),
+    )
+    .unwrap()
+    .encode()
+    .unwrap()
+}
+
+/// AMF CONFIGURATION UPDATE with the served GUAMI of this set and pointer.
+pub(crate) fn guami_update((set, pointer): (u16, u8)) -> Vec<u8> {
+    let network = plmn("208", "93").unwrap();
+    build_ngap!(
+        InitiatingMessage,
+        AMFConfigurationUpdate,
+        AMFConfigurationUpdate,
+        ServedGUAMIList(ServedGUAMIList(vec![ServedGUAMIItem::new(
+            guami(network, 1, set, pointer).unwrap(),
+            None,
+            None
+        )])),
     )
     .unwrap()
     .encode()

@@ -237,7 +237,7 @@ fn every_truncation_of_a_message_is_survived() {
 #[test]
 fn unknown_procedures_follow_their_criticality() {
     let mut world = World::new();
-    // UE RADIO CAPABILITY CHECK is of criticality reject, OVERLOAD START of criticality ignore.
+    // UE RADIO CAPABILITY CHECK is of criticality reject, PAGING of criticality ignore.
     let check = build_ngap!(
         InitiatingMessage,
         UERadioCapabilityCheck,
@@ -253,7 +253,7 @@ fn unknown_procedures_follow_their_criticality() {
         answer.cause(),
         Cause::protocol(CauseProtocol::abstract_syntax_error_reject)
     );
-    let overload = build_ngap!(InitiatingMessage, OverloadStart, OverloadStart,).unwrap();
-    world.ngap(&overload.encode().unwrap());
+    let paging = build_ngap!(InitiatingMessage, Paging, Paging,).unwrap();
+    world.ngap(&paging.encode().unwrap());
     assert!(world.uplink.is_empty());
 }

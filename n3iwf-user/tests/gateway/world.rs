@@ -54,6 +54,8 @@ pub(crate) struct Ue {
     pub(crate) refuse_children: bool,
     /// What the N3IWF told without a Child SA.
     pub(crate) told: Vec<Vec<Notify>>,
+    /// What it tells of itself in EAP-5G.
+    pub(crate) parameters: AnParameters,
 }
 
 /// What the data plane double holds.
@@ -146,6 +148,19 @@ impl World {
     /// As [`new`](Self::new), with another responder.
     pub(crate) fn with_endpoint(change: impl FnOnce(&mut ResponderConfig)) -> Self {
         Self::in_service(Self::of(core_config("10.0.0.0/16"), change))
+    }
+
+    /// Several AMFs, which answer NG Setup so.
+    pub(crate) fn with_amfs(answers: Vec<Vec<u8>>) -> Self {
+        let mut config = core_config("10.0.0.0/16");
+        config.amfs = (0..answers.len()).map(|n| format!("amf {n}")).collect();
+        let mut world = Self::of(config, |_| {});
+        world.amf_listens = true;
+        world.setup_answers = answers.into();
+        world.start();
+        assert!(world.gateway.amfs().iter().all(|amf| amf.state == "ready"));
+        world.uplink.clear();
+        world
     }
 
     fn in_service(mut world: Self) -> Self {
@@ -248,6 +263,7 @@ impl World {
             children: BTreeMap::new(),
             refuse_children: false,
             told: Vec::new(),
+            parameters: an_parameters(),
         });
         index
     }
@@ -292,9 +308,13 @@ impl World {
         self.run();
     }
 
-    /// A message of the AMF.
+    /// A message of the AMF, the first if there are more.
     pub(crate) fn ngap(&mut self, octets: &[u8]) {
-        self.gateway.handle_ngap(self.now, 0, octets);
+        self.ngap_of(0, octets);
+    }
+
+    pub(crate) fn ngap_of(&mut self, amf: usize, octets: &[u8]) {
+        self.gateway.handle_ngap(self.now, amf, octets);
         self.run();
     }
 
@@ -423,7 +443,7 @@ impl World {
                 };
                 let message = match message {
                     Request::Start => Response::Nas {
-                        an_parameters: an_parameters(),
+                        an_parameters: ue.parameters.clone(),
                         nas: b"register".to_vec(),
                     },
                     Request::Nas(nas) => {
@@ -502,9 +522,8 @@ impl World {
             }
             Action::DisconnectAmf { .. } => self.disconnects += 1,
             Action::SendNgap { amf, ue, data } => {
-                assert_eq!(amf, 0);
                 self.sent_on_ue_stream += usize::from(ue.is_some());
-                let uplink = Uplink::new(ue, &data);
+                let uplink = Uplink::new(amf, ue, &data);
                 let setup = uplink.kind() == NgapPduKind::Initiating_NGSetup;
                 self.uplink.push_back(uplink);
                 if setup && let Some(answer) = self.setup_answers.pop_front() {

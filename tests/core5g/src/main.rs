@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use core5g::amf::OverloadAction;
 use core5g::config;
 use core5g::server::{Request, Server, Trigger};
 use serde_json::Value;
@@ -88,6 +89,23 @@ enum Ctl {
     },
     /// NG RESET to every N3IWF.
     Reset,
+    /// OVERLOAD START to every N3IWF.
+    Overload {
+        /// `reject-mo-data`, `reject-signalling`, `emergency-only`, `high-priority-only`.
+        #[arg(long, value_parser = overload_action)]
+        action: Option<OverloadAction>,
+        /// Percent of the attaches that shall stay away.
+        #[arg(long, value_parser = clap::value_parser!(u8).range(1..=99))]
+        percent: Option<u8>,
+    },
+    /// OVERLOAD STOP to every N3IWF.
+    Relax,
+    /// Tell every N3IWF that the GUAMI goes out of service.
+    Withdraw {
+        /// Name of the AMF that takes over.
+        #[arg(long)]
+        backup: Option<String>,
+    },
     /// Break every N2 association off.
     DropN2,
     /// Stop answering on N2, or start again.
@@ -181,6 +199,9 @@ async fn control(socket: &std::path::Path, request: Ctl) -> anyhow::Result<()> {
         Ctl::ReleaseSession { supi, session } => trigger(Trigger::ReleaseSession { supi, session }),
         Ctl::ReleaseUe { supi } => trigger(Trigger::ReleaseUe { supi }),
         Ctl::Reset => trigger(Trigger::Reset),
+        Ctl::Overload { action, percent } => trigger(Trigger::Overload { action, percent }),
+        Ctl::Relax => trigger(Trigger::Relax),
+        Ctl::Withdraw { backup } => trigger(Trigger::Withdraw { backup }),
         Ctl::DropN2 => trigger(Trigger::DropN2),
         Ctl::Silent { silent } => {
             let mut policy: core5g::policy::Policy =
@@ -191,6 +212,10 @@ async fn control(socket: &std::path::Path, request: Ctl) -> anyhow::Result<()> {
     };
     let answer: Value = client.call(&request).await?;
     print(&answer)
+}
+
+fn overload_action(word: &str) -> Result<OverloadAction, serde_json::Error> {
+    serde_json::from_value(Value::from(word))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(

@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use oxirush_ngap::helpers::{guami, s_nssai, ue_security_capabilities};
 use oxirush_ngap::ngap::{
-    AllocationAndRetentionPriority, AllowedNSSAI, AllowedNSSAIItem, BitRate, Cause, CauseNas,
-    CriticalityDiagnostics, FiveQI, GTPTEID, GTPTunnel, NGAP_PDU, NonDynamic5QIDescriptor,
+    AMFName, AllocationAndRetentionPriority, AllowedNSSAI, AllowedNSSAIItem, BitRate, Cause,
+    CauseNas, CriticalityDiagnostics, FiveQI, GTPTEID, GTPTunnel, NGAP_PDU,
+    NonDynamic5QIDescriptor, OverloadAction as Wire, OverloadResponse,
     PDUSessionAggregateMaximumBitRate, PDUSessionID, PDUSessionResourceModifyItemModReq,
     PDUSessionResourceModifyListModReq, PDUSessionResourceModifyRequestTransfer,
     PDUSessionResourceReleaseCommandTransfer, PDUSessionResourceSetupItemSUReq,
@@ -16,12 +17,13 @@ use oxirush_ngap::ngap::{
     QosFlowAddOrModifyRequestList, QosFlowIdentifier, QosFlowLevelQosParameters,
     QosFlowListWithCause, QosFlowSetupRequestItem, QosFlowSetupRequestList, QosFlowWithCauseItem,
     RelativeAMFCapacity, ResetAll, ResetType, SNSSAI, ServedGUAMIItem, ServedGUAMIList,
-    SliceSupportItem, SliceSupportList, TransportLayerAddress, UEAggregateMaximumBitRate,
-    UEAssociatedLogicalNGConnectionList, UENGAPIDPair, UENGAPIDs, UPTransportLayerInformation,
-    encode_open_type,
+    SliceSupportItem, SliceSupportList, TrafficLoadReductionIndication, TransportLayerAddress,
+    UEAggregateMaximumBitRate, UEAssociatedLogicalNGConnectionList, UENGAPIDPair, UENGAPIDs,
+    UPTransportLayerInformation, UnavailableGUAMIItem, UnavailableGUAMIList, encode_open_type,
 };
 use oxirush_ngap::{BitString, Error, build_ngap, build_ngap_ie};
 
+use crate::amf::OverloadAction;
 use crate::config::{Ambr, AmfConfig, FlowConfig};
 use crate::types::Slice;
 
@@ -92,6 +94,50 @@ pub fn ng_reset(cause: Cause) -> Octets {
         NGReset,
         Cause(cause),
         ResetType(ResetType::nG_Interface(ResetAll::reset_all)),
+    )?
+    .encode()
+}
+
+/// OVERLOAD START.
+pub fn overload_start(action: Option<OverloadAction>, percent: Option<u8>) -> Octets {
+    let mut pdu = build_ngap!(InitiatingMessage, OverloadStart, OverloadStart,)?;
+    let mut ies = Vec::new();
+    if let Some(action) = action {
+        let response = OverloadResponse::overloadAction(match action {
+            OverloadAction::RejectMoData => Wire::reject_non_emergency_mo_dt,
+            OverloadAction::RejectSignalling => Wire::reject_rrc_cr_signalling,
+            OverloadAction::EmergencyOnly => {
+                Wire::permit_emergency_sessions_and_mobile_terminated_services_only
+            }
+            OverloadAction::HighPriorityOnly => {
+                Wire::permit_high_priority_sessions_and_mobile_terminated_services_only
+            }
+        });
+        ies.push(build_ngap_ie!(OverloadStart, REJECT AMFOverloadResponse(response))?);
+    }
+    if let Some(percent) = percent {
+        let percent = TrafficLoadReductionIndication(percent);
+        ies.push(build_ngap_ie!(OverloadStart, IGNORE
+            AMFTrafficLoadReductionIndication(percent))?);
+    }
+    pdu.set_protocol_ies(ProtocolIEContainer(ies))?;
+    pdu.encode()
+}
+
+/// OVERLOAD STOP.
+pub fn overload_stop() -> Octets {
+    build_ngap!(InitiatingMessage, OverloadStop, OverloadStop,)?.encode()
+}
+
+/// AMF STATUS INDICATION of the AMF's GUAMI.
+pub fn status_indication(amf: &AmfConfig, backup: Option<&str>) -> Octets {
+    let identity = guami(plmn(amf), amf.region, amf.set, amf.pointer)?;
+    let item = UnavailableGUAMIItem::new(identity, None, backup.map(AMFName::from), None);
+    build_ngap!(
+        InitiatingMessage,
+        AMFStatusIndication,
+        AMFStatusIndication,
+        UnavailableGUAMIList(UnavailableGUAMIList(vec![item])),
     )?
     .encode()
 }

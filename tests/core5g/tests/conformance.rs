@@ -14,6 +14,8 @@ use std::process::Command;
 
 use oxirush_nas::nas_5gs::*;
 
+use core5g::amf::OverloadAction;
+
 use support::core::{CONFIG, Core};
 use support::n3iwf;
 use support::ue::Ue;
@@ -56,6 +58,14 @@ fn capture() -> Vec<Vec<u8>> {
     core.send(&n3iwf::ng_reset(None));
     core.send(&[0x00, 0xff, 0x00]);
     let actions = core.amf.reset(core.now);
+    core.take(actions);
+    let actions = core
+        .amf
+        .overload(core.now, Some(OverloadAction::RejectSignalling), Some(30));
+    core.take(actions);
+    let actions = core.amf.relax(core.now);
+    core.take(actions);
+    let actions = core.amf.withdraw(core.now, Some("amf-2"));
     core.take(actions);
     core.send(&n3iwf::ng_setup(&n3iwf::Announce {
         plmn: [0, 0xf1, 0x10],
@@ -133,6 +143,9 @@ fn wireshark_reads_every_message_without_complaint() {
         "NGResetAcknowledge",
         "ErrorIndication",
         "NGReset",
+        "OverloadStart",
+        "OverloadStop",
+        "AMFStatusIndication",
         "NGSetupFailure",
     ] {
         assert!(all.contains(expected), "{expected} in\n{all}");

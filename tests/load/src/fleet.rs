@@ -79,6 +79,7 @@ pub struct Fleet {
     sender: mpsc::UnboundedSender<Happened>,
     events: mpsc::UnboundedReceiver<Happened>,
     ended: Vec<Ended>,
+    arrivals: Vec<(usize, Instant)>,
     buffer: Vec<u8>,
 }
 
@@ -89,6 +90,18 @@ impl Fleet {
     /// # Errors
     /// When the file is wrong or the socket cannot be bound.
     pub async fn new(config: &Path, number: usize) -> Result<Self> {
+        Self::with_attempts(config, number, Some(1)).await
+    }
+
+    /// The same, of UEs that try again as their file says.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub async fn persistent(config: &Path, number: usize) -> Result<Self> {
+        Self::with_attempts(config, number, None).await
+    }
+
+    async fn with_attempts(config: &Path, number: usize, attempts: Option<u32>) -> Result<Self> {
         let mut config = Config::load(config).context("the UE's configuration")?;
         let first: u64 = config
             .subscriber
@@ -108,7 +121,9 @@ impl Fleet {
             let imsi = first + u64::try_from(offset)?;
             config.subscriber.supi = format!("imsi-{imsi:0digits$}");
             let mut ue = config.ue().map_err(anyhow::Error::msg)?;
-            ue.retry.attempts = 1;
+            if let Some(attempts) = attempts {
+                ue.retry.attempts = attempts;
+            }
             // All of them are on one socket, and none moves.
             ue.mobike = None;
             let sqn = SqnState::starting_at(config.subscriber.sqn)?;
@@ -133,6 +148,7 @@ impl Fleet {
             sender,
             events,
             ended: Vec::new(),
+            arrivals: Vec::new(),
             buffer: vec![0; MAX_DATAGRAM],
         })
     }
@@ -173,6 +189,11 @@ impl Fleet {
     /// Attaches that have ended since the last call.
     pub fn ended(&mut self) -> Vec<Ended> {
         std::mem::take(&mut self.ended)
+    }
+
+    /// UEs that have registered and have their session since the last call, and when.
+    pub fn arrivals(&mut self) -> Vec<(usize, Instant)> {
+        std::mem::take(&mut self.arrivals)
     }
 
     fn command(&mut self, ue: usize, command: Command) {
@@ -309,6 +330,7 @@ impl Fleet {
                     member.ue.session_added(now(), session.accept.id, Ok(()));
                 }
                 Action::Attached => {
+                    self.arrivals.push((index, Instant::now()));
                     if let Some(begun) = member.begun.take() {
                         self.ended.push(Ended {
                             ue: index,

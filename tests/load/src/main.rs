@@ -3,6 +3,7 @@
 
 mod drive;
 mod soak;
+mod survive;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -121,6 +122,21 @@ enum What {
         #[arg(long)]
         per_second: f64,
         /// Result file
+        #[arg(long)]
+        output: PathBuf,
+    },
+    /// UEs that stay until their N3IWF is gone, and come back
+    Survive {
+        /// Configuration file of a UE: the first of them all
+        #[arg(long)]
+        config: PathBuf,
+        /// How many
+        #[arg(long)]
+        ues: usize,
+        /// How long it may take at most, seconds
+        #[arg(long, default_value_t = 120.0)]
+        seconds: f64,
+        /// Result file; they leave when it is taken away
         #[arg(long)]
         output: PathBuf,
     },
@@ -286,6 +302,15 @@ async fn run(what: What) -> Result<()> {
             let done = soak::soak(&mut fleet, span, per_second).await?;
             fs::write(&output, done.to_string())
                 .with_context(|| format!("cannot write {}", output.display()))
+        }
+        What::Survive {
+            config,
+            ues,
+            seconds,
+            output,
+        } => {
+            let mut fleet = Fleet::persistent(&config, ues).await?;
+            survive::survive(&mut fleet, &output, Duration::from_secs_f64(seconds)).await
         }
         What::IkeRespond { pair } => ike_peer::respond(&pair.into()).await,
         What::IkeDrive {

@@ -170,6 +170,9 @@ enum Bench {
         /// Attaches to measure, in quiet and in the flood
         #[arg(long, default_value_t = 20)]
         attaches: u32,
+        /// Let them empty the bucket of the UE's SAE ID, in place of cookies for all
+        #[arg(long)]
+        bucket: bool,
     },
     /// Many UEs that leave and come back: nothing grows, and all is gone at the end
     Soak {
@@ -250,7 +253,7 @@ struct ScenarioArgs {
     /// Names, see `rig list`
     #[arg(required_unless_present = "all")]
     names: Vec<String>,
-    /// All but `flood` (too much for an emulated processor)
+    /// All but floods (too much for an emulated processor) and `n3iwf-killed-100` (needs --recording)
     #[arg(long)]
     all: bool,
 }
@@ -398,12 +401,14 @@ fn measure(what: Bench) -> Result<bool> {
             rate,
             seconds,
             attaches,
+            bucket,
         } => {
             let setting = setting(&common)?;
             let options = FloodOptions {
                 rate,
                 time: Duration::from_secs(seconds),
                 attaches,
+                bucket,
             };
             let report = bench::flood(&setting, options);
             finish(&setting, &common, &[report])

@@ -50,14 +50,15 @@ fn a_seed_replays_event_by_event() {
     }
 }
 
-/// The N3IWF dies under 20 attached UEs: each comes back by dead-peer detection.
+/// The N3IWF dies under 20 attached UEs and is back after two seconds: each UE hears of it as soon as it asks.
 #[test]
 fn all_come_back_after_a_crash_of_the_n3iwf() {
     let mut plan = Plan::quiet(20);
-    plan.healed = Duration::from_secs(20);
+    plan.healed = Duration::from_secs(12);
     let crash = Fault::N3iwfCrash(Duration::from_secs(2));
     plan.faults = vec![(Duration::from_secs(10), crash)];
     let summary = held(&plan);
     assert!(summary.attaches >= 40, "{summary:?}");
     assert!(summary.converged > Duration::ZERO);
+    assert!(summary.converged <= Duration::from_secs(5), "{summary:?}");
 }

@@ -74,6 +74,8 @@ pub(crate) fn natively() -> Result<Counts> {
             "attach-cert",
             "hygiene",
             "flood",
+            "flood-bucket",
+            "n3iwf-killed-100",
             "metrics",
         ])
         .args(["--recording", "--results"])

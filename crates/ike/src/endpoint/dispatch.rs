@@ -20,8 +20,9 @@ use crate::{
 /// How long a cookie secret makes cookies; they are good for up to twice as long.
 const COOKIE_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Unprotected errors per second, so that nobody can be flooded by way of this node.
-const UNPROTECTED_PER_SECOND: u32 = 16;
+/// Unprotected errors per second: so few that nobody can be flooded by way of this node, and enough for hundreds of
+/// peers to hear within seconds that it has restarted.
+const UNPROTECTED_PER_SECOND: u32 = 256;
 
 /// Counts events within each second.
 #[derive(Default)]

@@ -109,10 +109,17 @@ impl Sa {
         }
     }
 
-    /// Somebody says, unprotected, that the peer does not know this SA: worth a question unless it has just spoken.
+    /// Somebody says, unprotected, that the peer does not know this SA: worth a question unless it has just spoken, and
+    /// a reason not to wait long for the answer.
     pub(crate) fn doubt(&mut self, cx: &mut Cx<'_>) {
-        if cx.now.duration_since(self.last_heard) >= DOUBT_AFTER {
+        if !self.is_established() || cx.now.duration_since(self.last_heard) < DOUBT_AFTER {
+            return;
+        }
+        if self.requests.is_free() {
             self.probe(cx);
+        } else {
+            let timing = self.timing(cx.config);
+            self.requests.doubt(cx.now, &timing);
         }
     }
 

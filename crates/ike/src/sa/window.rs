@@ -20,6 +20,10 @@ pub(crate) fn digest(datagram: &[u8]) -> RequestDigest {
     Sha256::digest(datagram).into()
 }
 
+/// Transmissions of a request, one after the other, to each of which somebody says that the peer does not know the
+/// IKE SA, until that is believed.
+const DOUBTS: u32 = 3;
+
 /// Own requests: at most one without an answer.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
@@ -38,6 +42,10 @@ pub(crate) struct Outstanding {
     wait: std::time::Duration,
     /// `None` while the timer is held.
     due: Option<Instant>,
+    /// Transmissions in a row that were doubted.
+    doubts: u32,
+    /// Whether the last one was.
+    doubted: bool,
 }
 
 /// What the retransmission timer wants.
@@ -79,6 +87,8 @@ impl Requests {
             tries: 0,
             wait: timing.retransmit_first,
             due: Some(now + timing.retransmit_first),
+            doubts: 0,
+            doubted: false,
         });
     }
 
@@ -134,11 +144,15 @@ impl Requests {
         if request.due.is_none_or(|due| due > now) {
             return Tick::Nothing;
         }
-        if request.tries >= timing.retransmit_tries {
+        let disbelieved = request.doubted && request.doubts >= DOUBTS;
+        if disbelieved || request.tries >= timing.retransmit_tries {
             request.due = None;
             return Tick::GiveUp;
         }
         request.tries += 1;
+        if !std::mem::take(&mut request.doubted) {
+            request.doubts = 0;
+        }
         request.wait = request
             .wait
             .saturating_mul(2)
@@ -148,12 +162,27 @@ impl Requests {
         Tick::Resend(&request.datagrams)
     }
 
+    /// Somebody says, unprotected, that the peer does not know the IKE SA. The request is repeated sooner, and given up
+    /// when nothing else comes to it: a peer that restarted says so each time, and one that is there answers one of
+    /// them whatever others say (RFC 7296 2.4).
+    pub(crate) fn doubt(&mut self, now: Instant, timing: &Timing) {
+        if let Some(request) = &mut self.outstanding
+            && let Some(due) = request.due
+            && !std::mem::replace(&mut request.doubted, true)
+        {
+            request.doubts += 1;
+            request.due = Some(due.min(now + timing.retransmit_first / 2));
+        }
+    }
+
     /// The outstanding request, to be sent again over another path: its timer begins anew, since the waits so far were
     /// for a path that is no more.
     pub(crate) fn again(&mut self, now: Instant, timing: &Timing) -> Option<&[Vec<u8>]> {
         let request = self.outstanding.as_mut()?;
         request.due?;
         request.tries = 0;
+        request.doubts = 0;
+        request.doubted = false;
         request.wait = timing.retransmit_first;
         request.due = Some(now + request.wait);
         self.retransmits += 1;

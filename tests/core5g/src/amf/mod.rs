@@ -14,6 +14,7 @@
 mod addresses;
 mod interface;
 mod modify;
+mod overload;
 mod registration;
 mod release;
 mod session;
@@ -34,6 +35,7 @@ use crate::ngap::{self, UeIds};
 use crate::policy::{self, Effect, Fault, Policy};
 
 pub use modify::SessionChange;
+pub use overload::OverloadAction;
 pub use status::{SessionStatus, SubscriberStatus, UeStatus};
 pub(crate) use ue::Ue;
 

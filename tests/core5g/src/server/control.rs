@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::amf::SessionChange;
+use crate::amf::{OverloadAction, SessionChange};
 use crate::config::Ambr;
 use crate::policy::{Fault, Policy};
 use crate::server::Shared;
@@ -95,6 +95,23 @@ pub enum Trigger {
     },
     /// NG RESET to every N3IWF.
     Reset,
+    /// OVERLOAD START to every N3IWF.
+    Overload {
+        /// Overload Action.
+        #[serde(default)]
+        action: Option<OverloadAction>,
+        /// Traffic Load Reduction Indication, 1 to 99 %.
+        #[serde(default)]
+        percent: Option<u8>,
+    },
+    /// OVERLOAD STOP to every N3IWF.
+    Relax,
+    /// AMF STATUS INDICATION to every N3IWF.
+    Withdraw {
+        /// Name of the AMF that takes over.
+        #[serde(default)]
+        backup: Option<String>,
+    },
     /// Break every N2 association off.
     DropN2,
 }
@@ -182,6 +199,9 @@ fn trigger(shared: &Shared, what: &Trigger) -> Result<Value, String> {
             Trigger::ModifyUe { supi, ambr } => amf.modify_ue(now, supi, *ambr),
             Trigger::ReleaseUe { supi } => amf.release(now, supi),
             Trigger::Reset => Ok(amf.reset(now)),
+            Trigger::Overload { action, percent } => Ok(amf.overload(now, *action, *percent)),
+            Trigger::Relax => Ok(amf.relax(now)),
+            Trigger::Withdraw { backup } => Ok(amf.withdraw(now, backup.as_deref())),
             Trigger::DropN2 => Ok(amf.drop_associations()),
         };
         match done {

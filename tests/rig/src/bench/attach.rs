@@ -197,7 +197,7 @@ pub(super) fn start(world: &mut World) -> Result<()> {
 }
 
 /// Ends whatever runs.
-pub(super) fn stop(world: &mut World) -> Result<()> {
+pub(crate) fn stop(world: &mut World) -> Result<()> {
     for role in Role::ALL.iter().rev() {
         if world.process(*role).is_ok() {
             world.stop(*role)?;

@@ -21,11 +21,13 @@ const INNER: &str = "10.100.0.0/16";
 /// Subscribers of the core.
 const SUBSCRIBERS: usize = 12_000;
 /// QKD keys of an attach with one PDU session, profile `native`.
-pub(super) const KEYS: usize = 7;
+pub(crate) const KEYS: usize = 7;
 /// Bits of such a key.
 const KEY_BITS: u64 = 256;
 /// Bits per second of a link, and in its buffer, that no measurement exhausts: 390 000 keys.
 const AMPLE: u64 = 100_000_000;
+/// Why there is no load otherwise.
+const RECORDING: &str = "load needs --recording: all UEs share one namespace";
 /// Files that a process may have open: a TCP connection for each UE.
 const FILES: u64 = 65_536;
 
@@ -147,12 +149,16 @@ fn against(
 /// Everything but the UE, up and running, with room for many UEs. `link` is the key rate of the
 /// QKD link in keys per second, with next to nothing in store; `number` is how many UEs there may be.
 pub(super) fn build(setting: &Setting, link: Option<u32>, number: usize) -> Result<World> {
-    ensure!(
-        setting.recording,
-        "load needs --recording: thousands of UEs share one namespace"
-    );
-    allow_files()?;
+    ensure!(setting.recording, RECORDING);
     let mut world = setting.world("load", crate::files::Profile::Native)?;
+    prepare(&mut world, link, number)?;
+    Ok(world)
+}
+
+/// Makes that of a world in which nothing runs yet.
+pub(crate) fn prepare(world: &mut World, link: Option<u32>, number: usize) -> Result<()> {
+    ensure!(world.options().recording, RECORDING);
+    allow_files()?;
     world.reconfigure(Role::N3iwf, |text| {
         text.replace(
             "ueIpAddressRange: 10.0.0.0/24",
@@ -167,8 +173,8 @@ pub(super) fn build(setting: &Setting, link: Option<u32>, number: usize) -> Resu
     world.reconfigure(Role::Ue, |text| {
         text.replace("dpdInterval: 10s", "dpdInterval: 0s")
     })?;
-    attach::neighbours(&world, Duration::ZERO)?;
-    subscribers(&world, number)?;
+    attach::neighbours(world, Duration::ZERO)?;
+    subscribers(world, number)?;
     // The KMEs' files count in bits. Where the link is not what is measured, it is no limit.
     let (rate, buffer) = match link {
         Some(keys) => (u64::from(keys) * KEY_BITS, KEYS as u64 * 2 * KEY_BITS),
@@ -180,14 +186,14 @@ pub(super) fn build(setting: &Setting, link: Option<u32>, number: usize) -> Resu
                 .replace("buffer: 1000000\n", &format!("buffer: {buffer}\n"))
         })?;
     }
-    attach::start(&mut world)?;
+    attach::start(world)?;
     // The UEs' inner addresses are those of no interface, and the N3IWF's is behind NWu.
     let ue = world.netns(Place::Ue)?;
     ue.ip(&["link", "set", "lo", "up"])?;
     ue.ip(&["route", "add", "local", INNER, "dev", "lo"])?;
     let inner = format!("{}/32", topology::N3IWF_INNER);
     ue.ip(&["route", "add", &inner, "via", topology::N3IWF_NWU])?;
-    Ok(world)
+    Ok(())
 }
 
 /// Lets the daemons have as many files open as they may.

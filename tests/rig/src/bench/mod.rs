@@ -1,11 +1,11 @@
 //! Measurements: what the daemons do in a row, under load and in number, as lines of a result file
 //! ([`::bench::records`]). What they mean is worked out by whoever reads them.
 
-mod attach;
+pub(crate) mod attach;
 pub mod cpu;
 mod flood;
 mod ike;
-mod load;
+pub(crate) mod load;
 mod soak;
 mod ues;
 

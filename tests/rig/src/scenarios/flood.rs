@@ -17,6 +17,8 @@ use crate::world::{Role, World};
 
 /// QKD keys of an attach.
 const KEYS: u64 = 7;
+/// What the bucket that is emptied lets through after a cookie.
+const HARD: u64 = 1;
 /// What the N3IWF may grow by under any flood: socket buffers and queues, and nothing per sender.
 const GROWTH: u64 = 64 << 20;
 
@@ -29,6 +31,15 @@ pub struct FloodOptions {
     pub time: Duration,
     /// Attaches to measure, quiet and flooded.
     pub attaches: u32,
+    /// Whether strangers find a bucket to empty, and are asked for cookies only then.
+    pub bucket: bool,
+}
+
+impl FloodOptions {
+    /// Attaches that the bucket lets through: the UE's own bucket is as large, and has to do for all of its attaches.
+    const fn burst(&self) -> u64 {
+        self.attaches as u64 * 2 + 6
+    }
 }
 
 /// As an ordinary test: short, and at a rate that a busy machine has.
@@ -37,6 +48,18 @@ pub(super) fn flood(report: &mut Report, world: &mut World) -> Option<()> {
         rate: 2000,
         time: Duration::from_secs(3),
         attaches: 1,
+        bucket: false,
+    };
+    run(report, world, options)
+}
+
+/// The same against a bucket that the flood empties: the UE, which it has seen before, has one of its own.
+pub(super) fn bucket(report: &mut Report, world: &mut World) -> Option<()> {
+    let options = FloodOptions {
+        rate: 2000,
+        time: Duration::from_secs(3),
+        attaches: 1,
+        bucket: true,
     };
     run(report, world, options)
 }
@@ -44,9 +67,18 @@ pub(super) fn flood(report: &mut Report, world: &mut World) -> Option<()> {
 /// The same at any rate, for as long as wished.
 pub fn run(report: &mut Report, world: &mut World, options: FloodOptions) -> Option<()> {
     let before = clean_slate(report, world)?;
-    report.step("every sender is asked for a cookie", || {
-        world.reconfigure(Role::N3iwf, |text| {
-            text.replace("when: threshold", "when: always")
+    let burst = options.burst();
+    let policy = match options.bucket {
+        false => "every sender is asked for a cookie",
+        true => "an SAE ID has a small bucket",
+    };
+    report.step(policy, || {
+        world.reconfigure(Role::N3iwf, |text| match options.bucket {
+            false => text.replace("when: threshold", "when: always"),
+            true => {
+                let bucket = format!("bucket: {{ perMinute: 1, burst: {burst}, hard: {HARD} }}");
+                text.replace("  qkd:\n", &format!("  qkd:\n    {bucket}\n"))
+            }
         })?;
         // Answers to the flood have somewhere to go, and nobody there.
         world.netns(Place::N3iwf)?.ip(&[
@@ -56,7 +88,10 @@ pub fn run(report: &mut Report, world: &mut World, options: FloodOptions) -> Opt
             "via",
             topology::UE_NWU,
         ])?;
-        Ok(Finding::new("ike.cookie.when: always"))
+        Ok(Finding::new(match options.bucket {
+            false => "ike.cookie.when: always".to_owned(),
+            true => format!("{burst} attaches, {HARD} more after a cookie, 1 per minute"),
+        }))
     })?;
     steps::bring_up(report, world)?;
     let quiet = report.step_with("attaches in quiet", || {
@@ -71,22 +106,31 @@ pub fn run(report: &mut Report, world: &mut World, options: FloodOptions) -> Opt
         let (sent, times, most, cpu) = flooded(world, pid, options)?;
         let account = KeyAccount::of(world, Role::N3iwf)?;
         let own = KEYS * u64::try_from(times.len())?;
-        if account.fetched != fetched + own {
-            bail!("{account}: {fetched} before, {own} for the attaches; the flood has cost keys");
+        let cost = account.fetched.saturating_sub(fetched + own);
+        if account.fetched < fetched + own {
+            bail!("{account}: {fetched} before, {own} for the attaches");
+        }
+        // What the bucket holds, and what comes back to it meanwhile; the first attach has taken one of them.
+        let allowed = match options.bucket {
+            false => 0..=0,
+            true => KEYS * (burst - 2)..=KEYS * (burst + options.time.as_secs().div_ceil(60)),
+        };
+        if !allowed.contains(&cost) {
+            bail!("{account}: the flood has cost {cost} keys, {allowed:?} are meant to be");
         }
         if most > memory + GROWTH {
             bail!("resident memory went from {memory} to {most} octets");
         }
         let status = control::n3iwf(world, "status")?;
         let sas = number(&status, "/ike_sas")?;
-        if sas > 1 {
+        if sas > 1 + cost / KEYS {
             bail!("{sas} IKE SAs: the flood has left state");
         }
         if sent.datagrams < u64::from(options.rate) {
             bail!("only {} datagrams were sent", sent.datagrams);
         }
         Ok(Finding::new(format!(
-            "{} of {} quiet; {} datagrams ({} not taken) and 0 keys; memory {} -> {} KiB; \
+            "{} of {} quiet; {} datagrams ({} not taken) and {cost} keys; memory {} -> {} KiB; \
              {:.2} processors",
             shown(&times),
             shown(&quiet),

@@ -9,6 +9,7 @@ mod nat;
 mod rekey;
 mod roam;
 mod sessions;
+mod survive;
 
 use std::path::PathBuf;
 
@@ -82,10 +83,11 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Whether it runs when it is named, and not with all others: `flood` needs a processor of its own for the senders.
+    /// Whether it runs when it is named, and not with all others: a flood needs a processor of its own for the senders,
+    /// and the UEs of `n3iwf-killed-100` share a namespace, which only the recording data plane lets them.
     #[must_use]
     pub fn apart(&self) -> bool {
-        self.name == "flood"
+        matches!(self.name, "flood" | "flood-bucket" | "n3iwf-killed-100")
     }
 
     /// Runs it in a world of its own.
@@ -140,6 +142,12 @@ pub const ALL: &[Scenario] = &[
         about: "strangers send IKE_SA_INIT, a known UE attaches: no key, no state, no growth",
         mode: KeyMode::Qkd,
         run: flood::flood,
+    },
+    Scenario {
+        name: "flood-bucket",
+        about: "strangers claim a UE's SAE ID until its bucket is empty; the UE, seen before, attaches",
+        mode: KeyMode::Qkd,
+        run: flood::bucket,
     },
     Scenario {
         name: "metrics",
@@ -230,6 +238,12 @@ pub const ALL: &[Scenario] = &[
         about: "the N3IWF is killed with a UE attached, and started again",
         mode: KeyMode::Qkd,
         run: faults::n3iwf_killed,
+    },
+    Scenario {
+        name: "n3iwf-killed-100",
+        about: "the same with a hundred UEs, all of which are back 5 s after the start (--recording)",
+        mode: KeyMode::Qkd,
+        run: survive::n3iwf_killed,
     },
 ];
 
