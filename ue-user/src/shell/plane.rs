@@ -133,7 +133,7 @@ impl UserPlane {
             address: session.accept.address,
             mtu: session.mtu,
             routes,
-            rules: session.accept.rules.uplink(),
+            rules: session.accept.uplink(),
             inner_local,
             up_address,
             interface: self

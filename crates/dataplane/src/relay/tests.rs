@@ -165,6 +165,62 @@ fn a_packet_goes_up_and_down() {
 }
 
 #[test]
+fn an_uplink_flow_follows_the_qfi_of_downlink_packets_with_rqi() {
+    in_namespace(|| {
+        let (_relay, upf) = access(&[9, 12]);
+        let ue = TunRelay::new(TunRelayConfig {
+            gre_protocol: 0,
+            tunnel_mtu: 1386,
+        });
+        let rules = UplinkRules::one(9).with_rq_timer(Duration::from_secs(600));
+        ue.add(UeSession {
+            pdu_session: 5,
+            device: "uepdu5".into(),
+            address: PDU_ADDRESS,
+            mtu: 1358,
+            routes: vec!["198.18.0.0/24".parse().unwrap()],
+            rules: rules.clone(),
+            inner_local: UE,
+            up_address: N3IWF,
+            interface: None,
+        })
+        .unwrap();
+        let host = UdpSocket::bind((PDU_ADDRESS, 8001)).unwrap();
+        host.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let uplink_qfi = |port| {
+            host.send_to(b"up", (HOST, port)).unwrap();
+            let octets = receive(&upf);
+            Message::decode(&octets)
+                .unwrap()
+                .header
+                .container
+                .unwrap()
+                .qfi
+        };
+        assert_eq!(uplink_qfi(8000), 9);
+        let down = |rqi| {
+            let container = PduSessionContainer {
+                direction: Direction::Downlink,
+                qfi: 12,
+                rqi,
+            };
+            let down = encode_g_pdu(7, container, &downlink_pdu(b"down")).unwrap();
+            upf.send_to(&down, (N3IWF, gtpu::PORT)).unwrap();
+            assert_eq!(receive(&host), b"down");
+        };
+        down(false);
+        assert_eq!(uplink_qfi(8000), 9, "without RQI nothing is derived");
+        down(true);
+        assert_eq!(uplink_qfi(8000), 12);
+        assert_eq!(uplink_qfi(8002), 9, "another flow");
+        ue.set_rules(5, rules.with_rq_timer(Duration::ZERO));
+        assert_eq!(uplink_qfi(8000), 9, "reflective QoS is off");
+        down(true);
+        assert_eq!(uplink_qfi(8000), 9);
+    });
+}
+
+#[test]
 fn a_merged_tcp_packet_leaves_in_segments() {
     in_namespace(|| {
         let (relay, upf) = access(&[9]);

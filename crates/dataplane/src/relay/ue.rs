@@ -6,6 +6,7 @@ use std::{
     os::fd::AsFd,
     sync::{Arc, Mutex, RwLock, atomic::Ordering::Relaxed},
     thread,
+    time::Instant,
 };
 
 use gtpu::Direction;
@@ -18,6 +19,7 @@ use super::{
     mmsg::{BATCH, Outgoing, Receiver, send},
     n3iwf::{lock, read, spawn, transient, write},
     packet::ipv4,
+    reflect::Reflections,
     segment::Parts,
     table::{Both, Counters},
     tun::Tun,
@@ -56,6 +58,10 @@ struct Shared {
     tun: Tun,
     gre: Socket,
     rules: RwLock<UplinkRules>,
+    /// What reflective QoS made of downlink packets.
+    reflections: Reflections,
+    /// RQ timers count from here.
+    origin: Instant,
     /// By QFI.
     flows: Vec<Both>,
     counters: Counters,
@@ -84,6 +90,8 @@ impl UeRelay for TunRelay {
             tun,
             gre,
             rules,
+            reflections: Reflections::default(),
+            origin: Instant::now(),
             flows: (0..QFIS).map(|_| Both::default()).collect(),
             counters: Counters::default(),
         });
@@ -107,6 +115,9 @@ impl UeRelay for TunRelay {
 
     fn set_rules(&self, pdu_session: u8, rules: UplinkRules) {
         if let Some(running) = lock(&self.sessions).get(&pdu_session) {
+            if rules.rq_timer().is_zero() {
+                running.shared.reflections.clear();
+            }
             *write(&running.shared.rules) = rules;
         }
     }
@@ -173,6 +184,11 @@ impl Shared {
         }
     }
 
+    /// Nanoseconds since the start.
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// GRE of a flow, in the room that every header has.
     fn gre_header(&self, qfi: u8) -> ([u8; 16], usize) {
         let gre = GreHeader {
@@ -205,17 +221,20 @@ impl Shared {
             }
             let packets = room.iter().zip(&lengths);
             let packets = packets.filter_map(|(buffer, length)| buffer.get(..*length));
+            let now = self.now();
             let rules = read(&self.rules);
             let mut ready = Vec::with_capacity(lengths.len());
             for packet in packets {
                 // The device also emits what the kernel says on its own, IPv6 among it.
                 match ipv4(packet) {
-                    Some(ip) if ip.source == self.session.address => match rules.qfi(packet) {
-                        Some(qfi) => ready.push((qfi, Parts::new(packet, limit))),
-                        None => {
-                            self.counters.qfi_not_allowed.fetch_add(1, Relaxed);
+                    Some(ip) if ip.source == self.session.address => {
+                        match rules.choose(packet, &self.reflections, now) {
+                            Some(qfi) => ready.push((qfi, Parts::new(packet, limit))),
+                            None => {
+                                self.counters.qfi_not_allowed.fetch_add(1, Relaxed);
+                            }
                         }
-                    },
+                    }
                     Some(_) => {
                         self.counters.wrong_address.fetch_add(1, Relaxed);
                     }
@@ -263,9 +282,9 @@ impl Shared {
     fn deliver(&self, packet: &[u8]) {
         let decoded = ipv4(packet).and_then(|outer| {
             let (gre, pdu) = GreHeader::decode(outer.payload).ok()?;
-            Some((outer.source, gre.qfi.unwrap_or(0), pdu, ipv4(pdu)?))
+            Some((outer.source, gre, pdu, ipv4(pdu)?))
         });
-        let Some((source, qfi, pdu, inner)) = decoded else {
+        let Some((source, gre, pdu, inner)) = decoded else {
             self.counters.malformed.fetch_add(1, Relaxed);
             return;
         };
@@ -277,6 +296,13 @@ impl Shared {
             // Another session's, when no interface tells the sockets apart.
             self.counters.no_session.fetch_add(1, Relaxed);
             return;
+        }
+        let qfi = gre.qfi.unwrap_or(0);
+        if gre.rqi {
+            let rq_timer = read(&self.rules).rq_timer();
+            if !rq_timer.is_zero() {
+                self.reflections.learn(pdu, qfi, rq_timer, self.now());
+            }
         }
         match self.tun.send(pdu) {
             Ok(()) => self.count(qfi, Direction::Downlink, pdu.len()),

@@ -3,13 +3,14 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
+use dataplane::relay::UplinkRules;
 use nwu::SNssai;
 use oxirush_nas::nas_5gs::{
     GsmCause, Nas5gsMessage, Nas5gsmMessage, NasDlNasTransport, NasDnn,
-    NasExtendedProtocolConfigurationOptions, NasFGsmCause, NasFGsmStatus,
-    NasIntegrityProtectionMaximumDataRate, NasPayloadContainer, NasPayloadContainerType,
-    NasPduAddress, NasPduSessionEstablishmentAccept, NasPduSessionEstablishmentRequest,
-    NasPduSessionIdentity2, NasPduSessionModificationCommand,
+    NasExtendedProtocolConfigurationOptions, NasFGsmCapability, NasFGsmCause, NasFGsmStatus,
+    NasGprsTimer, NasIntegrityProtectionMaximumDataRate, NasPayloadContainer,
+    NasPayloadContainerType, NasPduAddress, NasPduSessionEstablishmentAccept,
+    NasPduSessionEstablishmentRequest, NasPduSessionIdentity2, NasPduSessionModificationCommand,
     NasPduSessionModificationCommandReject, NasPduSessionModificationComplete,
     NasPduSessionReleaseComplete, NasPduSessionReleaseRequest, NasPduSessionType, NasRequestType,
     NasSNssai, NasSscMode, NasUlNasTransport, PayloadContainerKind, Pco, PcoDirection, PcoEntry,
@@ -40,6 +41,8 @@ pub struct SessionAccept {
     pub address: Ipv4Addr,
     /// The authorized QoS rules.
     pub rules: QosRules,
+    /// How long a rule that reflective QoS derived holds (T3583). Zero: it does not apply.
+    pub rq_timer: Duration,
     /// Session AMBR in kbit/s, downlink and uplink.
     pub ambr_kbps: Option<(u64, u64)>,
     /// The data network.
@@ -50,6 +53,13 @@ pub struct SessionAccept {
     pub mtu: Option<u16>,
     /// DNS servers of the protocol configuration options.
     pub dns: Vec<Ipv4Addr>,
+}
+
+impl SessionAccept {
+    /// What the relay chooses the QFI of uplink packets by.
+    pub fn uplink(&self) -> UplinkRules {
+        self.rules.uplink().with_rq_timer(self.rq_timer)
+    }
 }
 
 /// PDU sessions by identity.
@@ -72,6 +82,9 @@ struct Procedure {
     deadline: Duration,
     sent: u8,
 }
+
+/// T3583 where the network gives no value (TS 24.501, table 10.3.1).
+const RQ_TIMER: Duration = Duration::from_secs(60);
 
 /// Requests before a procedure is given up (6.4.1.6, 6.4.3.5: the timer expires five times).
 const MAX_REQUESTS: u8 = 5;
@@ -324,6 +337,7 @@ impl Nas {
                 self.event(Event::SessionModified {
                     id,
                     rules: modified,
+                    rq_timer: command.rq_timer_value.as_ref().map(rq_timer),
                     ambr_kbps: ambr.and_then(|a| a.downlink_kbps().zip(a.uplink_kbps())),
                 });
             }
@@ -428,6 +442,7 @@ fn establishment_request(request: &SessionRequest, pti: u8) -> Result<Nas5gsMess
             PduSessionTypeValue::Ipv4,
         ))
         .with_ssc_mode(NasSscMode::from_mode(SscModeValue::Ssc1))
+        .with_fgsm_capability(NasFGsmCapability::default().with_rqos(true))
         .with_extended_protocol_configuration_options(options);
     let message = Nas5gsMessage::new_5gsm(establishment, request.id, pti);
     let container =
@@ -482,6 +497,7 @@ fn read_accept(
         id,
         address,
         rules,
+        rq_timer: accept.rq_timer_value.as_ref().map_or(RQ_TIMER, rq_timer),
         ambr_kbps: ambr.downlink_kbps().zip(ambr.uplink_kbps()),
         dnn: accept.dnn.as_ref().and_then(NasDnn::as_string),
         s_nssai: slice.map(|slice| SNssai {
@@ -491,6 +507,13 @@ fn read_accept(
         mtu: mtu.map(u16::from_be_bytes),
         dns: dns.map(Ipv4Addr::from).collect(),
     })
+}
+
+/// Deactivated is zero (TS 24.501, 6.4.1.3).
+fn rq_timer(timer: &NasGprsTimer) -> Duration {
+    timer
+        .to_seconds()
+        .map_or(Duration::ZERO, Duration::from_secs)
 }
 
 /// An address a host may have.

@@ -1,6 +1,6 @@
 //! Child SAs and PDU sessions: NAS says what a session is, IKE gives it a way.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use ike::{
     ChildAnswer, ChildId, Event, Instant,
@@ -95,8 +95,9 @@ impl Ue {
             nas::Event::SessionModified {
                 id,
                 rules,
+                rq_timer,
                 ambr_kbps,
-            } => self.session_modified(id, rules, ambr_kbps),
+            } => self.session_modified(id, rules, rq_timer, ambr_kbps),
             nas::Event::SessionFailed { id, failure } => {
                 warn!(pdu_session = id, %failure, "no PDU session");
                 self.session_gone(now, id, Some(failure.to_string()));
@@ -114,7 +115,13 @@ impl Ue {
         }
     }
 
-    fn session_modified(&mut self, id: u8, rules: Option<QosRules>, ambr_kbps: Option<(u64, u64)>) {
+    fn session_modified(
+        &mut self,
+        id: u8,
+        rules: Option<QosRules>,
+        rq_timer: Option<Duration>,
+        ambr_kbps: Option<(u64, u64)>,
+    ) {
         info!(pdu_session = id, ?ambr_kbps, "PDU session modified");
         let sessions = self.link.as_mut().map(|link| &mut link.sessions);
         let Some(session) = sessions.and_then(|sessions| sessions.get_mut(&id)) else {
@@ -122,15 +129,17 @@ impl Ue {
         };
         let accept = session.accept.as_mut();
         let interface = session.interface.as_mut().map(|own| &mut own.accept);
-        let known = interface.is_some();
         for accept in accept.into_iter().chain(interface) {
             if let Some(rules) = &rules {
                 accept.rules = rules.clone();
             }
+            accept.rq_timer = rq_timer.unwrap_or(accept.rq_timer);
             accept.ambr_kbps = ambr_kbps.or(accept.ambr_kbps);
         }
-        if let Some(rules) = rules.filter(|_| known) {
-            self.actions.push_back(Action::SetRules(id, rules.uplink()));
+        let changed = rules.is_some() || rq_timer.is_some();
+        if let Some(own) = session.interface.as_ref().filter(|_| changed) {
+            let rules = own.accept.uplink();
+            self.actions.push_back(Action::SetRules(id, rules));
         }
     }
 

@@ -1,14 +1,14 @@
 //! PDU sessions.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use oxirush_nas::nas_5gs::{
     GsmCause, Nas5gsmMessage, NasDlNasTransport, NasExtendedProtocolConfigurationOptions,
-    NasFGmmCause, NasFGsmCause, NasGprsTimer3, NasPayloadContainer, NasPayloadContainerType,
-    NasPduAddress, NasPduSessionEstablishmentAccept, NasPduSessionEstablishmentReject,
-    NasPduSessionIdentity2, NasPduSessionModificationCommand, NasPduSessionReleaseCommand,
-    NasPduSessionType, NasQosRules, NasSessionAmbr, NasSscMode, PayloadContainerKind,
-    PduSessionTypeValue, SscModeValue,
+    NasFGmmCause, NasFGsmCause, NasGprsTimer, NasGprsTimer3, NasPayloadContainer,
+    NasPayloadContainerType, NasPduAddress, NasPduSessionEstablishmentAccept,
+    NasPduSessionEstablishmentReject, NasPduSessionIdentity2, NasPduSessionModificationCommand,
+    NasPduSessionReleaseCommand, NasPduSessionType, NasQosRules, NasSessionAmbr, NasSscMode,
+    PayloadContainerKind, PduSessionTypeValue, SscModeValue,
 };
 
 use super::*;
@@ -115,6 +115,7 @@ fn establishment_gives_address_qfis_and_mtu() {
         id: REQUEST,
         address: Ipv4Addr::new(10, 60, 0, 1),
         rules: got.rules.clone(),
+        rq_timer: Duration::from_secs(60),
         ambr_kbps: Some((100_000, 50_000)),
         dnn: None,
         s_nssai: None,
@@ -123,6 +124,40 @@ fn establishment_gives_address_qfis_and_mtu() {
     };
     assert_eq!(*got, expected);
     assert_eq!(ue.poll_timeout(), None);
+}
+
+#[test]
+fn reflective_qos_is_announced_and_its_timer_told() {
+    let (mut ue, mut network) = registered();
+    ue.establish(NOW, &wanted());
+    let (_, pti, request) = session_message(&mut network, &sent(&mut ue));
+    let Nas5gsmMessage::PduSessionEstablishmentRequest(request) = request else {
+        panic!("{request:?}");
+    };
+    assert!(request.fgsm_capability.unwrap().rqos());
+    let timer = NasGprsTimer::from_seconds(30).unwrap();
+    let accept = accept_with(rule(1, true, 1)).with_rq_timer_value(timer);
+    let accept = Nas5gsMessage::new_5gsm(accept, REQUEST, pti);
+    ue.downlink(NOW, &network.gmm(n1_sm(&accept))).unwrap();
+    let [Event::SessionAccepted(got)] = &events(&mut ue)[..] else {
+        panic!("no accept");
+    };
+    assert_eq!(got.rq_timer, Duration::from_secs(30));
+    assert_eq!(got.uplink().rq_timer(), got.rq_timer);
+
+    // Deactivated: reflective QoS ends.
+    let command =
+        NasPduSessionModificationCommand::new().with_rq_timer_value(NasGprsTimer::deactivated());
+    let (_, events) = command_modification(&mut ue, &mut network, command);
+    let [
+        Event::SessionModified {
+            rules, rq_timer, ..
+        },
+    ] = &events[..]
+    else {
+        panic!("not modified");
+    };
+    assert_eq!((rules, rq_timer), (&None, &Some(Duration::ZERO)));
 }
 
 #[test]
@@ -306,6 +341,14 @@ fn modify(ue: &mut Nas, network: &mut Network, rules: Vec<u8>) -> (Nas5gsmMessag
     let command = NasPduSessionModificationCommand::new()
         .with_authorized_qos_rules(NasQosRules::new(rules))
         .with_session_ambr(NasSessionAmbr::from_kbps(8_000, 4_000).unwrap());
+    command_modification(ue, network, command)
+}
+
+fn command_modification(
+    ue: &mut Nas,
+    network: &mut Network,
+    command: NasPduSessionModificationCommand,
+) -> (Nas5gsmMessage, Vec<Event>) {
     let command = Nas5gsMessage::new_5gsm(command, REQUEST, 0);
     ue.downlink(NOW, &network.gmm(n1_sm(&command))).unwrap();
     let (mut pdus, mut events) = (Vec::new(), Vec::new());
@@ -354,6 +397,7 @@ fn rules_come_change_and_go_with_modification_commands() {
             Event::SessionModified {
                 id: REQUEST,
                 rules: Some(rules),
+                rq_timer: None,
                 ambr_kbps: Some((8_000, 4_000)),
             },
         ] = &events[..]
