@@ -361,7 +361,9 @@ impl Config {
     /// The capabilities the daemon needs, and until when.
     #[must_use]
     pub fn needs(&self) -> Needs {
-        let mut needs = Needs::of_a_daemon(self.dataplane.bpf.is_some());
+        let ebpf = self.dataplane.bpf.is_some()
+            || self.dataplane.relay == dataplane::relay::RelayKind::Kernel;
+        let mut needs = Needs::of_a_daemon(ebpf);
         if self.ike.mobike {
             // UDP port 500 again, at another address.
             needs.serve.push(Capability::CAP_NET_BIND_SERVICE);

@@ -42,12 +42,13 @@ impl UserPlane {
             }
             (session.interface_name(index), routes)
         });
+        let relay = TunRelayConfig {
+            gre_protocol: config.ike.gre_protocol,
+            tunnel_mtu: u16::try_from(plane.options.mtu).unwrap_or(u16::MAX),
+        };
         Ok(Self {
             dataplane: dataplane::open(plane.clone())?,
-            relay: TunRelay::new(TunRelayConfig {
-                gre_protocol: config.ike.gre_protocol,
-                tunnel_mtu: u16::try_from(plane.options.mtu).unwrap_or(u16::MAX),
-            }),
+            relay: dataplane::relay::open_ue(relay, &plane.options)?,
             config: plane,
             replay_window: config.ike.replay_window,
             sums: Arc::default(),

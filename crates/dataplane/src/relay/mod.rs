@@ -241,6 +241,18 @@ pub fn open(config: GtpRelayConfig, options: &Options) -> Result<Arc<dyn AccessR
     })
 }
 
+/// The UE's relay that `options.relay` names.
+pub fn open_ue(config: TunRelayConfig, options: &Options) -> Result<TunRelay, Error> {
+    match options.relay {
+        RelayKind::User => Ok(TunRelay::new(config)),
+        RelayKind::Kernel => {
+            let object = options.bpf.as_ref().map(|bpf| bpf.object.clone());
+            let object = object.unwrap_or_else(crate::config::default_object);
+            TunRelay::with_programs(config, &object)
+        }
+    }
+}
+
 /// One PDU session at the UE.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UeSession {

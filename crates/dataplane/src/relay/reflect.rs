@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use ebpf_common::ue::UeFlow;
+
 use super::{
     n3iwf::{read, write},
     rules::Packet,
@@ -18,6 +20,9 @@ use super::{
 
 /// Most rules derived at one time. A peer that sends to every port cannot take more memory.
 const MOST: usize = 1024;
+
+/// How often in the time of a rule the kernel is told that it goes on.
+const REFRESHES: u64 = 8;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -65,6 +70,27 @@ impl Flow {
     }
 }
 
+impl Flow {
+    /// As the kernel's programs have it: IPv4 alone.
+    fn reflected(&self, qfi: u8, holds_ns: u64) -> Option<Reflected> {
+        let (IpAddr::V4(local), IpAddr::V4(remote)) = (self.local, self.remote) else {
+            return None;
+        };
+        let flow = UeFlow {
+            local: u32::from_ne_bytes(local.octets()),
+            remote: u32::from_ne_bytes(remote.octets()),
+            upper: self.upper,
+            protocol: self.protocol.into(),
+            ..UeFlow::default()
+        };
+        Some(Reflected {
+            flow,
+            qfi,
+            holds_ns,
+        })
+    }
+}
+
 fn ports(local: u16, remote: u16) -> u32 {
     u32::from(local) << 16 | u32::from(remote)
 }
@@ -81,6 +107,18 @@ struct Derived {
     qfi: u8,
     /// When the RQ timer ends, on the clock of the caller.
     ends: AtomicU64,
+    /// The same as the kernel was told last.
+    told: AtomicU64,
+}
+
+/// A derived rule that the kernel's programs do not have, or whose time there is running out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reflected {
+    /// Without interface and generation.
+    pub(super) flow: UeFlow,
+    pub(super) qfi: u8,
+    /// How long the rule holds from now.
+    pub(super) holds_ns: u64,
 }
 
 /// The derived QoS rules of one session. Times are nanoseconds of one clock.
@@ -88,27 +126,37 @@ struct Derived {
 pub(super) struct Reflections(RwLock<HashMap<Flow, Derived>>);
 
 impl Reflections {
-    /// A downlink packet with RQI: derives a rule, or starts its timer anew.
-    pub(super) fn learn(&self, downlink: &[u8], qfi: u8, rq_timer: Duration, now: u64) {
-        let Some(flow) = Packet::read(downlink).as_ref().and_then(Flow::answering) else {
-            return;
-        };
+    /// A downlink packet with RQI: derives a rule, or starts its timer anew. Gives what the kernel's
+    /// programs have to know: not every packet, since that is a system call.
+    pub(super) fn learn(
+        &self,
+        downlink: &[u8],
+        qfi: u8,
+        rq_timer: Duration,
+        now: u64,
+    ) -> Option<Reflected> {
+        let flow = Flow::answering(&Packet::read(downlink)?)?;
         let timer = u64::try_from(rq_timer.as_nanos()).unwrap_or(u64::MAX);
         let ends = now.saturating_add(timer);
         // Nearly every packet is one of a flow that has its rule.
         if let Some(derived) = read(&self.0).get(&flow).filter(|d| d.qfi == qfi) {
             derived.ends.store(ends, Relaxed);
-            return;
+            let old = derived.told.load(Relaxed).saturating_add(timer / REFRESHES) <= ends;
+            return old.then(|| {
+                derived.told.store(ends, Relaxed);
+                flow.reflected(qfi, timer)
+            })?;
         }
         let mut all = write(&self.0);
         if all.len() >= MOST && !all.contains_key(&flow) {
             all.retain(|_, derived| derived.ends.load(Relaxed) > now);
             if all.len() >= MOST {
-                return;
+                return None;
             }
         }
-        let ends = AtomicU64::new(ends);
-        all.insert(flow, Derived { qfi, ends });
+        let (ends, told) = (AtomicU64::new(ends), AtomicU64::new(ends));
+        all.insert(flow, Derived { qfi, ends, told });
+        flow.reflected(qfi, timer)
     }
 
     /// The QFI of the derived rule that takes an uplink packet.
@@ -185,6 +233,21 @@ mod tests {
         assert_eq!(rules.choose(&up, &known, 201), Some(8));
         known.clear();
         assert_eq!(rules.choose(&up, &known, 201), Some(1));
+    }
+
+    #[test]
+    fn the_kernel_is_told_what_is_new_and_now_and_then_that_it_goes_on() {
+        let known = Reflections::default();
+        let timer = Duration::from_nanos(800);
+        let down = packet(HOST, UE, UDP, [5000, 6000]);
+        let told = known.learn(&down, 7, timer, 0).unwrap();
+        assert_eq!((told.qfi, told.holds_ns), (7, 800));
+        assert_eq!(told.flow.upper, 6000 << 16 | 5000);
+        assert_eq!(told.flow.local, u32::from_ne_bytes(UE));
+        assert_eq!(known.learn(&down, 7, timer, 99), None);
+        assert!(known.learn(&down, 7, timer, 100).is_some());
+        assert_eq!(known.learn(&down, 7, timer, 199), None);
+        assert_eq!(known.learn(&down, 8, timer, 200).unwrap().qfi, 8);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use super::reflect::Reflections;
 
 /// Precedence of rules that reflective QoS derives (TS 24.501, 6.2.5.1.1.2).
-const DERIVED: u8 = 80;
+pub(super) const DERIVED: u8 = 80;
 
 /// IPv6-NoNxt.
 const NO_NEXT_HEADER: u8 = 59;
@@ -81,6 +81,11 @@ impl UplinkRules {
     pub fn with_rq_timer(mut self, rq_timer: Duration) -> Self {
         self.rq_timer = rq_timer;
         self
+    }
+
+    /// In the order in which they are tried.
+    pub(super) fn rules(&self) -> &[UplinkRule] {
+        &self.rules
     }
 
     /// See [`Self::with_rq_timer`].

@@ -44,6 +44,12 @@ impl Tun {
         Ok(Self(device))
     }
 
+    /// Its number.
+    pub(super) fn index(&self) -> Result<u32, Error> {
+        let index = self.0.if_index();
+        index.map_err(|source| Error::io("looking up a TUN device", source))
+    }
+
     pub(super) fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.0.as_fd()
     }

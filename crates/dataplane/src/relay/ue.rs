@@ -6,7 +6,7 @@ use std::{
     os::fd::AsFd,
     sync::{Arc, Mutex, RwLock, atomic::Ordering::Relaxed},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use gtpu::Direction;
@@ -16,6 +16,7 @@ use socket2::Socket;
 use super::{
     FlowReading, Path, SessionReading, UeRelay, UeSession, UplinkRules,
     gre_socket::{self, Stop},
+    kernel::UePrograms,
     mmsg::{BATCH, Outgoing, Receiver, send},
     n3iwf::{lock, read, spawn, transient, write},
     packet::ipv4,
@@ -40,9 +41,10 @@ pub struct TunRelayConfig {
     pub tunnel_mtu: u16,
 }
 
-/// [`UeRelay`] in user space.
+/// [`UeRelay`] in user space, or for uplink packets in the kernel with the one in user space behind it.
 pub struct TunRelay {
     config: TunRelayConfig,
+    programs: Option<Arc<Mutex<UePrograms>>>,
     sessions: Mutex<BTreeMap<u8, Running>>,
 }
 
@@ -65,6 +67,7 @@ struct Shared {
     /// By QFI.
     flows: Vec<Both>,
     counters: Counters,
+    programs: Option<Arc<Mutex<UePrograms>>>,
 }
 
 impl TunRelay {
@@ -72,8 +75,17 @@ impl TunRelay {
     pub fn new(config: TunRelayConfig) -> Self {
         Self {
             config,
+            programs: None,
             sessions: Mutex::default(),
         }
+    }
+
+    /// The same with the programs of `object` (made by `cargo xtask build`) for uplink packets.
+    pub fn with_programs(config: TunRelayConfig, object: &std::path::Path) -> Result<Self, Error> {
+        Ok(Self {
+            programs: Some(Arc::new(Mutex::new(UePrograms::load(object)?))),
+            ..Self::new(config)
+        })
     }
 }
 
@@ -94,6 +106,7 @@ impl UeRelay for TunRelay {
             origin: Instant::now(),
             flows: (0..QFIS).map(|_| Both::default()).collect(),
             counters: Counters::default(),
+            programs: self.programs.clone(),
         });
         let mut running = Running {
             shared: Arc::clone(&shared),
@@ -109,6 +122,7 @@ impl UeRelay for TunRelay {
                 .threads
                 .push(spawn(name, move || serve(&shared, &stop))?);
         }
+        running.shared.serve_by_programs();
         lock(&self.sessions).insert(id, running);
         Ok(())
     }
@@ -117,6 +131,9 @@ impl UeRelay for TunRelay {
         if let Some(running) = lock(&self.sessions).get(&pdu_session) {
             if rules.rq_timer().is_zero() {
                 running.shared.reflections.clear();
+            }
+            if let Some(programs) = &self.programs {
+                lock(programs).set_rules(pdu_session, &rules);
             }
             *write(&running.shared.rules) = rules;
         }
@@ -136,7 +153,11 @@ impl UeRelay for TunRelay {
 impl Running {
     fn end(mut self) -> SessionReading {
         self.join();
-        self.shared.reading()
+        let reading = self.shared.reading();
+        if let Some(programs) = &self.shared.programs {
+            lock(programs).remove(self.shared.session.pdu_session);
+        }
+        reading
     }
 
     fn join(&mut self) {
@@ -162,25 +183,56 @@ impl Shared {
         }
     }
 
+    /// A session that the programs cannot serve goes by user space alone.
+    fn serve_by_programs(&self) {
+        let Some(programs) = &self.programs else {
+            return;
+        };
+        let session = &self.session;
+        let limit = u32::from(self.config.tunnel_mtu)
+            .saturating_sub(u32::try_from(GRE_OVERHEAD).unwrap_or(0));
+        let added = self.tun.index().and_then(|index| {
+            let gre_protocol = self.config.gre_protocol;
+            lock(programs).add(session, index, gre_protocol, limit)
+        });
+        if let Err(error) = added {
+            let id = session.pdu_session;
+            tracing::warn!(pdu_session = id, %error, "the session is served by user space alone");
+        }
+    }
+
     fn reading(&self) -> SessionReading {
+        let id = self.session.pdu_session;
+        let (path, kernel) = match self.programs.as_ref().map(|programs| lock(programs)) {
+            Some(programs) if programs.serves(id) => (Path::Kernel, programs.counters(id)),
+            Some(programs) => (Path::User, programs.counters(id)),
+            None => (Path::User, Vec::new()),
+        };
         let flows = (0..QFIS).zip(&self.flows);
-        let flows = flows.map(|(qfi, flow)| FlowReading {
-            qfi,
-            uplink: flow.traffic(Direction::Uplink),
-            downlink: flow.traffic(Direction::Downlink),
-            last_seen: None,
+        let flows = flows.map(|(qfi, flow)| {
+            let sent = kernel.get(usize::from(qfi)).copied().unwrap_or_default();
+            let mut uplink = flow.traffic(Direction::Uplink);
+            uplink.packets += sent.packets;
+            uplink.bytes += sent.bytes;
+            FlowReading {
+                qfi,
+                uplink,
+                downlink: flow.traffic(Direction::Downlink),
+                last_seen: (sent.last_seen_ns != 0)
+                    .then(|| Duration::from_nanos(sent.last_seen_ns)),
+            }
         });
         let seen = |flow: &FlowReading| flow.uplink.packets != 0 || flow.downlink.packets != 0;
         let flows: Vec<FlowReading> = flows.filter(seen).collect();
         SessionReading {
-            pdu_session: self.session.pdu_session,
+            pdu_session: id,
             dl_teid: 0,
             address: self.session.address,
             uplink: flows.iter().map(|flow| flow.uplink).sum(),
             downlink: flows.iter().map(|flow| flow.downlink).sum(),
             flows,
             drops: self.counters.drops(),
-            path: Path::User,
+            path,
         }
     }
 
@@ -301,7 +353,10 @@ impl Shared {
         if gre.rqi {
             let rq_timer = read(&self.rules).rq_timer();
             if !rq_timer.is_zero() {
-                self.reflections.learn(pdu, qfi, rq_timer, self.now());
+                let told = self.reflections.learn(pdu, qfi, rq_timer, self.now());
+                if let (Some(told), Some(programs)) = (told, &self.programs) {
+                    lock(programs).derive(self.session.pdu_session, &told);
+                }
             }
         }
         match self.tun.send(pdu) {

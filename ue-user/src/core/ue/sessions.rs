@@ -97,7 +97,7 @@ impl Ue {
                 rules,
                 rq_timer,
                 ambr_kbps,
-            } => self.session_modified(id, rules, rq_timer, ambr_kbps),
+            } => self.session_modified(id, rules.as_ref(), rq_timer, ambr_kbps),
             nas::Event::SessionFailed { id, failure } => {
                 warn!(pdu_session = id, %failure, "no PDU session");
                 self.session_gone(now, id, Some(failure.to_string()));
@@ -118,7 +118,7 @@ impl Ue {
     fn session_modified(
         &mut self,
         id: u8,
-        rules: Option<QosRules>,
+        rules: Option<&QosRules>,
         rq_timer: Option<Duration>,
         ambr_kbps: Option<(u64, u64)>,
     ) {
@@ -130,7 +130,7 @@ impl Ue {
         let accept = session.accept.as_mut();
         let interface = session.interface.as_mut().map(|own| &mut own.accept);
         for accept in accept.into_iter().chain(interface) {
-            if let Some(rules) = &rules {
+            if let Some(rules) = rules {
                 accept.rules = rules.clone();
             }
             accept.rq_timer = rq_timer.unwrap_or(accept.rq_timer);

@@ -9,9 +9,11 @@
 //! N3 by IPsec, [`super::RelayKind::User`] is the right relay.
 
 mod events;
+mod filters;
 mod places;
 mod programs;
 mod sessions;
+mod ue;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,6 +29,7 @@ use ebpf_common::relay::{
 use tracing::{info, warn};
 
 pub use self::events::{KernelEvent, KernelEventKind};
+pub(super) use self::ue::UePrograms;
 use self::{
     programs::{Programs, Side},
     sessions::Held,
