@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use dataplane::{
     ChildSaSpec, Dataplane, EncrAlg, EspKeys, IntegAlg, Plane, Sums,
-    relay::{SessionReading, TunRelay, TunRelayConfig, UeRelay, UeSession, UplinkRules},
+    relay::{SessionReading, TunRelay, TunRelayConfig, Tunnel, UeRelay, UeSession, UplinkRules},
 };
 use ike::{
     ChildId,
@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use crate::{
     config::Config,
-    core::ue::{Install, SessionInterface},
+    core::ue::{FurtherChild, Install, SessionInterface},
 };
 
 /// The data plane's number of this UE: there is one.
@@ -140,8 +140,24 @@ impl UserPlane {
             interface: self
                 .is_kernel()
                 .then(|| self.config.interface(session.slot)),
+            further: self.tunnels(session.further.clone()),
         };
         self.relay.add(session).map_err(|error| error.to_string())
+    }
+
+    fn tunnels(&self, further: Vec<FurtherChild>) -> Vec<Tunnel> {
+        let tunnel = |child: FurtherChild| Tunnel {
+            slot: child.slot,
+            interface: self.is_kernel().then(|| self.config.interface(child.slot)),
+            qfis: child.qfis,
+        };
+        further.into_iter().map(tunnel).collect()
+    }
+
+    pub(super) fn set_further(&self, id: u8, further: Vec<FurtherChild>) {
+        if let Err(error) = self.relay.set_further(id, self.tunnels(further)) {
+            warn!(pdu_session = id, %error, "flows stay with the default Child SA");
+        }
     }
 
     pub(super) fn set_rules(&self, id: u8, rules: UplinkRules) {

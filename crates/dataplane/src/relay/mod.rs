@@ -54,6 +54,8 @@ pub struct AccessSession {
     /// Name of the slot's XFRM interface, which GRE has to come from and go to, so that nothing in
     /// clear passes for it. `None` only without IPsec ([`crate::Recording`]).
     pub interface: Option<String>,
+    /// Child SAs for some of the flows; the others go by [`Self::slot`].
+    pub further: Vec<Tunnel>,
     /// The daemon's number of the UE, whose sessions share [`Self::ue_ambr`].
     pub ue: u32,
     /// Session-AMBR (TS 23.501, 5.7.2.6); `None`: no limit.
@@ -65,6 +67,17 @@ pub struct AccessSession {
     pub tunnel_dscp: Option<u8>,
     /// DSCP of the packets on N3.
     pub n3_dscp: Option<u8>,
+}
+
+/// A Child SA that carries some QoS flows of a PDU session (5G_QOS_INFO, TS 24.502 9.3.1.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// As [`AccessSession::slot`].
+    pub slot: u32,
+    /// Name of the slot's XFRM interface.
+    pub interface: Option<String>,
+    /// The flows.
+    pub qfis: Vec<u8>,
 }
 
 /// An aggregate maximum bit rate, bit/s of PDUs.
@@ -274,12 +287,17 @@ pub struct UeSession {
     pub up_address: Ipv4Addr,
     /// Name of the XFRM interface; `None` only without IPsec.
     pub interface: Option<String>,
+    /// Child SAs for some of the flows; the others go by [`Self::interface`].
+    pub further: Vec<Tunnel>,
 }
 
 /// The UE's user plane.
 pub trait UeRelay: Send + Sync {
     /// Makes the TUN device, its address and routes, and starts to relay.
     fn add(&self, session: UeSession) -> Result<(), Error>;
+
+    /// Changes the Child SAs beside the default one.
+    fn set_further(&self, pdu_session: u8, further: Vec<Tunnel>) -> Result<(), Error>;
 
     /// Changes the QoS rules of a session.
     fn set_rules(&self, pdu_session: u8, rules: UplinkRules);

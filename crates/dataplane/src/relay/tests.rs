@@ -67,6 +67,7 @@ fn session(dl_teid: u32, qfis: &[u8]) -> AccessSession {
         default_qfi: 9,
         slot: 0,
         interface: None,
+        further: Vec::new(),
         ue: 1,
         session_ambr: None,
         ue_ambr: None,
@@ -125,6 +126,7 @@ fn a_packet_goes_up_and_down() {
             inner_local: UE,
             up_address: N3IWF,
             interface: None,
+            further: Vec::new(),
         })
         .unwrap();
         let host = UdpSocket::bind((PDU_ADDRESS, 8001)).unwrap();
@@ -183,6 +185,7 @@ fn an_uplink_flow_follows_the_qfi_of_downlink_packets_with_rqi() {
             inner_local: UE,
             up_address: N3IWF,
             interface: None,
+            further: Vec::new(),
         })
         .unwrap();
         let host = UdpSocket::bind((PDU_ADDRESS, 8001)).unwrap();

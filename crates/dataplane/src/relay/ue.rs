@@ -14,7 +14,7 @@ use nwu::GreHeader;
 use socket2::Socket;
 
 use super::{
-    FlowReading, Path, SessionReading, UeRelay, UeSession, UplinkRules,
+    FlowReading, Path, SessionReading, Tunnel, UeRelay, UeSession, UplinkRules,
     gre_socket::{self, Stop},
     kernel::UePrograms,
     mmsg::{BATCH, Outgoing, Receiver, send},
@@ -58,7 +58,9 @@ struct Shared {
     session: UeSession,
     config: TunRelayConfig,
     tun: Tun,
-    gre: Socket,
+    gre: Arc<Socket>,
+    /// Child SAs beside the default one, whose socket is `gre`.
+    further: RwLock<Vec<Further>>,
     rules: RwLock<UplinkRules>,
     /// What reflective QoS made of downlink packets.
     reflections: Reflections,
@@ -68,6 +70,24 @@ struct Shared {
     flows: Vec<Both>,
     counters: Counters,
     programs: Option<Arc<Mutex<UePrograms>>>,
+}
+
+/// The socket of a Child SA for some flows.
+struct Further {
+    tunnel: Tunnel,
+    gre: Arc<Socket>,
+    stop: Stop,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for Further {
+    fn drop(&mut self) {
+        self.stop.set();
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has nothing more to end.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl TunRelay {
@@ -94,13 +114,16 @@ impl UeRelay for TunRelay {
         self.remove(session.pdu_session);
         let id = session.pdu_session;
         let gre = gre_socket::open(session.inner_local, session.interface.as_deref())?;
+        let gre = Arc::new(gre);
+        let further = session.further.clone();
         let tun = Tun::open(&session)?;
         let rules = RwLock::new(session.rules.clone());
         let shared = Arc::new(Shared {
             session,
             config: self.config,
             tun,
-            gre,
+            gre: Arc::clone(&gre),
+            further: RwLock::default(),
             rules,
             reflections: Reflections::default(),
             origin: Instant::now(),
@@ -113,18 +136,27 @@ impl UeRelay for TunRelay {
             stop: Stop::new()?,
             threads: Vec::new(),
         };
-        for (name, serve) in [
-            ("relay-tun", Shared::serve_tun as fn(&Shared, &Stop)),
-            ("relay-gre", Shared::serve_gre),
-        ] {
-            let (shared, stop) = (Arc::clone(&shared), running.stop.clone());
-            running
-                .threads
-                .push(spawn(name, move || serve(&shared, &stop))?);
-        }
-        running.shared.serve_by_programs();
+        let (own, stop) = (Arc::clone(&shared), running.stop.clone());
+        let thread = spawn("relay-tun", move || own.serve_tun(&stop))?;
+        running.threads.push(thread);
+        let (own, stop) = (Arc::clone(&shared), running.stop.clone());
+        let thread = spawn("relay-gre", move || own.serve_gre(&gre, &stop))?;
+        running.threads.push(thread);
+        shared.set_further(further)?;
+        shared.serve_by_programs();
         lock(&self.sessions).insert(id, running);
         Ok(())
+    }
+
+    fn set_further(&self, pdu_session: u8, further: Vec<Tunnel>) -> Result<(), Error> {
+        match lock(&self.sessions).get(&pdu_session) {
+            Some(running) => {
+                running.shared.set_further(further)?;
+                running.shared.tunnels_for_programs();
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn set_rules(&self, pdu_session: u8, rules: UplinkRules) {
@@ -161,6 +193,7 @@ impl Running {
     }
 
     fn join(&mut self) {
+        write(&self.shared.further).clear();
         self.stop.set();
         for thread in self.threads.drain(..) {
             // A thread that panicked has nothing more to end.
@@ -183,6 +216,53 @@ impl Shared {
         }
     }
 
+    /// Opens what is new and closes what is no more.
+    fn set_further(self: &Arc<Self>, wanted: Vec<Tunnel>) -> Result<(), Error> {
+        let mut old = std::mem::take(&mut *write(&self.further));
+        for tunnel in wanted {
+            // Without IPsec the one socket has all.
+            if tunnel.interface.is_none() {
+                continue;
+            }
+            let known = old
+                .iter()
+                .position(|f| f.tunnel.interface == tunnel.interface);
+            let further = match known {
+                Some(at) => {
+                    let mut known = old.swap_remove(at);
+                    known.tunnel = tunnel;
+                    known
+                }
+                None => self.open_further(tunnel)?,
+            };
+            write(&self.further).push(further);
+        }
+        Ok(())
+    }
+
+    fn open_further(self: &Arc<Self>, tunnel: Tunnel) -> Result<Further, Error> {
+        let interface = tunnel.interface.as_deref();
+        let gre = Arc::new(gre_socket::open(self.session.inner_local, interface)?);
+        let stop = Stop::new()?;
+        let (own, socket, ends) = (Arc::clone(self), Arc::clone(&gre), stop.clone());
+        let thread = spawn("relay-gre", move || own.serve_gre(&socket, &ends))?;
+        Ok(Further {
+            tunnel,
+            gre,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Tells the programs which flow goes by which Child SA.
+    fn tunnels_for_programs(&self) {
+        if let Some(programs) = &self.programs {
+            let further = read(&self.further);
+            let further: Vec<Tunnel> = further.iter().map(|f| f.tunnel.clone()).collect();
+            lock(programs).set_further(self.session.pdu_session, &further);
+        }
+    }
+
     /// A session that the programs cannot serve goes by user space alone.
     fn serve_by_programs(&self) {
         let Some(programs) = &self.programs else {
@@ -195,10 +275,14 @@ impl Shared {
             let gre_protocol = self.config.gre_protocol;
             lock(programs).add(session, index, gre_protocol, limit)
         });
-        if let Err(error) = added {
-            let id = session.pdu_session;
-            tracing::warn!(pdu_session = id, %error, "the session is served by user space alone");
+        let id = session.pdu_session;
+        match added {
+            Ok(()) => tracing::info!(pdu_session = id, "uplink in the kernel"),
+            Err(error) => {
+                tracing::warn!(pdu_session = id, %error, "the session is served by user space alone");
+            }
         }
+        self.tunnels_for_programs();
     }
 
     fn reading(&self) -> SessionReading {
@@ -296,9 +380,14 @@ impl Shared {
                 }
             }
             drop(rules);
+            let further = read(&self.further);
             let mut out = Vec::with_capacity(ready.len());
+            let mut by_further: Vec<Vec<Outgoing<'_>>> = further.iter().map(|_| vec![]).collect();
             for (qfi, parts) in &ready {
                 let (header, header_len) = self.gre_header(*qfi);
+                let own = further.iter().zip(&mut by_further);
+                let mut own = own.filter(|(further, _)| further.tunnel.qfis.contains(qfi));
+                let out = own.next().map_or(&mut out, |(_, own)| own);
                 for payload in parts.iter() {
                     self.count(*qfi, Direction::Uplink, payload.len());
                     out.push(Outgoing {
@@ -309,16 +398,20 @@ impl Shared {
                     });
                 }
             }
-            let refused = send(self.gre.as_fd(), &out);
+            let mut refused = send(self.gre.as_fd(), &out);
+            for (further, out) in further.iter().zip(&by_further) {
+                refused += send(further.gre.as_fd(), out);
+            }
+            drop(further);
             self.counters.send_failed.fetch_add(refused, Relaxed);
         }
     }
 
     /// Downlink: GRE from the N3IWF, out through the device.
-    fn serve_gre(&self, stop: &Stop) {
+    fn serve_gre(&self, gre: &Socket, stop: &Stop) {
         let mut receiver = Receiver::new();
-        while stop.wait(self.gre.as_fd()) {
-            let received = match receiver.receive(self.gre.as_fd()) {
+        while stop.wait(gre.as_fd()) {
+            let received = match receiver.receive(gre.as_fd()) {
                 Ok(received) => received,
                 Err(error) => {
                     transient(&error);

@@ -132,6 +132,7 @@ pub(crate) fn session(interface: &str) -> AccessSession {
         default_qfi: QFI,
         slot: 0,
         interface: Some(interface.into()),
+        further: Vec::new(),
         ue: 1,
         session_ambr: None,
         ue_ambr: None,
@@ -282,6 +283,7 @@ pub(crate) fn attach(world: &World, interface: &str) -> TunRelay {
                 inner_local: UE_INNER,
                 up_address: N3IWF_INNER,
                 interface: Some(interface.into()),
+                further: Vec::new(),
             })
             .unwrap();
     });

@@ -3,6 +3,7 @@
 mod demo;
 mod faults;
 mod flood;
+mod flows;
 mod hygiene;
 mod metrics;
 mod nat;
@@ -152,6 +153,12 @@ pub const ALL: &[Scenario] = &[
         about: "two PDU sessions at once; the second goes, comes back, and goes with the UE",
         mode: KeyMode::Qkd,
         run: sessions::two_sessions,
+    },
+    Scenario {
+        name: "flows",
+        about: "two QoS flows of one PDU session, each by a Child SA of its own",
+        mode: KeyMode::Qkd,
+        run: flows::flows,
     },
     Scenario {
         name: "nat",

@@ -9,7 +9,9 @@ use ike::{
 use nwu::{QosInfo, notify};
 use tracing::{info, warn};
 
-use super::{Action, AttachFailure, Child, Install, Session, SessionInterface, Ue};
+use super::{
+    Action, AttachFailure, Child, FurtherChild, Install, Link, Session, SessionInterface, Ue,
+};
 use crate::core::nas::{self, QosRules};
 
 /// IPv4 and GRE with key around a PDU.
@@ -283,6 +285,7 @@ impl Ue {
         let inner_local = single(&child.ts_local);
         let inner_local = inner_local.ok_or("our side of its traffic is no single address")?;
         let ts_remote = single(&child.ts_remote);
+        let mut flows = None;
         let (pdu_session, inner_remote) = if child.signalling {
             let remote = ts_remote.ok_or("the N3IWF's side of its traffic is no single address")?;
             (None, remote)
@@ -291,7 +294,9 @@ impl Ue {
             if ts_remote.is_some_and(|remote| remote != address) {
                 return Err("its UP address is not in its traffic selectors");
             }
-            (Some(qos.pdu_session), address)
+            let session = qos.pdu_session;
+            flows = Some(qos);
+            (Some(session), address)
         };
         let Some(link) = self.link.as_mut() else {
             return Err("there is no attach");
@@ -313,7 +318,7 @@ impl Ue {
         };
         if let Some(id) = pdu_session
             && let Some(session) = link.sessions.get_mut(&id)
-            && session.child.is_none()
+            && (session.child.is_none() || flows.as_ref().is_some_and(|flows| flows.default))
         {
             session.child = Some(child.id);
         }
@@ -326,6 +331,7 @@ impl Ue {
             child.id,
             Child {
                 pdu_session,
+                qfis: flows.map(|flows| flows.qfis).unwrap_or_default(),
                 slot,
                 inner_remote,
                 reqid,
@@ -373,7 +379,22 @@ impl Ue {
                     "user-plane Child SA up"
                 );
                 self.join(session);
+                self.further_changed(session);
             }
+        }
+    }
+
+    /// Tells the relay of Child SAs beside the default one, if it has the session.
+    fn further_changed(&mut self, id: u8) {
+        let Some(link) = self.link.as_mut() else {
+            return;
+        };
+        let further = link.further(id);
+        let session = link.sessions.get_mut(&id);
+        let interface = session.and_then(|session| session.interface.as_mut());
+        if let Some(interface) = interface.filter(|own| own.further != further) {
+            interface.further.clone_from(&further);
+            self.actions.push_back(Action::SetFurther(id, further));
         }
     }
 
@@ -408,6 +429,9 @@ impl Ue {
                         self.actions.push_back(Action::RemoveSession(pdu_session));
                     }
                     session.failure = Some("its Child SA is gone".to_owned());
+                } else {
+                    // Its flows go by the default one.
+                    self.further_changed(pdu_session);
                 }
             }
         }
@@ -428,6 +452,7 @@ impl Ue {
         let Some(link) = self.link.as_mut() else {
             return;
         };
+        let further = link.further(id);
         let Some(session) = link.sessions.get_mut(&id) else {
             return;
         };
@@ -447,6 +472,7 @@ impl Ue {
             inner_local,
             up_address: child.inner_remote,
             slot: child.slot,
+            further,
         };
         session.interface = Some(interface.clone());
         session.failure = None;
@@ -464,18 +490,47 @@ impl Ue {
         if session.interface.take().is_some() {
             self.actions.push_back(Action::RemoveSession(id));
         }
-        let child = session.child.take();
+        session.child = None;
         *session = Session {
             failure: Some(failure.unwrap_or_else(|| "released".to_owned())),
             ..Session::default()
         };
         // The N3IWF usually deletes it; a delete of ours that crosses it does no harm.
-        if let Some(child) = child
-            && link.ending.is_none()
-        {
-            let sa = link.sa;
+        if link.ending.is_some() {
+            return;
+        }
+        let sa = link.sa;
+        let all = link.children.iter();
+        let own = all.filter(|(_, child)| child.pdu_session == Some(id) && !child.superseded);
+        let own: Vec<ChildId> = own.map(|(child, _)| *child).collect();
+        for child in own {
             self.endpoint.delete_child(now, sa, child);
         }
+    }
+}
+
+impl Link {
+    /// The Child SAs of a session that are up, beside its default one.
+    fn further(&self, id: u8) -> Vec<FurtherChild> {
+        let default = self.sessions.get(&id).and_then(|session| session.child);
+        let default = default.and_then(|child| self.children.get(&child));
+        let default = default.map(|child| child.slot);
+        let mut further: Vec<FurtherChild> = Vec::new();
+        for child in self.children.values() {
+            let known = further.iter().any(|other| other.slot == child.slot);
+            if child.pdu_session == Some(id)
+                && child.up
+                && Some(child.slot) != default
+                && !known
+                && child.drained_at.is_none()
+            {
+                further.push(FurtherChild {
+                    slot: child.slot,
+                    qfis: child.qfis.clone(),
+                });
+            }
+        }
+        further
     }
 }
 

@@ -448,6 +448,9 @@ fn place(
     let Some(interface) = &access.interface else {
         return refuse("the session has no interface of its own");
     };
+    if !access.further.is_empty() {
+        return refuse("its flows go by several Child SAs");
+    }
     let mut links = Links::open()?;
     let link = links.get(interface)?;
     let protected = link.if_id.is_some();

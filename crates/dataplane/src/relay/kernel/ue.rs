@@ -27,7 +27,7 @@ use crate::{
         Attachment, add_clsact, attachment, failed, hang, open, pod::Raw, program, read_object,
     },
     reading::add,
-    relay::{UeSession, UplinkRules, reflect::Reflected},
+    relay::{Tunnel, UeSession, UplinkRules, reflect::Reflected},
     sys,
 };
 
@@ -46,6 +46,8 @@ pub(in crate::relay) struct UePrograms {
 
 struct Served {
     ifindex: u32,
+    /// The XFRM interface of the default Child SA.
+    tunnel: u32,
     entry: Entry,
     links: Vec<(&'static str, SchedClassifierLinkId)>,
     /// The programs take its rules.
@@ -116,6 +118,7 @@ impl UePrograms {
         sys::disable_merging(&session.device)?;
         let mut served = Served {
             ifindex,
+            tunnel: tunnel.index,
             entry,
             links: Vec::new(),
             active: true,
@@ -175,6 +178,35 @@ impl UePrograms {
             let _ = self.sessions.remove(&served.ifindex);
         }
         self.served.insert(pdu_session, served);
+    }
+
+    /// Says which flow goes by which Child SA.
+    pub(in crate::relay) fn set_further(&mut self, pdu_session: u8, further: &[Tunnel]) {
+        let Some(served) = self.served.get_mut(&pdu_session) else {
+            return;
+        };
+        let mut tunnels = [served.tunnel; QFIS];
+        for tunnel in further {
+            let Some(interface) = &tunnel.interface else {
+                continue;
+            };
+            // What has no interface goes by user space, which knows the same.
+            let index = Links::open().and_then(|mut links| links.index(interface));
+            for qfi in &tunnel.qfis {
+                if let Some(place) = tunnels.get_mut(usize::from(*qfi)) {
+                    *place = index.as_ref().copied().unwrap_or(0);
+                }
+            }
+        }
+        if served.entry.tunnels == tunnels {
+            return;
+        }
+        served.entry.tunnels = tunnels;
+        let (ifindex, entry, active) = (served.ifindex, served.entry, served.active);
+        if active && let Err(error) = self.write(ifindex, &entry) {
+            tracing::warn!(pdu_session, %error, "the session is served by user space alone");
+            let _ = self.sessions.remove(&ifindex);
+        }
     }
 
     /// A rule that reflective QoS derived.

@@ -205,6 +205,44 @@ fn two_sessions_have_two_interfaces_and_slots() {
 }
 
 #[test]
+fn flows_go_by_the_child_sa_that_lists_them() {
+    let mut world = World::attached();
+    assert_eq!(world.interfaces[0].further, []);
+    for qfi in [5, 6] {
+        world.create_child_for(1, &[qfi], false);
+        world.run_for(SECOND);
+    }
+    let further = |world: &World| -> Vec<(u32, Vec<u8>)> {
+        let further = world.interfaces[0].further.iter();
+        further
+            .map(|child| (child.slot, child.qfis.clone()))
+            .collect()
+    };
+    assert_eq!(further(&world), [(1, vec![5]), (2, vec![6])]);
+    assert_eq!(world.interfaces[0].slot, 0, "the default one is as before");
+    assert_eq!(world.installed.len(), 4);
+    // A rekey changes nothing of it.
+    world.n3iwf_rekeys(false);
+    world.run_for(20 * SECOND);
+    assert_eq!(further(&world), [(1, vec![5]), (2, vec![6])]);
+    assert_eq!(world.installed.len(), 4);
+    // One goes: its flow falls to the default one, and the session stays.
+    world.n3iwf_deletes_last();
+    world.run_for(SECOND);
+    assert_eq!(further(&world).len(), 1);
+    assert_eq!(
+        (world.interfaces.len(), world.n3iwf_user_children()),
+        (1, 2)
+    );
+    // The session takes all of them with it.
+    world.release(1, 0);
+    world.run_for(SECOND);
+    assert!(world.interfaces.is_empty());
+    assert_eq!((world.n3iwf_user_children(), world.installed.len()), (0, 1));
+    assert_eq!(world.ue.state(), State::Registered);
+}
+
+#[test]
 fn a_child_sa_for_an_unknown_session_is_refused() {
     let mut world = World::attached();
     world.create_child(7);
