@@ -25,6 +25,33 @@ pub(super) fn flows(report: &mut Report, world: &mut World) -> Option<()> {
     report.step("two flows are configured, one Child SA for each", || {
         configure(world)
     })?;
+    carry(report, world)
+}
+
+/// The same with the N3IWF's kernel relay.
+pub(super) fn flows_in_kernel(report: &mut Report, world: &mut World) -> Option<()> {
+    report.step("two flows are configured, one Child SA for each", || {
+        world.reconfigure(Role::N3iwf, |text| {
+            text.replace(
+                "    kind: kernel\n",
+                "    kind: kernel\n    relay: kernel\n",
+            )
+        })?;
+        configure(world)
+    })?;
+    carry(report, world)?;
+    report.step("the kernel relayed it", || in_kernel(world))
+}
+
+fn in_kernel(world: &World) -> Result<Finding> {
+    let log = std::fs::read_to_string(world.options().logs.join("n3iwf-user.log"))?;
+    if !log.contains("session in the kernel") || log.contains("session in user space") {
+        bail!("the log of the N3IWF says otherwise");
+    }
+    Ok(Finding::new("session in the kernel"))
+}
+
+fn carry(report: &mut Report, world: &mut World) -> Option<()> {
     let before = clean_slate(report, world)?;
     steps::bring_up(report, world)?;
     let session = report.step_with("attach", || {

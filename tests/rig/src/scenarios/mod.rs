@@ -161,6 +161,12 @@ pub const ALL: &[Scenario] = &[
         run: flows::flows,
     },
     Scenario {
+        name: "flows-kernel",
+        about: "the same with the kernel relay",
+        mode: KeyMode::Qkd,
+        run: flows::flows_in_kernel,
+    },
+    Scenario {
         name: "nat",
         about: "the UE is behind a NAT: port 4500, ESP in UDP, keepalives, a mapping that changes",
         mode: KeyMode::Qkd,
