@@ -104,7 +104,8 @@ fn attach(world: &World, rules: UplinkRules, programs: bool) -> TunRelay {
             .add(UeSession {
                 pdu_session: 5,
                 device: "uepdu5".into(),
-                address: PDU_ADDRESS,
+                address: Some(PDU_ADDRESS),
+                interface_id: None,
                 mtu: 1358,
                 routes: vec!["198.18.0.0/24".parse().unwrap()],
                 rules,

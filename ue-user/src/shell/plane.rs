@@ -10,7 +10,7 @@ use ike::{
     ChildId,
     crypto::{DirectionKeys, Encr, Integ},
 };
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use tracing::{debug, warn};
 
 use crate::{
@@ -29,7 +29,7 @@ pub(super) struct UserPlane {
     replay_window: u32,
     sums: Arc<Sums>,
     /// Name and routes by PDU session identity, from 1.
-    sessions: Vec<(String, Vec<Ipv4Net>)>,
+    sessions: Vec<(String, Vec<IpNet>)>,
 }
 
 impl UserPlane {
@@ -38,7 +38,7 @@ impl UserPlane {
         let sessions = config.sessions.iter().enumerate().map(|(index, session)| {
             let mut routes = session.routes.clone();
             if session.default_route {
-                routes.push(Ipv4Net::default());
+                routes.push(Ipv4Net::default().into());
             }
             (session.interface_name(index), routes)
         });
@@ -132,6 +132,7 @@ impl UserPlane {
             pdu_session: id,
             device,
             address: session.accept.address,
+            interface_id: session.accept.interface_id,
             mtu: session.mtu,
             routes,
             rules: session.accept.uplink(),

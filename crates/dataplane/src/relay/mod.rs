@@ -180,7 +180,7 @@ pub struct SessionReading {
     pub pdu_session: u8,
     /// N3IWF: our TEID. UE: 0.
     pub dl_teid: u32,
-    /// N3IWF: the UE's inner address. UE: its PDU address.
+    /// N3IWF: the UE's inner address. UE: its PDU address, 0.0.0.0 without IPv4.
     pub address: Ipv4Addr,
     /// From the UE.
     pub uplink: Traffic,
@@ -273,12 +273,15 @@ pub struct UeSession {
     pub pdu_session: u8,
     /// Name of the TUN device.
     pub device: String,
-    /// The PDU address.
-    pub address: Ipv4Addr,
+    /// The PDU address; `None`: of IPv6 alone.
+    pub address: Option<Ipv4Addr>,
+    /// Interface identifier of the link-local address (TS 24.501, 9.11.4.10); `None`: of IPv4 alone. The
+    /// kernel makes the other addresses of the prefixes that the network advertises.
+    pub interface_id: Option<[u8; 8]>,
     /// MTU of the device.
     pub mtu: u16,
-    /// Destinations routed to the device.
-    pub routes: Vec<ipnet::Ipv4Net>,
+    /// Destinations routed to the device; those of IPv6 come with a session that has it.
+    pub routes: Vec<ipnet::IpNet>,
     /// Which QFI uplink PDUs carry; what no rule takes is not sent.
     pub rules: UplinkRules,
     /// Our inner address: GRE comes from it.

@@ -2,9 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddrV4,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4},
     os::fd::AsFd,
-    sync::{Arc, Mutex, RwLock, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -19,11 +22,11 @@ use super::{
     kernel::UePrograms,
     mmsg::{BATCH, Outgoing, Receiver, send},
     n3iwf::{lock, read, spawn, transient, write},
-    packet::ipv4,
+    packet::{ipv4, ipv6},
     reflect::Reflections,
     segment::Parts,
     table::{Both, Counters},
-    tun::Tun,
+    tun::{Tun, link_local},
 };
 use crate::Error;
 
@@ -202,6 +205,15 @@ impl Running {
     }
 }
 
+/// Whether an IPv6 address may be the UE's: the link-local one that the network chose, or any of a prefix
+/// that the kernel took from a router. Which prefix is the session's, the network checks.
+fn own(address: Ipv6Addr, interface_id: [u8; 8]) -> bool {
+    if address.is_unicast_link_local() {
+        return address == link_local(interface_id);
+    }
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast())
+}
+
 /// Threads must not outlive the relay, or the device would stay.
 impl Drop for Running {
     fn drop(&mut self) {
@@ -311,7 +323,7 @@ impl Shared {
         SessionReading {
             pdu_session: id,
             dl_teid: 0,
-            address: self.session.address,
+            address: self.session.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
             uplink: flows.iter().map(|flow| flow.uplink).sum(),
             downlink: flows.iter().map(|flow| flow.downlink).sum(),
             flows,
@@ -361,21 +373,16 @@ impl Shared {
             let rules = read(&self.rules);
             let mut ready = Vec::with_capacity(lengths.len());
             for packet in packets {
-                // The device also emits what the kernel says on its own, IPv6 among it.
-                match ipv4(packet) {
-                    Some(ip) if ip.source == self.session.address => {
-                        match rules.choose(packet, &self.reflections, now) {
-                            Some(qfi) => ready.push((qfi, Parts::new(packet, limit))),
-                            None => {
-                                self.counters.qfi_not_allowed.fetch_add(1, Relaxed);
-                            }
+                // The device also emits what the kernel says on its own.
+                match self.leaves(packet) {
+                    Ok(()) => match rules.choose(packet, &self.reflections, now) {
+                        Some(qfi) => ready.push((qfi, Parts::new(packet, limit))),
+                        None => {
+                            self.counters.qfi_not_allowed.fetch_add(1, Relaxed);
                         }
-                    }
-                    Some(_) => {
-                        self.counters.wrong_address.fetch_add(1, Relaxed);
-                    }
-                    None => {
-                        self.counters.malformed.fetch_add(1, Relaxed);
+                    },
+                    Err(reason) => {
+                        reason(&self.counters).fetch_add(1, Relaxed);
                     }
                 }
             }
@@ -424,12 +431,39 @@ impl Shared {
         }
     }
 
+    /// Whether a packet of the device may go, or what it is counted as.
+    fn leaves(&self, packet: &[u8]) -> Result<(), fn(&Counters) -> &AtomicU64> {
+        let ours = match (ipv4(packet), ipv6(packet)) {
+            (Some(ip), _) => self.session.address.map(|address| ip.source == address),
+            (None, Some((source, _))) => self.session.interface_id.map(|id| own(source, id)),
+            (None, None) => None,
+        };
+        match ours {
+            Some(true) => Ok(()),
+            Some(false) => Err(|counters| &counters.wrong_address),
+            None => Err(|counters| &counters.malformed),
+        }
+    }
+
+    /// Whether a PDU is for this session; `None`: it is no packet, or of a family that the session has not.
+    fn arrives(&self, pdu: &[u8]) -> Option<bool> {
+        if let Some(ip) = ipv4(pdu) {
+            return self
+                .session
+                .address
+                .map(|address| ip.destination == address);
+        }
+        let (_, destination) = ipv6(pdu)?;
+        let interface_id = self.session.interface_id?;
+        Some(destination.is_multicast() || own(destination, interface_id))
+    }
+
     fn deliver(&self, packet: &[u8]) {
         let decoded = ipv4(packet).and_then(|outer| {
             let (gre, pdu) = GreHeader::decode(outer.payload).ok()?;
-            Some((outer.source, gre, pdu, ipv4(pdu)?))
+            Some((outer.source, gre, pdu, self.arrives(pdu)?))
         });
-        let Some((source, gre, pdu, inner)) = decoded else {
+        let Some((source, gre, pdu, ours)) = decoded else {
             self.counters.malformed.fetch_add(1, Relaxed);
             return;
         };
@@ -437,7 +471,7 @@ impl Shared {
             self.counters.wrong_address.fetch_add(1, Relaxed);
             return;
         }
-        if inner.destination != self.session.address {
+        if !ours {
             // Another session's, when no interface tells the sockets apart.
             self.counters.no_session.fetch_add(1, Relaxed);
             return;

@@ -296,7 +296,8 @@ pub(crate) fn attach(world: &World, interface: &str) -> TunRelay {
             .add(UeSession {
                 pdu_session: 5,
                 device: "uepdu5".into(),
-                address: PDU_ADDRESS,
+                address: Some(PDU_ADDRESS),
+                interface_id: None,
                 mtu: 1358,
                 routes: vec!["198.18.0.0/24".parse().unwrap()],
                 rules: UplinkRules::one(QFI),

@@ -5,6 +5,7 @@ mod faults;
 mod flood;
 mod flows;
 mod hygiene;
+mod ipv6;
 mod metrics;
 mod nat;
 mod rekey;
@@ -165,6 +166,12 @@ pub const ALL: &[Scenario] = &[
         about: "the same with the kernel relay",
         mode: KeyMode::Qkd,
         run: flows::flows_in_kernel,
+    },
+    Scenario {
+        name: "ipv6",
+        about: "IPv4 and IPv6 in one PDU session: router advertisement, ping, TCP",
+        mode: KeyMode::Qkd,
+        run: ipv6::both,
     },
     Scenario {
         name: "nat",

@@ -35,7 +35,7 @@ use oxirush_security::{NasCount, Plmn};
 
 pub use failure::{Failure, MmCause, SessionFailure, SmCause};
 pub use qos::QosRules;
-pub use session::{SessionAccept, SessionRequest};
+pub use session::{SessionAccept, SessionKind, SessionRequest};
 
 use self::{
     mobility::Procedure,

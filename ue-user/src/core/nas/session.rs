@@ -21,7 +21,19 @@ use super::{
     Discard, Event, Failure, MmCause, Nas, SessionFailure, SmCause, mobility::to_nas, qos::QosRules,
 };
 
-/// A PDU session to establish: IPv4, SSC mode 1.
+/// PDU session type (TS 24.501, 9.11.4.11).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SessionKind {
+    /// IPv4.
+    #[default]
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+    /// Both.
+    Ipv4v6,
+}
+
+/// A PDU session to establish: SSC mode 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRequest {
     /// PDU session identity, 1 to 15.
@@ -30,6 +42,8 @@ pub struct SessionRequest {
     pub dnn: Option<String>,
     /// The slice, or none to let the network choose.
     pub s_nssai: Option<SNssai>,
+    /// PDU session type; the network may choose one of two.
+    pub kind: SessionKind,
 }
 
 /// An established PDU session.
@@ -37,8 +51,10 @@ pub struct SessionRequest {
 pub struct SessionAccept {
     /// PDU session identity.
     pub id: u8,
-    /// The UE's address in the data network.
-    pub address: Ipv4Addr,
+    /// The UE's IPv4 address in the data network.
+    pub address: Option<Ipv4Addr>,
+    /// With IPv6: interface identifier of its link-local address.
+    pub interface_id: Option<[u8; 8]>,
     /// The authorized QoS rules.
     pub rules: QosRules,
     /// How long a rule that reflective QoS derived holds (T3583). Zero: it does not apply.
@@ -438,9 +454,11 @@ fn establishment_request(request: &SessionRequest, pti: u8) -> Result<Nas5gsMess
         .map_err(|error| text(&error))?;
     let rate = NasIntegrityProtectionMaximumDataRate::new(FULL_RATE);
     let establishment = NasPduSessionEstablishmentRequest::new(rate)
-        .with_pdu_session_type(NasPduSessionType::from_session_type(
-            PduSessionTypeValue::Ipv4,
-        ))
+        .with_pdu_session_type(NasPduSessionType::from_session_type(match request.kind {
+            SessionKind::Ipv4 => PduSessionTypeValue::Ipv4,
+            SessionKind::Ipv6 => PduSessionTypeValue::Ipv6,
+            SessionKind::Ipv4v6 => PduSessionTypeValue::Ipv4v6,
+        }))
         .with_ssc_mode(NasSscMode::from_mode(SscModeValue::Ssc1))
         .with_fgsm_capability(NasFGsmCapability::default().with_rqos(true))
         .with_extended_protocol_configuration_options(options);
@@ -466,20 +484,26 @@ fn read_accept(
     id: u8,
     accept: &NasPduSessionEstablishmentAccept,
 ) -> Result<SessionAccept, (GsmCause, &'static str)> {
-    let kind = accept.selected_pdu_session_type.session_type();
-    if kind != Some(PduSessionTypeValue::Ipv4) {
-        return Err((
-            GsmCause::UnknownPduSessionType,
-            "its PDU session type is not IPv4",
-        ));
-    }
-    let address = accept.pdu_address.as_ref().and_then(NasPduAddress::ipv4);
-    let Some(address) = address.map(Ipv4Addr::from).filter(|a| is_host(*a)) else {
+    let (ipv4, ipv6) = match accept.selected_pdu_session_type.session_type() {
+        Some(PduSessionTypeValue::Ipv4) => (true, false),
+        Some(PduSessionTypeValue::Ipv6) => (false, true),
+        Some(PduSessionTypeValue::Ipv4v6) => (true, true),
+        _ => {
+            let why = "its PDU session type is not of IP";
+            return Err((GsmCause::UnknownPduSessionType, why));
+        }
+    };
+    let pdu_address = accept.pdu_address.as_ref();
+    let address = pdu_address.and_then(NasPduAddress::ipv4);
+    let address = address.map(Ipv4Addr::from).filter(|a| is_host(*a));
+    let interface_id = pdu_address.and_then(NasPduAddress::ipv6_interface_id);
+    let interface_id = interface_id.filter(|id| *id != [0; 8]);
+    if ipv4 != address.is_some() || ipv6 != interface_id.is_some() {
         return Err((
             GsmCause::InvalidMandatoryInformation,
-            "it has no usable IPv4 address",
+            "it has no usable address of its type",
         ));
-    };
+    }
     let rules = QosRules::established(&accept.authorized_qos_rules)?;
     let options = accept.extended_protocol_configuration_options.as_ref();
     let options = options.and_then(|options| options.pco(PcoDirection::Downlink));
@@ -496,6 +520,7 @@ fn read_accept(
     Ok(SessionAccept {
         id,
         address,
+        interface_id,
         rules,
         rq_timer: accept.rq_timer_value.as_ref().map_or(RQ_TIMER, rq_timer),
         ambr_kbps: ambr.downlink_kbps().zip(ambr.uplink_kbps()),

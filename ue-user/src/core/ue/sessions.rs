@@ -18,6 +18,8 @@ use crate::core::nas::{self, QosRules};
 const GRE_OVERHEAD: u16 = 28;
 /// Smallest MTU an IPv4 link may have (RFC 791).
 const LEAST_MTU: u16 = 576;
+/// The same for IPv6 (RFC 8200, section 5).
+const LEAST_MTU_IPV6: u16 = 1280;
 /// Reqids are below this.
 const REQIDS: u32 = 1 << 20;
 
@@ -81,7 +83,8 @@ impl Ue {
             nas::Event::SessionAccepted(accept) => {
                 info!(
                     pdu_session = accept.id,
-                    address = %accept.address,
+                    address = accept.address.map(tracing::field::display),
+                    ipv6 = accept.interface_id.is_some(),
                     qfis = ?accept.rules.qfis(),
                     "PDU session accepted"
                 );
@@ -463,12 +466,13 @@ impl Ue {
         let Some(inner_local) = link.inner.filter(|_| child.up) else {
             return;
         };
+        let least = match accept.interface_id {
+            Some(_) => LEAST_MTU_IPV6,
+            None => LEAST_MTU,
+        };
         let interface = SessionInterface {
             accept: accept.clone(),
-            mtu: accept
-                .mtu
-                .unwrap_or(mtu)
-                .clamp(LEAST_MTU, mtu.max(LEAST_MTU)),
+            mtu: accept.mtu.unwrap_or(mtu).clamp(least, mtu.max(least)),
             inner_local,
             up_address: child.inner_remote,
             slot: child.slot,

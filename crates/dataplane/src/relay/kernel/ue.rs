@@ -3,7 +3,7 @@
 //! Programs are loaded at the start, while the daemon has the rights for it, and hang on the interface of
 //! each session. Whatever they leave alone reaches the interface as if there were none.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -100,7 +100,8 @@ impl UePrograms {
             .find(|place| self.served.values().all(|s| s.entry.place != *place))
             .ok_or_else(|| Error::Config("too many PDU sessions".into()))?;
         let entry = Entry {
-            address: session.address.octets(),
+            // Of IPv6 alone: no packet has this source.
+            address: session.address.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
             inner: session.inner_local.octets(),
             up_address: session.up_address.octets(),
             gre_protocol: gre_protocol.into(),

@@ -20,7 +20,7 @@ fn an_attach_from_ike_sa_init_to_an_interface() {
     assert_eq!(world.installed.len(), 2, "signalling and user plane");
 
     let interface = &world.interfaces[0];
-    assert_eq!(interface.accept.address, Ipv4Addr::new(10, 60, 0, 1));
+    assert_eq!(interface.accept.address, Some(Ipv4Addr::new(10, 60, 0, 1)));
     assert_eq!(
         (interface.accept.rules.default_qfi(), interface.mtu),
         (9, 1358)

@@ -139,6 +139,7 @@ pub(super) fn ue_config() -> UeConfig {
             id: 1,
             dnn: Some("internet".into()),
             s_nssai: Some(SLICE),
+            kind: Default::default(),
         }],
         retry: Retry {
             attempts: 0,
