@@ -58,12 +58,7 @@ fn relay(ctx: &TcContext) -> Option<i32> {
     // SAFETY: the context is valid while the program runs; the verifier checks each access.
     let (ethertype, len, gso_size, ifindex) = unsafe {
         let skb = ctx.skb.skb;
-        (
-            (*skb).protocol,
-            (*skb).len,
-            (*skb).gso_size,
-            (*skb).ifindex,
-        )
+        ((*skb).protocol, (*skb).len, (*skb).gso_size, (*skb).ifindex)
     };
     if u16::from_be(ethertype as u16) != ETH_P_IP || gso_size != 0 {
         return None;

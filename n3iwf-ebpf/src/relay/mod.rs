@@ -183,7 +183,11 @@ fn count(counter: Option<*mut Counter>, octets: u32, now: u64) {
 
 /// Sends through an interface with an Ethernet header, by the kernel's route and neighbour there.
 #[inline(always)]
-pub(crate) fn redirect_neigh(ctx: &TcContext, ifindex: u32, link_header: u32) -> Result<i32, Verdict> {
+pub(crate) fn redirect_neigh(
+    ctx: &TcContext,
+    ifindex: u32,
+    link_header: u32,
+) -> Result<i32, Verdict> {
     if link_header == 0 {
         // The helper replaces a link header, so there has to be one.
         // SAFETY: the helper takes the context of this program.
