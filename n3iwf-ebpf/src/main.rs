@@ -1,5 +1,5 @@
 //! Classifiers on NWu (tc, `classifier` sections): what every packet is, and for which Child SA.
-//! The relay between GRE and GTP-U is in [`relay`].
+//! The relay between GRE and GTP-U is in [`relay`], the UE's uplink in [`ue`].
 //!
 //! Both programs here only count. They return `TCX_NEXT`, which classic tc reads as "unspecified", so
 //! that programs and filters of others behind them still run and no packet is ever dropped here.
@@ -12,6 +12,7 @@
 mod buffer;
 mod packet;
 mod relay;
+mod ue;
 
 use aya_ebpf::{
     bindings::TC_ACT_UNSPEC,
@@ -57,6 +58,19 @@ pub fn relay_uplink(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn relay_downlink(ctx: TcContext) -> i32 {
     relay::downlink(&ctx)
+}
+
+/// Packets of a PDU session become GRE with the QFI that QoS rules say. On egress of the UE's interface
+/// of the session.
+#[classifier]
+pub fn ue_uplink(ctx: TcContext) -> i32 {
+    ue::uplink(&ctx)
+}
+
+/// That GRE goes into the tunnel. On ingress of the same interface.
+#[classifier]
+pub fn ue_tunnel(ctx: TcContext) -> i32 {
+    ue::tunnel(&ctx)
 }
 
 /// Counts packets that arrive on NWu.

@@ -188,6 +188,7 @@ impl File {
             nas_port: own.nas_tcp_port,
             gtp_address: own.n3iwf_gtp_bind_address.into(),
             slots: own.dataplane.slots,
+            child_sas: own.child_sas,
             replay_window: 128,
             keys: self.key_policy(),
             timing: CoreTiming {

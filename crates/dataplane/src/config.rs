@@ -53,9 +53,9 @@ pub struct Options {
     pub slots: u32,
     /// First reqid of the 2^20 that belong to this daemon.
     pub reqid_base: u32,
-    /// What moves user packets at an N3IWF: `user` (default) or `kernel`, which needs the eBPF
-    /// object and serves what has an XFRM interface. Packets in the kernel relay pass neither
-    /// netfilter nor IPsec policies of N3.
+    /// What moves user packets: `user` (default) or `kernel`, which needs the eBPF object and serves
+    /// what has an XFRM interface. Packets in an N3IWF's kernel relay pass neither netfilter nor IPsec
+    /// policies of N3. At a UE, `kernel` is the way of uplink packets.
     pub relay: RelayKind,
     /// eBPF accounting on NWu; absent: none.
     pub bpf: Option<BpfOptions>,

@@ -10,8 +10,8 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
     link::{
-        InfoData, InfoKind, InfoXfrm, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
-        LinkMessage,
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoXfrm, LinkAttribute,
+        LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
     },
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
@@ -171,6 +171,21 @@ impl Links {
         message.header.change_mask = LinkFlags::Up;
         self.0.request(
             &format!("set interface {index} up"),
+            Mode::Plain,
+            RouteNetlinkMessage::SetLink(message),
+            |_| {},
+        )
+    }
+
+    /// The kernel makes no link-local address of its own for the interface.
+    pub(crate) fn no_link_local(&mut self, index: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let family = AfSpecUnspec::Inet6(vec![mode]);
+        message.attributes = vec![LinkAttribute::AfSpecUnspec(vec![family])];
+        self.0.request(
+            &format!("choose IPv6 addresses of interface {index}"),
             Mode::Plain,
             RouteNetlinkMessage::SetLink(message),
             |_| {},

@@ -60,6 +60,18 @@ pub(crate) fn wait_for_programs() {
     }
 }
 
+/// `CLOCK_MONOTONIC`, nanoseconds: the clock of eBPF programs.
+pub(crate) fn monotonic() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the structure lives until the call returns; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
 /// `struct ethtool_value`.
 #[repr(C)]
 struct EthtoolValue {

@@ -24,7 +24,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dataplane::relay::{AccessRelay, Ambr, GtpRelay, KernelEventKind, KernelRelay, Path, UeRelay};
+use dataplane::relay::{
+    AccessRelay, AccessSession, Ambr, GtpRelay, KernelEventKind, KernelRelay, Path, Tunnel, UeRelay,
+};
 use gtpu::{Message, MessageType};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -207,6 +209,74 @@ fn tcp_is_identical_both_ways_and_never_leaves_the_kernel() {
         assert!(left.is_empty(), "{left:?}");
     }
     world.ue.run(|| ue.remove(5)).unwrap();
+}
+
+#[test]
+fn flows_go_by_the_interface_of_their_child_sa_in_both_relays() {
+    let Some(_turn) = ready() else {
+        return;
+    };
+    let world = World::new();
+    world.add_access("access1");
+    let further = Tunnel {
+        slot: 1,
+        interface: Some("access1".into()),
+        qfis: vec![10],
+    };
+    let access = AccessSession {
+        further: vec![further],
+        ..session("access")
+    };
+    let config = world.relay_config();
+    for path in [Path::User, Path::Kernel] {
+        let relay: Box<dyn AccessRelay> = world.n3iwf.run(|| match path {
+            Path::User => Box::new(GtpRelay::start(config.user.clone()).unwrap()) as _,
+            Path::Kernel => Box::new(KernelRelay::start(config.clone()).unwrap()) as _,
+        });
+        world.n3iwf.run(|| relay.add(access.clone())).unwrap();
+        let (gre, upf) = world.ends("access");
+        let further = world.gre_at_ue("access1");
+        let to_n3iwf = SocketAddrV4::new(N3IWF_INNER, 0).into();
+        for (qfi, here, other) in [(QFI, &gre, &further), (10, &further, &gre)] {
+            let packet = downlink(DL_TEID, qfi, &pdu(HOST, PDU_ADDRESS, 100));
+            upf.send_to(&packet, (N3IWF, gtpu::PORT)).unwrap();
+            let octets = raw(here);
+            let (header, payload) = GreHeader::decode(&octets[20..]).unwrap();
+            assert_eq!(header.qfi, Some(qfi), "{path:?}");
+            assert_eq!(payload, pdu(HOST, PDU_ADDRESS, 100));
+            other.set_nonblocking(true).unwrap();
+            let mut room = [std::mem::MaybeUninit::uninit(); 64];
+            let nothing = other.recv(&mut room).unwrap_err().kind();
+            assert_eq!(nothing, std::io::ErrorKind::WouldBlock, "{path:?}");
+            other.set_nonblocking(false).unwrap();
+            // A UE may send a flow by any of its Child SAs.
+            for gre in [here, other] {
+                gre.send_to(&uplink(qfi, &pdu(PDU_ADDRESS, HOST, 200)), &to_n3iwf)
+                    .unwrap();
+                let octets = datagram(&upf);
+                let message = Message::decode(&octets).unwrap();
+                assert_eq!(message.header.teid, UL_TEID);
+                assert_eq!(message.header.container.unwrap().qfi, qfi);
+            }
+        }
+        let reading = &relay.readings()[0];
+        assert_eq!(reading.path, path);
+        assert_eq!((reading.uplink.packets, reading.downlink.packets), (4, 2));
+        let flows: Vec<(u8, u64)> = reading
+            .flows
+            .iter()
+            .map(|flow| (flow.qfi, flow.uplink.packets))
+            .collect();
+        assert_eq!(flows, [(QFI, 2), (10, 2)]);
+        if path == Path::Kernel {
+            let last = flows.iter().zip(&reading.flows);
+            assert!(last.into_iter().all(|(_, flow)| flow.last_seen.is_some()));
+        }
+        world.n3iwf.run(|| {
+            relay.remove(DL_TEID).unwrap();
+            drop(relay);
+        });
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@
 
 pub mod rate;
 pub mod relay;
+pub mod ue;
 
 /// Version of the layouts in this crate. It is stored in [`NwuMeta`], so that a daemon never reuses
 /// pinned maps of another layout.

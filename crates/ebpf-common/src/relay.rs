@@ -14,7 +14,7 @@
 use crate::Counter;
 
 /// Version of the layouts in this module, stored in [`RelayMeta`].
-pub const RELAY_LAYOUT_VERSION: u32 = 2;
+pub const RELAY_LAYOUT_VERSION: u32 = 3;
 
 /// Name of the uplink sessions: `Array<UplinkSession>`.
 pub const MAP_RELAY_UL: &str = "relay_ul";
@@ -25,6 +25,9 @@ pub const MAP_RELAY_DL: &str = "relay_dl";
 /// Name of the places of downlink sessions that are not where their TEID says:
 /// `HashMap<TEID, u32>`.
 pub const MAP_RELAY_DL_MORE: &str = "relay_dl_more";
+/// Name of the XFRM interfaces of sessions with several Child SAs: `HashMap<u32, [u32; 64]>`, by
+/// [`DownlinkSession::session`], then by QFI; 0: [`DownlinkSession::ifindex`].
+pub const MAP_RELAY_DL_WAYS: &str = "relay_dl_ways";
 /// Name of the uplink counters of QoS flows: `PerCpuArray<FlowBlock>`, by [`UplinkSession::flows`] and
 /// [`flow_place`].
 pub const MAP_RELAY_UL_FLOWS: &str = "relay_ul_flows";
@@ -145,8 +148,10 @@ pub struct DownlinkSession {
     pub link_header: u32,
     /// Places in [`MAP_RELAY_RATES`]; 0: no limit.
     pub rates: [u32; SESSION_RATES],
+    /// 1 when [`MAP_RELAY_DL_WAYS`] says which flow goes by which interface.
+    pub ways: u32,
     /// Zero: fills the cache line.
-    pub unused: [u32; 2],
+    pub unused: u32,
 }
 
 /// Value of [`MAP_RELAY_UL_FLOWS`] and [`MAP_RELAY_DL_FLOWS`]: the flow at place n is number
@@ -479,7 +484,7 @@ mod tests {
     /// A change here is a change of [`RELAY_LAYOUT_VERSION`].
     #[test]
     fn layout_is_as_published() {
-        assert_eq!(RELAY_LAYOUT_VERSION, 2);
+        assert_eq!(RELAY_LAYOUT_VERSION, 3);
         assert_eq!(size_of::<UplinkKey>(), 8);
         // A cache line each.
         assert_eq!(size_of::<UplinkSession>(), 64);
@@ -525,6 +530,7 @@ mod tests {
             MAP_RELAY_UL_MORE,
             MAP_RELAY_DL,
             MAP_RELAY_DL_MORE,
+            MAP_RELAY_DL_WAYS,
             MAP_RELAY_UL_FLOWS,
             MAP_RELAY_DL_FLOWS,
             MAP_RELAY_REFUSED,

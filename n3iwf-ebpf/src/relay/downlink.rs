@@ -85,6 +85,7 @@ pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
     ) {
         return Err(Verdict::drop(Reason::Rate).of(session.session));
     }
+    let ifindex = session::interface(session, flow);
     let place = session.flows + flow_place(session.qfis, (flow & 0x3f).into());
     let counter = counter(&DOWNLINK_FLOWS, place);
     let head = header::Head::read(ctx, link + old, pdu);
@@ -114,9 +115,9 @@ pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
         mss::clamp(ctx, &head, link + NEW, pdu, meta.mss);
     }
     let action = if session.link_header == 0 {
-        redirect_xfrm(session.ifindex)
+        redirect_xfrm(ifindex)
     } else {
-        redirect_neigh(ctx, session.ifindex, link)?
+        redirect_neigh(ctx, ifindex, link)?
     };
     count(counter, pdu, now);
     Ok(action)

@@ -6,10 +6,10 @@ use ebpf_common::relay::Reason;
 use super::Verdict;
 use crate::{ETHERNET_HEADER, buffer, packet::ETH_P_IP};
 
-pub(super) const IPV4: u32 = 20;
+pub(crate) const IPV4: u32 = 20;
 pub(super) const UDP: u32 = 8;
-pub(super) const GRE: u32 = 8;
-pub(super) const IPPROTO_GRE: u8 = 47;
+pub(crate) const GRE: u32 = 8;
+pub(crate) const IPPROTO_GRE: u8 = 47;
 
 const TTL: u8 = 64;
 
@@ -25,12 +25,12 @@ pub(super) struct Place {
 const CE: u8 = 3;
 
 /// The first octets of a PDU: what an IP header and the TCP flags of an IPv4 packet take.
-pub(super) struct Head(pub(super) Option<[u8; 34]>);
+pub(crate) struct Head(pub(super) Option<[u8; 34]>);
 
 impl Head {
     /// PDUs that are shorter than IPv4 and TCP are left unread.
     #[inline(always)]
-    pub(super) fn read(ctx: &TcContext, at: u32, len: u32) -> Self {
+    pub(crate) fn read(ctx: &TcContext, at: u32, len: u32) -> Self {
         if len < IPV4 + 20 {
             return Self(None);
         }
@@ -40,7 +40,7 @@ impl Head {
     /// Traffic class of the new outer header: its DSCP is the session's; ECN is the PDU's, or what
     /// congestion the old outer header tells of (RFC 6040, sections 4.1 and 4.2).
     #[inline(always)]
-    pub(super) fn tos(&self, dscp: u16, old: u8) -> u8 {
+    pub(crate) fn tos(&self, dscp: u16, old: u8) -> u8 {
         let ecn = match &self.0 {
             Some(head) if head[0] >> 4 == 4 => head[1] & CE,
             Some(head) if head[0] >> 4 == 6 => (head[1] >> 4) & CE,
@@ -127,7 +127,7 @@ fn sum(header: &[u8]) -> u16 {
 
 /// Writes an IPv4 header to the front of `out`. Routers may fragment the packet, so it has an ID.
 #[inline(always)]
-pub(super) fn write_ipv4(
+pub(crate) fn write_ipv4(
     out: &mut [u8],
     tos: u8,
     total: u16,

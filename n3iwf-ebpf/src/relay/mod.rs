@@ -5,7 +5,7 @@
 
 mod downlink;
 mod event;
-mod header;
+pub(crate) mod header;
 mod mss;
 mod rate;
 mod session;
@@ -183,7 +183,11 @@ fn count(counter: Option<*mut Counter>, octets: u32, now: u64) {
 
 /// Sends through an interface with an Ethernet header, by the kernel's route and neighbour there.
 #[inline(always)]
-fn redirect_neigh(ctx: &TcContext, ifindex: u32, link_header: u32) -> Result<i32, Verdict> {
+pub(crate) fn redirect_neigh(
+    ctx: &TcContext,
+    ifindex: u32,
+    link_header: u32,
+) -> Result<i32, Verdict> {
     if link_header == 0 {
         // The helper replaces a link header, so there has to be one.
         // SAFETY: the helper takes the context of this program.
@@ -199,7 +203,7 @@ fn redirect_neigh(ctx: &TcContext, ifindex: u32, link_header: u32) -> Result<i32
 
 /// Sends through an interface without a link header: XFRM.
 #[inline(always)]
-fn redirect_xfrm(ifindex: u32) -> i32 {
+pub(crate) fn redirect_xfrm(ifindex: u32) -> i32 {
     // SAFETY: the helper checks the interface when it sends.
     unsafe { bpf_redirect(ifindex, 0) as i32 }
 }

@@ -26,6 +26,24 @@ static DOWNLINKS: Array<DownlinkSession, MAX_SESSIONS, PAGE_ALIGNED> = Array::ne
 #[btf_map(name = "relay_dl_more")]
 static MORE_DOWNLINKS: HashMap<[u8; 4], u32, MAX_SESSIONS, NO_PREALLOC> = HashMap::new();
 
+#[btf_map(name = "relay_dl_ways")]
+static WAYS: HashMap<u32, [u32; 64], MAX_SESSIONS, NO_PREALLOC> = HashMap::new();
+
+/// The interface that a flow of a session goes through.
+#[inline(always)]
+pub(super) fn interface(session: &DownlinkSession, qfi: u8) -> u32 {
+    if session.ways != 0 {
+        // SAFETY: user space replaces values, and never changes one.
+        if let Some(ways) = unsafe { WAYS.get(&u32::from(session.session)) } {
+            let own = ways[(qfi & 0x3f) as usize];
+            if own != 0 {
+                return own;
+            }
+        }
+    }
+    session.ifindex
+}
+
 #[inline(always)]
 pub(super) fn uplink(key: UplinkKey, mask: u32) -> Option<&'static UplinkSession> {
     let here = UPLINKS.get(uplink_place(key, mask))?;

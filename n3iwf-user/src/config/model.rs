@@ -12,6 +12,8 @@ use ipnet::{IpNet, Ipv4Net};
 use keys::SaeId;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use crate::core::ChildSas;
+
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -53,6 +55,9 @@ pub struct Configuration {
     /// NAS_TCP_PORT.
     #[serde(default = "default_nas_port")]
     pub nas_tcp_port: u16,
+    /// Which Child SAs a PDU session has.
+    #[serde(default)]
+    pub child_sas: ChildSas,
     /// Our address on NWu: UDP 500 and 4500.
     pub ike_bind_address: IpAddr,
     /// Our inner address.

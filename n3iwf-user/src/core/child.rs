@@ -76,11 +76,12 @@ impl N3iwf {
             let (id, session) = ue
                 .sessions
                 .iter_mut()
-                .find(|(_, session)| session.token == child.token)?;
+                .find(|(_, session)| session.has_token(child.token))?;
+            let (place, slot) = session.by_token(child.token)?;
             if replaced.is_none() {
-                session.child = Some(child.id);
+                *place = Some(child.id);
             }
-            (Plane::User, Some(*id), session.slot)
+            (Plane::User, Some(*id), slot)
         };
         // The policies name states by it: the newer one takes over from the older.
         let reqid = match replaced {
@@ -135,7 +136,7 @@ impl N3iwf {
             return;
         };
         let carries = |child: ChildId| {
-            ue.signalling == Some(child) || ue.sessions.values().any(|s| s.child == Some(child))
+            ue.signalling == Some(child) || ue.sessions.values().any(|s| s.has_child(child))
         };
         let replaces = ue.children.get(&child).and_then(|entry| entry.replaces);
         let wanted = !matches!(ue.ike, IkeState::Closed)

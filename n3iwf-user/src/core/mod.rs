@@ -18,6 +18,7 @@ mod pool;
 mod rekey;
 mod release;
 mod session;
+mod spread;
 mod status;
 mod types;
 mod ues;
@@ -45,8 +46,11 @@ pub use self::{
     amf::AmfStatus,
     keydesk::{Ahead, DeskCounts, KeyPolicy, WhenEmpty},
     pool::{AddressPool, NotTaken},
+    spread::ChildSas,
     status::{Census, ChildRow, SessionRow, UeStatus},
-    types::{Action, AmfNumber, Command, CoreConfig, CoreTiming, NasLink, RelaySession},
+    types::{
+        Action, AmfNumber, Command, CoreConfig, CoreTiming, NasLink, RelaySession, RelayTunnel,
+    },
 };
 use crate::ngap::{self, AmfMessage, Cause, CauseRadioNetwork, UeIds};
 

@@ -14,7 +14,9 @@ use tracing::{info, warn};
 use super::{
     N3iwf,
     attach::private_notify,
-    types::{Action, Change, Command, N2State, RelaySession, Session, SessionState, Ue},
+    types::{
+        Action, Change, Command, N2State, RelaySession, RelayTunnel, Session, SessionState, Ue,
+    },
 };
 use crate::ngap::{
     self, Cause, CauseProtocol, CauseRadioNetwork, CauseTransport, ModifiedFlows, ModifyOutcome,
@@ -277,6 +279,16 @@ pub(super) fn relay_session(
         Some(change) => (&change.flows, change.ambr, change.upf, change.ul_teid),
         None => (&session.flows, session.ambr, session.upf, session.ul_teid),
     };
+    let further = session.further.iter().map(|further| {
+        let mut qfis = further.qfis.clone();
+        qfis.retain(|qfi| flows.iter().any(|flow| flow.qfi == *qfi));
+        Some(RelayTunnel {
+            slot: further.slot,
+            reqid: ue.children.get(&further.child?)?.reqid,
+            qfis,
+        })
+    });
+    let further = further.collect::<Option<Vec<_>>>()?;
     Some(RelaySession {
         ue: ue.number,
         session: id,
@@ -284,6 +296,7 @@ pub(super) fn relay_session(
         up_address,
         slot: session.slot,
         reqid,
+        further,
         ambr,
         ue_ambr: ue.ambr,
         qfis: flows.iter().map(|flow| flow.qfi).collect(),
@@ -305,7 +318,12 @@ fn begin(ue: &mut Ue, request: ModifyRequest, token: u64) -> Result<Option<Comma
         ));
     }
     let mut change = changed(session, request.transfer?)?;
-    let qfis = |flows: &[QosFlow]| flows.iter().map(|flow| flow.qfi).collect::<Vec<u8>>();
+    // A new flow goes by the default Child SA.
+    let elsewhere = |qfi: u8| session.further.iter().any(|f| f.qfis.contains(&qfi));
+    let qfis = |flows: &[QosFlow]| {
+        let qfis = flows.iter().map(|flow| flow.qfi);
+        qfis.filter(|qfi| !elsewhere(*qfi)).collect::<Vec<u8>>()
+    };
     let told = if qfis(&change.flows) == qfis(&session.flows) {
         None
     } else {

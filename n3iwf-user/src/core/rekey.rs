@@ -49,8 +49,8 @@ impl N3iwf {
             ue.signalling = Some(to);
         }
         for session in ue.sessions.values_mut() {
-            if session.child == Some(from) {
-                session.child = Some(to);
+            if let Some(place) = session.place_of(from) {
+                *place = Some(to);
             }
         }
         if let Some(old) = ue.children.get_mut(&from) {

@@ -9,6 +9,7 @@ use super::{
     N3iwf,
     attach::private_notify,
     modify::relay_session,
+    spread::Further,
     types::{Action, Command, IkeState, N2State, Relay, Release, Session, SessionState, Setup},
 };
 use crate::ngap::{
@@ -47,9 +48,9 @@ impl N3iwf {
         for request in sessions {
             let id = request.id;
             match self.begin_session(number, request) {
-                Ok(command) => {
+                Ok(commands) => {
                     setup.waiting.insert(id);
-                    created.push(command);
+                    created.extend(commands);
                 }
                 Err(cause) => {
                     warn!(ue = number, session = id, cause = %ngap::cause_text(&cause), "PDU session refused");
@@ -68,7 +69,12 @@ impl N3iwf {
         }
     }
 
-    fn begin_session(&mut self, number: u32, request: SessionRequest) -> Result<Command, Cause> {
+    /// One CREATE_CHILD_SA for each Child SA, that of the default one first.
+    fn begin_session(
+        &mut self,
+        number: u32,
+        request: SessionRequest,
+    ) -> Result<Vec<Command>, Cause> {
         let slots = self.config.slots;
         let inner_address = self.config.inner_address;
         let ue = self
@@ -85,29 +91,63 @@ impl N3iwf {
         }
         let transfer = request.transfer?;
         let no_room = Cause::radioNetwork(CauseRadioNetwork::radio_resources_not_available);
-        let slot = (0..slots)
-            .find(|slot| ue.sessions.values().all(|session| session.slot != *slot))
-            .ok_or(no_room.clone())?;
-        let inner = ue.inner.ok_or(no_room.clone())?;
-        let qos = QosInfo {
-            pdu_session: request.id,
-            qfis: transfer.flows.iter().map(|flow| flow.qfi).collect(),
-            default: true,
-            dscp: None,
+        let taken = |slot: &u32| {
+            ue.sessions
+                .values()
+                .any(|s| s.slots().any(|own| own == *slot))
         };
-        let qos = qos.encode().map_err(|_| no_room.clone())?;
+        let mut free = (0..slots).filter(|slot| !taken(slot));
+        let slot = free.next().ok_or(no_room.clone())?;
+        let free: Vec<u32> = free.collect();
+        let inner = ue.inner.ok_or(no_room.clone())?;
+        let groups = self
+            .config
+            .child_sas
+            .spread(&transfer.flows, 1 + free.len());
+        let (up_kind, up) = notify::up_address(inner_address);
+        let mut children = Vec::with_capacity(groups.len());
+        let (mut tokens, first) = (self.tokens, self.tokens + 1);
+        for qfis in &groups {
+            tokens += 1;
+            let qos = QosInfo {
+                pdu_session: request.id,
+                qfis: qfis.clone(),
+                default: tokens == first,
+                dscp: None,
+            };
+            let qos = qos.encode().map_err(|_| no_room.clone())?;
+            children.push(Command::CreateChild {
+                sa: ue.sa,
+                child: NewChild {
+                    ts_local: vec![TrafficSelector::host(inner_address)],
+                    ts_remote: vec![TrafficSelector::host(inner)],
+                    notifies: vec![
+                        private_notify(notify::QOS_INFO, qos),
+                        private_notify(up_kind, up.clone()),
+                    ],
+                    token: tokens,
+                },
+            });
+        }
         let dl_teid = self.teids.take().ok_or(no_room)?;
         self.by_teid.insert(dl_teid, number);
-        self.tokens += 1;
-        let token = self.tokens;
-        let (up_kind, up) = notify::up_address(inner_address);
+        self.tokens = tokens;
+        let further = (first + 1..).zip(free).zip(groups.into_iter().skip(1));
+        let further = further.map(|((token, slot), qfis)| Further {
+            token,
+            child: None,
+            slot,
+            qfis,
+        });
         ue.sessions.insert(
             request.id,
             Box::new(Session {
                 state: SessionState::Creating,
-                token,
+                token: first,
+                awaited: children.len(),
                 child: None,
                 slot,
+                further: further.collect(),
                 flows: transfer.flows,
                 ambr: transfer.ambr,
                 upf: transfer.upf,
@@ -118,18 +158,7 @@ impl N3iwf {
                 change: None,
             }),
         );
-        Ok(Command::CreateChild {
-            sa: ue.sa,
-            child: NewChild {
-                ts_local: vec![TrafficSelector::host(inner_address)],
-                ts_remote: vec![TrafficSelector::host(inner)],
-                notifies: vec![
-                    private_notify(notify::QOS_INFO, qos),
-                    private_notify(up_kind, up),
-                ],
-                token,
-            },
-        })
+        Ok(children)
     }
 
     pub(super) fn child_up(&mut self, now: Instant, sa: SaId, child: ChildId, token: u64) {
@@ -152,15 +181,21 @@ impl N3iwf {
         let Some((id, session)) = ue
             .sessions
             .iter_mut()
-            .find(|(_, session)| session.token == token)
+            .find(|(_, session)| session.has_token(token))
         else {
             self.commands.push_back(Command::DeleteChild { sa, child });
             return;
         };
-        session.child = Some(child);
+        if let Some((place, _)) = session.by_token(token) {
+            *place = Some(child);
+        }
         if session.state != SessionState::Creating {
             // Released while it was being made.
             self.commands.push_back(Command::DeleteChild { sa, child });
+            return;
+        }
+        session.awaited = session.awaited.saturating_sub(1);
+        if session.awaited > 0 {
             return;
         }
         session.state = SessionState::Relaying;
@@ -238,7 +273,7 @@ impl N3iwf {
             }
         } else {
             session.state = SessionState::Releasing;
-            let child = session.child;
+            let children: Vec<ChildId> = session.children().collect();
             self.finish(
                 number,
                 id,
@@ -246,10 +281,13 @@ impl N3iwf {
                     CauseTransport::transport_resource_unavailable,
                 )),
             );
-            if let Some(child) = child {
-                self.commands.push_back(Command::DeleteChild { sa, child });
-            }
+            self.delete_children(sa, children);
         }
+    }
+
+    fn delete_children(&mut self, sa: SaId, children: impl IntoIterator<Item = ChildId>) {
+        let delete = |child| Command::DeleteChild { sa, child };
+        self.commands.extend(children.into_iter().map(delete));
     }
 
     /// The relay's answer to [`Action::RemoveSession`].
@@ -276,10 +314,9 @@ impl N3iwf {
                     "the UPF does not know the tunnel"
                 );
                 // Stays `Up`, so that its end is told to the AMF.
-                if let Some(child) = session.child {
-                    let sa = ue.sa;
-                    self.commands.push_back(Command::DeleteChild { sa, child });
-                }
+                let sa = ue.sa;
+                let delete = |child| Command::DeleteChild { sa, child };
+                self.commands.extend(session.children().map(delete));
             }
         }
     }
@@ -335,13 +372,11 @@ impl N3iwf {
             return;
         };
         let number = ue.number;
-        let id = ue
-            .sessions
-            .iter()
-            .find(|(_, session)| session.token == token)
-            .map(|(id, _)| *id);
-        if let Some(id) = id {
+        let found = ue.sessions.iter().find(|(_, s)| s.has_token(token));
+        if let Some((id, session)) = found {
+            let (id, others) = (*id, session.children().collect::<Vec<_>>());
             self.end_session(number, id, &failure_cause(reason));
+            self.delete_children(sa, others);
         }
     }
 
@@ -359,19 +394,35 @@ impl N3iwf {
         let id = ue
             .sessions
             .iter()
-            .find(|(_, session)| session.child == Some(child))
+            .find(|(_, session)| session.has_child(child))
             .map(|(id, session)| (*id, session.state));
         let signalling = ue.signalling == Some(child);
         if signalling {
             ue.signalling = None;
         }
-        if let Some((id, SessionState::Up)) = id {
-            ue.lost.push(id);
+        let mut others = Vec::new();
+        if let Some((id, state)) = id {
+            if state == SessionState::Up {
+                ue.lost.push(id);
+            }
+            if let Some(session) = ue.sessions.get_mut(&id) {
+                if let Some(place) = session.place_of(child) {
+                    *place = None;
+                }
+                others.extend(session.children());
+            }
         }
         self.remove_with_drained(number, child);
-        if let Some((id, _)) = id {
-            let lost = CauseRadioNetwork::radio_connection_with_ue_lost;
-            self.end_session(number, id, &Cause::radioNetwork(lost));
+        match id {
+            // Their turn comes.
+            Some((_, SessionState::Releasing)) if !others.is_empty() => {}
+            // A session has all of its Child SAs or none.
+            Some((id, _)) => {
+                let lost = CauseRadioNetwork::radio_connection_with_ue_lost;
+                self.end_session(number, id, &Cause::radioNetwork(lost));
+                self.delete_children(sa, others);
+            }
+            None => {}
         }
         if signalling {
             self.lose_signalling(now, number);
@@ -475,13 +526,12 @@ impl N3iwf {
                 continue;
             };
             release.waiting.insert(*id);
-            let (before, child, dl_teid) = (session.state, session.child, session.dl_teid);
+            let (before, dl_teid) = (session.state, session.dl_teid);
+            let children: Vec<ChildId> = session.children().collect();
             session.state = SessionState::Releasing;
             match before {
                 SessionState::Up | SessionState::Relaying => {
-                    if let Some(child) = child {
-                        self.commands.push_back(Command::DeleteChild { sa, child });
-                    }
+                    self.delete_children(sa, children);
                     self.remove_relay(number, dl_teid);
                 }
                 SessionState::Creating | SessionState::Releasing => {}

@@ -59,8 +59,11 @@ pub struct SessionRow {
     pub session: u8,
     /// `creating`, `relaying`, `up`, `releasing`.
     pub state: String,
-    /// Number of its Child SA.
+    /// Number of its default Child SA.
     pub child: Option<u64>,
+    /// Numbers of all its Child SAs.
+    #[serde(default)]
+    pub children: Vec<u64>,
     /// QFIs, the default first.
     pub qfis: Vec<u8>,
     /// The UPF's N3 address.
@@ -185,6 +188,7 @@ impl N3iwf {
                     session: *id,
                     state: session_state(session.state).to_owned(),
                     child: session.child.map(ike::ChildId::number),
+                    children: session.children().map(ike::ChildId::number).collect(),
                     qfis: session.qfis(),
                     upf: session.upf,
                     ul_teid: session.ul_teid,

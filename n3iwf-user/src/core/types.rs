@@ -15,7 +15,12 @@ use ike::{
 use ipnet::IpNet;
 use keys::{KeyId, QkdKey, SaeId};
 
-use super::{keydesk::KeyPolicy, modify::Modify, pacing::Pace};
+use super::{
+    keydesk::KeyPolicy,
+    modify::Modify,
+    pacing::Pace,
+    spread::{ChildSas, Further},
+};
 use crate::ngap::{ContextSetup, ModifiedFlows, Node, QosFlow, SessionOutcome, SessionRequest};
 
 /// What the core is told once.
@@ -35,6 +40,8 @@ pub struct CoreConfig {
     pub gtp_address: IpAddr,
     /// XFRM interfaces: 1 plus the further PDU sessions of a UE.
     pub slots: u32,
+    /// Which Child SAs a PDU session has.
+    pub child_sas: ChildSas,
     /// Replay window of ESP, packets.
     pub replay_window: u32,
     /// How QKD keys are given out.
@@ -236,8 +243,10 @@ pub struct RelaySession {
     pub up_address: IpAddr,
     /// XFRM interface number.
     pub slot: u32,
-    /// Reqid of the session's Child SA: uplink packets come out of no other.
+    /// Reqid of the session's default Child SA: uplink packets come out of no others than those here.
     pub reqid: u32,
+    /// The Child SAs beside it.
+    pub further: Vec<RelayTunnel>,
     /// Session-AMBR.
     pub ambr: Option<Ambr>,
     /// UE-AMBR, which all sessions of the UE share.
@@ -250,6 +259,17 @@ pub struct RelaySession {
     pub ul_teid: u32,
     /// TEID of downlink packets.
     pub dl_teid: u32,
+}
+
+/// A Child SA of a PDU session for some of its flows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayTunnel {
+    /// XFRM interface number.
+    pub slot: u32,
+    /// Its reqid.
+    pub reqid: u32,
+    /// Flows that go through it.
+    pub qfis: Vec<u8>,
 }
 
 /// What the core wants of the IKE endpoint.
@@ -472,8 +492,12 @@ pub(crate) struct Session {
     pub(crate) state: SessionState,
     /// Marks the Child SA to be; never 0.
     pub(crate) token: u64,
+    /// Child SAs that are not up yet.
+    pub(crate) awaited: usize,
+    /// The default Child SA.
     pub(crate) child: Option<ChildId>,
     pub(crate) slot: u32,
+    pub(crate) further: Vec<Further>,
     pub(crate) flows: Vec<QosFlow>,
     pub(crate) ambr: Option<Ambr>,
     pub(crate) upf: IpAddr,
@@ -506,13 +530,13 @@ pub(crate) struct Change {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SessionState {
-    /// CREATE_CHILD_SA is under way.
+    /// CREATE_CHILD_SA is under way, once for each Child SA.
     Creating,
-    /// The Child SA is up, the relay is being told.
+    /// All Child SAs are up, the relay is being told.
     Relaying,
     /// In use.
     Up,
-    /// Its Child SA is being deleted.
+    /// Its Child SAs are being deleted.
     Releasing,
 }
 

@@ -336,6 +336,10 @@ fn transfer(octets: &[u8]) -> Result<SetupTransfer, Cause> {
         known.push(QosFlow {
             qfi,
             five_qi: five_qi(&flow.qos_flow_level_qos_parameters),
+            gbr: flow
+                .qos_flow_level_qos_parameters
+                .gbr_qos_information
+                .is_some(),
         });
     }
     if known.is_empty() {

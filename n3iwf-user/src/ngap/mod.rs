@@ -215,6 +215,8 @@ pub struct QosFlow {
     pub qfi: u8,
     /// 5G QoS identifier (TS 23.501, 5.7.4), if it has one.
     pub five_qi: Option<u8>,
+    /// It has a guaranteed bit rate.
+    pub gbr: bool,
 }
 
 /// What NG RESET is about.

@@ -157,6 +157,7 @@ fn transfer(octets: &[u8]) -> Result<ModifyTransfer, Cause> {
             flow: QosFlow {
                 qfi,
                 five_qi: parameters.and_then(five_qi),
+                gbr: parameters.is_some_and(|p| p.gbr_qos_information.is_some()),
             },
             described: parameters.is_some(),
         });

@@ -393,7 +393,7 @@ fn child_sa(
     let session = ue.and_then(|ue| {
         ue.sessions
             .iter()
-            .find(|session| session.child == Some(child.id.number()))
+            .find(|session| session.children.contains(&child.id.number()))
     });
     let side = |selectors: &[ike::wire::TrafficSelector]| {
         selectors.iter().map(ToString::to_string).collect()

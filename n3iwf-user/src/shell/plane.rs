@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use daemon::{apart::spawn_apart, hardening::sheltered_steps};
 use dataplane::{
     ChildSaSpec, Dataplane, Sums,
-    relay::{AccessRelay, AccessSession, Ambr},
+    relay::{AccessRelay, AccessSession, Ambr, Tunnel},
 };
 use ike::{ChildId, Path, SaId};
 use tokio::sync::mpsc;
@@ -232,10 +232,14 @@ impl<F: Fn(u32) -> Option<String>> Worker<F> {
     }
 
     fn add(&self, session: RelaySession) -> Result<(), String> {
-        let (dl_teid, reqid) = (session.dl_teid, session.reqid);
+        let dl_teid = session.dl_teid;
+        let further = session.further.iter().map(|tunnel| tunnel.reqid);
+        let reqids: Vec<u32> = std::iter::once(session.reqid).chain(further).collect();
         let session = self.access(session)?;
         self.relay.add(session).map_err(|error| error.to_string())?;
-        self.relay.bind(dl_teid, reqid);
+        for reqid in reqids {
+            self.relay.bind(dl_teid, reqid);
+        }
         Ok(())
     }
 
@@ -254,6 +258,15 @@ impl<F: Fn(u32) -> Option<String>> Worker<F> {
             qfis: session.qfis,
             slot: session.slot,
             interface: (self.interface)(session.slot),
+            further: session
+                .further
+                .into_iter()
+                .map(|tunnel| Tunnel {
+                    slot: tunnel.slot,
+                    interface: (self.interface)(tunnel.slot),
+                    qfis: tunnel.qfis,
+                })
+                .collect(),
             ue: session.ue,
             session_ambr: session.ambr,
             ue_ambr: session.ue_ambr,

@@ -1,6 +1,6 @@
 //! PDU sessions.
 
-use n3iwf_user::ngap::Cause;
+use n3iwf_user::{core::ChildSas, ngap::Cause};
 use nwu::{QosInfo, notify};
 use oxirush_ngap::{NgapPduKind, helpers::s_nssai, ie, ngap::*};
 
@@ -150,15 +150,16 @@ fn refusals_by_ue_data_plane_relay_and_kms_leave_nothing_of_the_session() {
             world.kms_failure = Some(ike::QkdFailure::NoKeys);
         }),
     ];
-    for (name, prepare) in cases {
-        let mut world = World::new();
+    let all = [ChildSas::OnePerSession, ChildSas::OnePerFlow].map(|how| cases.map(|c| (how, c)));
+    for (how, (name, prepare)) in all.into_iter().flatten() {
+        let mut world = World::with_core(|core| core.child_sas = how);
         // The first session's keys came with the handshake: the second has to ask.
         let (ue, ran) = world.attach_with_session();
         prepare(&mut world, ue);
         world.nas_sent.clear();
         world.ngap(&amf::session_setup(
             ran,
-            &[(2, b"x", amf::transfer(2, &[1]))],
+            &[(2, b"x", amf::transfer(2, &[1, 2]))],
         ));
         let (up, failed) = amf::session_outcomes(&world.next());
         assert_eq!((up.len(), failed.len()), (0, 1), "{name}");
@@ -170,6 +171,79 @@ fn refusals_by_ue_data_plane_relay_and_kms_leave_nothing_of_the_session() {
         world.ngap(&amf::context_release(ran));
         world.assert_nothing_left();
     }
+}
+
+#[test]
+fn flows_go_by_child_sas_of_their_own_where_the_configuration_says_so() {
+    let mut world = World::with_core(|core| core.child_sas = ChildSas::OnePerFlow);
+    let (ue, ran) = world.attach();
+    // There are three slots: what comes last shares the default Child SA.
+    let setup = |id, nas| amf::session_setup(ran, &[(id, nas, amf::transfer(7, &[9, 1, 5, 2]))]);
+    world.ngap(&setup(1, b"accept"));
+    let (up, failed) = amf::session_outcomes(&world.next());
+    assert_eq!((up.len(), failed.len()), (1, 0));
+    let (_, teid, qfis) = up[0].clone();
+    assert_eq!(qfis, [9, 1, 5, 2]);
+    assert_eq!(world.nas_sent.last().unwrap().1, b"accept");
+    let relayed = world.relay[&teid].clone();
+    let further: Vec<(u32, &[u8])> = relayed
+        .further
+        .iter()
+        .map(|tunnel| (tunnel.slot, &tunnel.qfis[..]))
+        .collect();
+    assert_eq!(relayed.slot, 0);
+    assert_eq!(further, [(1, &[1][..]), (2, &[5])]);
+    for tunnel in &relayed.further {
+        let mut held = world.held.values();
+        let own = held.find(|held| held.reqid == tunnel.reqid).unwrap();
+        assert_eq!((own.slot, own.pdu_session), (tunnel.slot, Some(1)));
+    }
+    let mut told: Vec<QosInfo> = world.ues[ue]
+        .children
+        .values()
+        .filter(|(signalling, _)| !signalling)
+        .map(|(_, notifies)| {
+            let mut notifies = notifies.iter();
+            let found = notifies.find(|notify| notify.kind.0 == notify::QOS_INFO);
+            QosInfo::decode(&found.unwrap().data).unwrap()
+        })
+        .collect();
+    told.sort_by_key(|info| info.qfis.clone());
+    let told: Vec<(&[u8], bool)> = told.iter().map(|i| (&i.qfis[..], i.default)).collect();
+    assert_eq!(told, [(&[1][..], false), (&[5], false), (&[9, 2], true)]);
+    // A session more has no slot.
+    world.ngap(&setup(2, b"no"));
+    assert_eq!(amf::session_outcomes(&world.next()).1.len(), 1);
+
+    // A release waits for all of them.
+    world.ngap(&amf::session_release(ran, b"release", &[1]));
+    let answer = world.next().kind();
+    assert_eq!(answer, NgapPduKind::Successful_PDUSessionResourceRelease);
+    assert_eq!(world.held.len(), 1, "signalling alone");
+    assert!(world.relay.is_empty());
+
+    // The UE deletes one of them, and the session is over.
+    world.ngap(&setup(1, b"again"));
+    assert_eq!(amf::session_outcomes(&world.next()).0.len(), 1);
+    let info = |notifies: &[ike::wire::Notify]| {
+        let mut notifies = notifies.iter();
+        let found = notifies.find(|notify| notify.kind.0 == notify::QOS_INFO);
+        found.and_then(|notify| QosInfo::decode(&notify.data).ok())
+    };
+    let children = world.ues[ue].children.iter();
+    let mut children = children.filter_map(|(id, (_, notifies))| Some((*id, info(notifies)?)));
+    let (child, _) = children.find(|(_, info)| info.qfis == [5]).unwrap();
+    let (now, sa) = (world.now, world.ues[ue].sa.unwrap());
+    world.ues[ue].endpoint.delete_child(now, sa, child);
+    world.run();
+    assert_eq!(
+        world.next().kind(),
+        NgapPduKind::Initiating_PDUSessionResourceNotify
+    );
+    assert!(world.relay.is_empty());
+    assert_eq!(world.held.len(), 1);
+    world.ngap(&amf::context_release(ran));
+    world.assert_nothing_left();
 }
 
 #[test]

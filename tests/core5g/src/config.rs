@@ -3,12 +3,12 @@
 //! YAML, unknown keys refused. `docs` of each field give its unit and default.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use daemon::config::{Complaint, ConfigError};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{Fault, Policy};
@@ -165,6 +165,9 @@ pub struct DnnConfig {
     /// UE addresses. Network, broadcast and the addresses of `exclude` are not
     /// given out.
     pub pool: Ipv4Net,
+    /// IPv6: each session has a prefix of 64 bits of it, with the number that its IPv4 address has in
+    /// `pool`. Without it sessions are of IPv4 alone.
+    pub pool6: Option<Ipv6Net>,
     /// Addresses of the pool that are taken, such as the UPF's own.
     #[serde(default)]
     pub exclude: BTreeSet<Ipv4Addr>,
@@ -179,6 +182,17 @@ pub struct DnnConfig {
     /// QoS flows. The first one is the default flow and has no filter.
     #[serde(default = "default_flows")]
     pub flows: Vec<FlowConfig>,
+}
+
+impl DnnConfig {
+    /// The IPv6 prefix of the session that has an IPv4 address of the pool.
+    #[must_use]
+    pub fn prefix(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        let first = u32::from(self.pool.network());
+        let number = u128::from(u32::from(address).wrapping_sub(first));
+        let network = u128::from(self.pool6?.network());
+        Some(Ipv6Addr::from(network | number << 64))
+    }
 }
 
 /// One QoS flow of every session of a data network.
@@ -247,6 +261,8 @@ pub enum N6Config {
         name: String,
         /// Its address and the prefix of the UE pools.
         address: Ipv4Net,
+        /// The same for IPv6.
+        address6: Option<Ipv6Net>,
         /// Its MTU. Default 1456: a 1500 octet N3 path without the G-PDU
         /// headers.
         #[serde(default = "default_tun_mtu")]
@@ -374,6 +390,13 @@ pub fn check(config: &Config) -> Result<(), Complaint> {
 }
 
 fn check_dnn(dnn: &DnnConfig, index: usize) -> Result<(), Complaint> {
+    if let Some(pool6) = dnn.pool6
+        && pool6.prefix_len() > 32 + dnn.pool.prefix_len()
+    {
+        let what = "it has fewer prefixes of 64 bits than the pool has addresses";
+        return Err(Complaint::new(format!("smf.dnns[{index}].pool6"), what));
+    }
+
     let key = |rest: &str| format!("smf.dnns[{index}].{rest}");
     let mut seen = BTreeSet::new();
     if dnn.flows.is_empty() {

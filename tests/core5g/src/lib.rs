@@ -10,6 +10,7 @@ pub mod home;
 pub mod nas;
 pub mod ngap;
 pub mod policy;
+pub mod router;
 pub mod server;
 pub mod types;
 pub mod upf;

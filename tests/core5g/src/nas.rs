@@ -192,13 +192,23 @@ pub fn downlink_transport(session: u8, message: &Nas5gsMessage, cause: Option<Gm
     Ok(Nas5gsMessage::new_5gmm(transport))
 }
 
-/// PDU SESSION ESTABLISHMENT ACCEPT of an IPv4 session of SSC mode 1.
+/// What a PDU session has of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Granted {
+    /// Its address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Of its link-local address.
+    pub interface_id: Option<[u8; 8]>,
+    /// The UE asked for both.
+    pub both: bool,
+}
+
+/// PDU SESSION ESTABLISHMENT ACCEPT of SSC mode 1.
 pub fn session_accept(
     (session, pti): (u8, u8),
     dnn: &DnnConfig,
     slice: Slice,
-    address: Ipv4Addr,
-    only_ipv4: bool,
+    granted: Granted,
 ) -> Built {
     let rules = dnn
         .flows
@@ -220,19 +230,31 @@ pub fn session_accept(
         .collect::<Vec<_>>();
     let ambr =
         NasSessionAmbr::from_kbps(dnn.ambr.downlink_kbps, dnn.ambr.uplink_kbps).map_err(wrong)?;
+    let (kind, address) = match (granted.ipv4, granted.interface_id) {
+        (Some(ipv4), Some(id)) => {
+            let address = NasPduAddress::from_ipv4v6(id, ipv4.octets());
+            (PduSessionTypeValue::Ipv4v6, address)
+        }
+        (None, Some(id)) => (PduSessionTypeValue::Ipv6, NasPduAddress::from_ipv6_iid(id)),
+        (ipv4, None) => {
+            let ipv4 = ipv4.unwrap_or(Ipv4Addr::UNSPECIFIED);
+            let address = NasPduAddress::from_ipv4(ipv4.octets());
+            (PduSessionTypeValue::Ipv4, address)
+        }
+    };
     let mut accept = NasPduSessionEstablishmentAccept::new(
-        NasPduSessionType::from_session_type(PduSessionTypeValue::Ipv4),
+        NasPduSessionType::from_session_type(kind),
         NasSscMode::from_mode(SscModeValue::Ssc1),
         NasQosRules::from_rules(&rules).map_err(wrong)?,
         ambr,
     )
-    .with_pdu_address(NasPduAddress::from_ipv4(address.octets()))
+    .with_pdu_address(address)
     .with_s_nssai(snssai(slice))
     .with_authorized_qos_flow_descriptions(
         NasQosFlowDescriptions::from_descriptions(&descriptions).map_err(wrong)?,
     )
     .with_dnn(NasDnn::from_string(&dnn.name).map_err(wrong)?);
-    if only_ipv4 {
+    if granted.both && kind == PduSessionTypeValue::Ipv4 {
         accept.set_fgsm_cause(NasFGsmCause::from_cause(
             GsmCause::PduSessionTypeIpv4OnlyAllowed,
         ));

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::amf::UpfSession;
 use crate::config::{FlowConfig, FlowFilter};
+use crate::router::{self, Ipv6Session, network};
 
 /// What to do with a datagram of N3.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,8 +56,8 @@ pub struct UpfCounters {
     pub error_indications: u64,
     /// Packets of N6 for nobody.
     pub unknown_destination: u64,
-    /// G-PDUs with something else than an IPv4 packet inside.
-    pub not_ipv4: u64,
+    /// G-PDUs with something else than a packet of the session's families inside.
+    pub not_ip: u64,
 }
 
 /// A session as the control socket shows it.
@@ -75,6 +76,8 @@ pub struct UpfStatus {
 
 struct Session {
     address: Ipv4Addr,
+    ipv4: bool,
+    ipv6: Option<Ipv6Session>,
     flows: Vec<FlowConfig>,
     accepted: Vec<u8>,
     downlink: Option<(IpAddr, u32)>,
@@ -86,6 +89,8 @@ struct Session {
 pub struct Upf {
     sessions: BTreeMap<u32, Session>,
     by_address: BTreeMap<Ipv4Addr, u32>,
+    /// By the first 64 bits of their addresses.
+    by_prefix: BTreeMap<u64, u32>,
     /// Counters of the whole.
     pub counters: UpfCounters,
 }
@@ -94,11 +99,18 @@ impl Upf {
     /// A new session.
     pub fn install(&mut self, session: UpfSession) {
         let teid = session.uplink_teid;
-        self.by_address.insert(session.address, teid);
+        if session.ipv4 {
+            self.by_address.insert(session.address, teid);
+        }
+        if let Some(ipv6) = session.ipv6 {
+            self.by_prefix.insert(network(ipv6.prefix), teid);
+        }
         self.sessions.insert(
             teid,
             Session {
                 address: session.address,
+                ipv4: session.ipv4,
+                ipv6: session.ipv6,
                 flows: session.flows,
                 accepted: Vec::new(),
                 downlink: None,
@@ -129,6 +141,7 @@ impl Upf {
         if self.by_address.get(&session.address) == Some(&uplink_teid) {
             self.by_address.remove(&session.address);
         }
+        self.by_prefix.retain(|_, teid| *teid != uplink_teid);
         Some(session.counters)
     }
 
@@ -183,12 +196,20 @@ impl Upf {
             let to = SocketAddr::new(from.ip(), PORT);
             return Uplink::Reply(to, indication.encode(0));
         };
-        let Some((source, _)) = addresses(message.payload) else {
-            self.counters.not_ipv4 += 1;
-            return Uplink::Dropped;
+        let four = addresses(message.payload).map(|(source, _)| source);
+        let six = router::addresses(message.payload).map(|(source, _)| source);
+        let own = match (four, six, session.ipv6) {
+            (Some(source), _, _) => session.ipv4 && source == session.address,
+            (None, Some(source), Some(ipv6)) => {
+                ipv6.contains(source) || source == ipv6.link_local()
+            }
+            _ => {
+                self.counters.not_ip += 1;
+                return Uplink::Dropped;
+            }
         };
         let counters = &mut session.counters;
-        if source != session.address {
+        if !own {
             counters.spoofed += 1;
             return Uplink::Dropped;
         }
@@ -202,38 +223,35 @@ impl Upf {
         }
         counters.uplink_packets += 1;
         counters.uplink_bytes += message.payload.len() as u64;
-        Uplink::Deliver(message.payload)
+        let Some(ipv6) = session.ipv6.filter(|_| four.is_none()) else {
+            return Uplink::Deliver(message.payload);
+        };
+        if let Some(answer) = ipv6.answer(message.payload) {
+            return match g_pdu(session, &answer) {
+                Some((to, message)) => Uplink::Reply(to, message),
+                None => Uplink::Dropped,
+            };
+        }
+        // What is for the link ends here.
+        match six {
+            Some(source) if ipv6.contains(source) => Uplink::Deliver(message.payload),
+            _ => Uplink::Dropped,
+        }
     }
 
     /// A packet of N6: the G-PDU for the N3IWF.
     pub fn downlink(&mut self, packet: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
-        let session = addresses(packet)
-            .and_then(|(_, destination)| self.by_address.get(&destination))
-            .and_then(|teid| self.sessions.get_mut(teid));
-        let Some(session) = session else {
+        let four = addresses(packet).and_then(|(_, to)| self.by_address.get(&to));
+        let six = router::addresses(packet).and_then(|(_, to)| self.by_prefix.get(&network(to)));
+        let teid = four.or(six).copied();
+        let Some(session) = teid.and_then(|teid| self.sessions.get_mut(&teid)) else {
             self.counters.unknown_destination += 1;
             return None;
         };
-        let Some((address, teid)) = session.downlink else {
+        if session.downlink.is_none() {
             session.counters.no_tunnel += 1;
-            return None;
-        };
-        let default = session.flows.first();
-        let flow = session
-            .flows
-            .iter()
-            .filter(|flow| session.accepted.is_empty() || session.accepted.contains(&flow.qfi))
-            .find(|flow| flow.filter.is_some_and(|filter| matches(&filter, packet)))
-            .or(default)?;
-        let container = PduSessionContainer {
-            direction: Direction::Downlink,
-            qfi: flow.qfi,
-            rqi: flow.reflective,
-        };
-        let message = encode_g_pdu(teid, container, packet)?;
-        session.counters.downlink_packets += 1;
-        session.counters.downlink_bytes += packet.len() as u64;
-        Some((SocketAddr::new(address, PORT), message))
+        }
+        g_pdu(session, packet)
     }
 
     /// The sessions with their counters.
@@ -261,6 +279,27 @@ impl Upf {
             }
         }
     }
+}
+
+/// The G-PDU for a packet to the UE, which is counted.
+fn g_pdu(session: &mut Session, packet: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
+    let (address, teid) = session.downlink?;
+    let default = session.flows.first();
+    let flow = session
+        .flows
+        .iter()
+        .filter(|flow| session.accepted.is_empty() || session.accepted.contains(&flow.qfi))
+        .find(|flow| flow.filter.is_some_and(|filter| matches(&filter, packet)))
+        .or(default)?;
+    let container = PduSessionContainer {
+        direction: Direction::Downlink,
+        qfi: flow.qfi,
+        rqi: flow.reflective,
+    };
+    let message = encode_g_pdu(teid, container, packet)?;
+    session.counters.downlink_packets += 1;
+    session.counters.downlink_bytes += packet.len() as u64;
+    Some((SocketAddr::new(address, PORT), message))
 }
 
 /// Source and destination of an IPv4 packet.

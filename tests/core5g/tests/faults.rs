@@ -136,7 +136,9 @@ proptest! {
         upf.install(core5g::amf::UpfSession {
             uplink_teid: 1,
             address: [10, 60, 0, 2].into(),
-            flows: support::core::parse(support::core::CONFIG).smf.dnns[0].flows.clone(),
+            ipv4: true,
+ ipv6: None,
+ flows: support::core::parse(support::core::CONFIG).smf.dnns[0].flows.clone(),
         });
         let from = "203.0.113.1:2152".parse().unwrap();
         upf.uplink([203, 0, 113, 2].into(), from, &data);

@@ -6,6 +6,7 @@ mod support;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use core5g::amf::UpfSession;
+use core5g::router::Ipv6Session;
 use core5g::upf::{Upf, Uplink};
 use gtpu::{Direction, ErrorIndication, Message, MessageType, PduSessionContainer};
 
@@ -43,6 +44,8 @@ fn upf() -> Upf {
     upf.install(UpfSession {
         uplink_teid: TEID,
         address: UE,
+        ipv4: true,
+        ipv6: None,
         flows: config.smf.dnns[0].flows.clone(),
     });
     upf
@@ -90,7 +93,7 @@ fn uplink_packets_are_checked() {
     assert_eq!(status.counters.uplink_bytes, 64);
     assert_eq!(status.counters.spoofed, 1);
     assert_eq!(status.counters.wrong_qfi, 2);
-    assert_eq!(upf.counters.not_ipv4, 1);
+    assert_eq!(upf.counters.not_ip, 1);
     assert_eq!(upf.counters.undecodable, 1);
 }
 
@@ -178,4 +181,72 @@ fn downlink_packets_find_their_tunnel_and_flow() {
     assert_eq!(last.downlink_packets, 4);
     assert_eq!(upf.downlink(&plain), None);
     assert!(upf.status().is_empty());
+}
+
+#[test]
+fn ipv6_has_a_prefix_of_its_own_and_a_router() {
+    let ipv6 = Ipv6Session {
+        prefix: "2001:db8:60:7::".parse().unwrap(),
+        interface_id: [0, 0, 0, 1, 2, 3, 4, 5],
+    };
+    let config = support::core::parse(support::core::CONFIG);
+    let mut upf = Upf::default();
+    upf.install(UpfSession {
+        uplink_teid: TEID,
+        address: UE,
+        ipv4: false,
+        ipv6: Some(ipv6),
+        flows: config.smf.dnns[0].flows.clone(),
+    });
+    upf.connect(TEID, (n3iwf().ip(), 77), vec![]);
+    let six = |from: &str, to: &str, next: u8, payload: &[u8]| {
+        let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+        let mut packet = vec![
+            0x60,
+            0,
+            0,
+            0,
+            0,
+            u8::try_from(payload.len()).unwrap(),
+            next,
+            255,
+        ];
+        packet.extend(address(from));
+        packet.extend(address(to));
+        packet.extend(payload);
+        packet
+    };
+    let mut uplink = |packet: &[u8]| {
+        let g_pdu = gtpu::encode_g_pdu(TEID, container(1), packet).unwrap();
+        match upf.uplink(LOCAL, n3iwf(), &g_pdu) {
+            Uplink::Deliver(delivered) => Some(Ok(delivered.to_vec())),
+            Uplink::Reply(_, reply) => Some(Err(reply)),
+            Uplink::Dropped => None,
+        }
+    };
+    let solicitation = six(
+        "fe80::1:203:405",
+        "ff02::2",
+        58,
+        &[133, 0, 0, 0, 0, 0, 0, 0],
+    );
+    let Some(Err(reply)) = uplink(&solicitation) else {
+        panic!("a router advertisement");
+    };
+    let message = Message::decode(&reply).unwrap();
+    assert_eq!((message.header.teid, message.payload[40]), (77, 134));
+    let good = six("2001:db8:60:7::99", "2001:db8:18::10", 17, &[0; 8]);
+    assert_eq!(uplink(&good), Some(Ok(good.clone())));
+    let spoofed = six("2001:db8:60:8::99", "2001:db8:18::10", 17, &[0; 8]);
+    assert_eq!(uplink(&spoofed), None);
+    let on_link = six("fe80::1:203:405", "ff02::16", 17, &[0; 8]);
+    assert_eq!(uplink(&on_link), None, "what is for the link ends here");
+    assert_eq!(uplink(&packet(UE, REMOTE, (1, 2))), None, "no IPv4");
+    let down = six("2001:db8:18::10", "2001:db8:60:7::99", 17, &[0; 8]);
+    let (_, datagram) = upf.downlink(&down).unwrap();
+    assert_eq!(Message::decode(&datagram).unwrap().payload, down);
+    let other = six("2001:db8:18::10", "2001:db8:60:8::99", 17, &[0; 8]);
+    assert_eq!(upf.downlink(&other), None);
+    upf.remove(TEID);
+    assert_eq!(upf.downlink(&down), None);
 }

@@ -349,6 +349,7 @@ impl World {
             id: 1,
             dnn: Some("internet".into()),
             s_nssai: Some(SLICE),
+            kind: Default::default(),
         };
         self.nas.establish(self.now, &request);
         self.settle();
@@ -522,7 +523,7 @@ fn a_session_has_what_the_smf_gave() {
         _ => None,
     });
     let accept = accept.unwrap_or_else(|| panic!("{:?}", world.events));
-    assert_eq!(accept.address.octets()[..2], [10, 60]);
+    assert_eq!(accept.address.unwrap().octets()[..2], [10, 60]);
     assert_eq!(
         (accept.rules.default_qfi(), accept.rules.qfis()),
         (1, vec![1, 2])

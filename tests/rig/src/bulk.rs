@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
 use crate::netns::Netns;
 
@@ -154,24 +154,20 @@ fn limit(stream: &TcpStream) -> Result<()> {
 
 /// Connects from a given source address: the PDU session's, not the one of the route.
 fn connect(source: IpAddr, target: SocketAddr) -> Result<TcpStream> {
-    let (IpAddr::V4(source), SocketAddr::V4(target)) = (source, target) else {
-        bail!("PDU sessions of this rig are IPv4");
+    let family = match target {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
     };
-    let fd = socket::socket(
-        AddressFamily::Inet,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let fd = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let stream = TcpStream::from(fd);
     limit(&stream)?;
-    let bind: SockaddrIn = std::net::SocketAddrV4::new(source, 0).into();
+    let bind = SockaddrStorage::from(SocketAddr::new(source, 0));
     socket::bind(std::os::fd::AsRawFd::as_raw_fd(&stream), &bind)
         .with_context(|| format!("the address {source} is not there"))?;
     // The write timeout set above bounds connect() too.
     socket::connect(
         std::os::fd::AsRawFd::as_raw_fd(&stream),
-        &SockaddrIn::from(target),
+        &SockaddrStorage::from(target),
     )?;
     Ok(stream)
 }

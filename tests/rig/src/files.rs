@@ -398,14 +398,19 @@ fn dataplane(world: &World, role: Role) -> String {
         );
     }
     let mut text = format!("{indent}kind: kernel\n");
-    if bpf && options.kernel_relay {
+    if options.kernel_relay {
         text.push_str(&format!("{indent}relay: kernel\n"));
     }
-    if bpf {
+    if bpf || options.kernel_relay {
+        let mut pins = world.pins();
+        if role == Role::Ue {
+            // The maps have the same names.
+            pins.as_mut_os_string().push("-ue");
+        }
         text.push_str(&format!(
             "{indent}bpf:\n{indent}  interface: nwu\n{indent}  object: {}\n{indent}  pinDir: {}\n",
             options.bpf_object.display(),
-            world.pins().display()
+            pins.display()
         ));
     }
     text

@@ -89,6 +89,7 @@ impl Config {
                 id,
                 dnn: session.dnn.clone(),
                 s_nssai: session.s_nssai.as_ref().map(slice),
+                kind: session.kind.into(),
             });
         Ok(UeConfig {
             nas: NasConfig {

@@ -20,11 +20,12 @@ use daemon::{
 };
 use ike::crypto::{ChildSuite, IkeSuite};
 use ike_config::{Lifetimes, ModeWord, PeerWord, PolicyWord, Proposals};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use keys::SaeId;
 use serde::{Deserialize, Deserializer, de};
 
 pub use self::{build::subscriber, hex_secret::HexSecret};
+use crate::core::nas::SessionKind;
 
 /// The whole file.
 #[derive(Deserialize)]
@@ -225,12 +226,12 @@ pub struct SessionOptions {
     /// PDU session type.
     #[serde(rename = "type", default)]
     pub kind: SessionType,
-    /// Whether 0.0.0.0/0 goes through the session.
+    /// Whether 0.0.0.0/0 goes through the session. ::/0 does with IPv6, as the network advertises.
     #[serde(default)]
     pub default_route: bool,
     /// Destinations that go through the session.
     #[serde(default)]
-    pub routes: Vec<Ipv4Net>,
+    pub routes: Vec<IpNet>,
     /// Name of the interface; `<uepdu><n>` when absent.
     #[serde(default)]
     pub interface: Option<String>,
@@ -242,6 +243,18 @@ pub struct SessionOptions {
 pub enum SessionType {
     #[default]
     IPv4,
+    IPv6,
+    IPv4v6,
+}
+
+impl From<SessionType> for SessionKind {
+    fn from(kind: SessionType) -> Self {
+        match kind {
+            SessionType::IPv4 => Self::Ipv4,
+            SessionType::IPv6 => Self::Ipv6,
+            SessionType::IPv4v6 => Self::Ipv4v6,
+        }
+    }
 }
 
 /// `qkd:`.
@@ -361,7 +374,9 @@ impl Config {
     /// The capabilities the daemon needs, and until when.
     #[must_use]
     pub fn needs(&self) -> Needs {
-        let mut needs = Needs::of_a_daemon(self.dataplane.bpf.is_some());
+        let ebpf = self.dataplane.bpf.is_some()
+            || self.dataplane.relay == dataplane::relay::RelayKind::Kernel;
+        let mut needs = Needs::of_a_daemon(ebpf);
         if self.ike.mobike {
             // UDP port 500 again, at another address.
             needs.serve.push(Capability::CAP_NET_BIND_SERVICE);

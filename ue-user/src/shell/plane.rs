@@ -4,18 +4,18 @@ use std::{net::IpAddr, sync::Arc};
 
 use dataplane::{
     ChildSaSpec, Dataplane, EncrAlg, EspKeys, IntegAlg, Plane, Sums,
-    relay::{SessionReading, TunRelay, TunRelayConfig, UeRelay, UeSession, UplinkRules},
+    relay::{SessionReading, TunRelay, TunRelayConfig, Tunnel, UeRelay, UeSession, UplinkRules},
 };
 use ike::{
     ChildId,
     crypto::{DirectionKeys, Encr, Integ},
 };
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use tracing::{debug, warn};
 
 use crate::{
     config::Config,
-    core::ue::{Install, SessionInterface},
+    core::ue::{FurtherChild, Install, SessionInterface},
 };
 
 /// The data plane's number of this UE: there is one.
@@ -29,7 +29,7 @@ pub(super) struct UserPlane {
     replay_window: u32,
     sums: Arc<Sums>,
     /// Name and routes by PDU session identity, from 1.
-    sessions: Vec<(String, Vec<Ipv4Net>)>,
+    sessions: Vec<(String, Vec<IpNet>)>,
 }
 
 impl UserPlane {
@@ -38,16 +38,17 @@ impl UserPlane {
         let sessions = config.sessions.iter().enumerate().map(|(index, session)| {
             let mut routes = session.routes.clone();
             if session.default_route {
-                routes.push(Ipv4Net::default());
+                routes.push(Ipv4Net::default().into());
             }
             (session.interface_name(index), routes)
         });
+        let relay = TunRelayConfig {
+            gre_protocol: config.ike.gre_protocol,
+            tunnel_mtu: u16::try_from(plane.options.mtu).unwrap_or(u16::MAX),
+        };
         Ok(Self {
             dataplane: dataplane::open(plane.clone())?,
-            relay: TunRelay::new(TunRelayConfig {
-                gre_protocol: config.ike.gre_protocol,
-                tunnel_mtu: u16::try_from(plane.options.mtu).unwrap_or(u16::MAX),
-            }),
+            relay: dataplane::relay::open_ue(relay, &plane.options)?,
             config: plane,
             replay_window: config.ike.replay_window,
             sums: Arc::default(),
@@ -131,16 +132,33 @@ impl UserPlane {
             pdu_session: id,
             device,
             address: session.accept.address,
+            interface_id: session.accept.interface_id,
             mtu: session.mtu,
             routes,
-            rules: session.accept.rules.uplink(),
+            rules: session.accept.uplink(),
             inner_local,
             up_address,
             interface: self
                 .is_kernel()
                 .then(|| self.config.interface(session.slot)),
+            further: self.tunnels(session.further.clone()),
         };
         self.relay.add(session).map_err(|error| error.to_string())
+    }
+
+    fn tunnels(&self, further: Vec<FurtherChild>) -> Vec<Tunnel> {
+        let tunnel = |child: FurtherChild| Tunnel {
+            slot: child.slot,
+            interface: self.is_kernel().then(|| self.config.interface(child.slot)),
+            qfis: child.qfis,
+        };
+        further.into_iter().map(tunnel).collect()
+    }
+
+    pub(super) fn set_further(&self, id: u8, further: Vec<FurtherChild>) {
+        if let Err(error) = self.relay.set_further(id, self.tunnels(further)) {
+            warn!(pdu_session = id, %error, "flows stay with the default Child SA");
+        }
     }
 
     pub(super) fn set_rules(&self, id: u8, rules: UplinkRules) {

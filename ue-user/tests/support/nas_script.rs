@@ -261,6 +261,7 @@ impl Play {
                     id: script.small(16),
                     dnn: Some("internet".to_owned()),
                     s_nssai: Some(SNssai { sst: 1, sd: None }),
+                    kind: Default::default(),
                 };
                 self.ue.establish(self.now, &request);
             }

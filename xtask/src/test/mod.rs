@@ -20,6 +20,7 @@ const ALSO_IN_VM: &[(&str, &str)] = &[
     ("n2", "lib"),
     ("dataplane", "bpf_native"),
     ("dataplane", "relay_programs"),
+    ("dataplane", "ue_programs"),
 ];
 /// Integration tests with this ending run on the kernels of the virtual
 /// machine; where the host lacks something they skip there.

@@ -11,6 +11,7 @@ mod limit;
 mod mmsg;
 mod n3iwf;
 mod packet;
+mod reflect;
 mod rules;
 mod segment;
 mod table;
@@ -53,6 +54,8 @@ pub struct AccessSession {
     /// Name of the slot's XFRM interface, which GRE has to come from and go to, so that nothing in
     /// clear passes for it. `None` only without IPsec ([`crate::Recording`]).
     pub interface: Option<String>,
+    /// Child SAs for some of the flows; the others go by [`Self::slot`].
+    pub further: Vec<Tunnel>,
     /// The daemon's number of the UE, whose sessions share [`Self::ue_ambr`].
     pub ue: u32,
     /// Session-AMBR (TS 23.501, 5.7.2.6); `None`: no limit.
@@ -64,6 +67,17 @@ pub struct AccessSession {
     pub tunnel_dscp: Option<u8>,
     /// DSCP of the packets on N3.
     pub n3_dscp: Option<u8>,
+}
+
+/// A Child SA that carries some QoS flows of a PDU session (5G_QOS_INFO, TS 24.502 9.3.1.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// As [`AccessSession::slot`].
+    pub slot: u32,
+    /// Name of the slot's XFRM interface.
+    pub interface: Option<String>,
+    /// The flows.
+    pub qfis: Vec<u8>,
 }
 
 /// An aggregate maximum bit rate, bit/s of PDUs.
@@ -166,7 +180,7 @@ pub struct SessionReading {
     pub pdu_session: u8,
     /// N3IWF: our TEID. UE: 0.
     pub dl_teid: u32,
-    /// N3IWF: the UE's inner address. UE: its PDU address.
+    /// N3IWF: the UE's inner address. UE: its PDU address, 0.0.0.0 without IPv4.
     pub address: Ipv4Addr,
     /// From the UE.
     pub uplink: Traffic,
@@ -240,6 +254,18 @@ pub fn open(config: GtpRelayConfig, options: &Options) -> Result<Arc<dyn AccessR
     })
 }
 
+/// The UE's relay that `options.relay` names.
+pub fn open_ue(config: TunRelayConfig, options: &Options) -> Result<TunRelay, Error> {
+    match options.relay {
+        RelayKind::User => Ok(TunRelay::new(config)),
+        RelayKind::Kernel => {
+            let object = options.bpf.as_ref().map(|bpf| bpf.object.clone());
+            let object = object.unwrap_or_else(crate::config::default_object);
+            TunRelay::with_programs(config, &object)
+        }
+    }
+}
+
 /// One PDU session at the UE.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UeSession {
@@ -247,12 +273,15 @@ pub struct UeSession {
     pub pdu_session: u8,
     /// Name of the TUN device.
     pub device: String,
-    /// The PDU address.
-    pub address: Ipv4Addr,
+    /// The PDU address; `None`: of IPv6 alone.
+    pub address: Option<Ipv4Addr>,
+    /// Interface identifier of the link-local address (TS 24.501, 9.11.4.10); `None`: of IPv4 alone. The
+    /// kernel makes the other addresses of the prefixes that the network advertises.
+    pub interface_id: Option<[u8; 8]>,
     /// MTU of the device.
     pub mtu: u16,
-    /// Destinations routed to the device.
-    pub routes: Vec<ipnet::Ipv4Net>,
+    /// Destinations routed to the device; those of IPv6 come with a session that has it.
+    pub routes: Vec<ipnet::IpNet>,
     /// Which QFI uplink PDUs carry; what no rule takes is not sent.
     pub rules: UplinkRules,
     /// Our inner address: GRE comes from it.
@@ -261,12 +290,17 @@ pub struct UeSession {
     pub up_address: Ipv4Addr,
     /// Name of the XFRM interface; `None` only without IPsec.
     pub interface: Option<String>,
+    /// Child SAs for some of the flows; the others go by [`Self::interface`].
+    pub further: Vec<Tunnel>,
 }
 
 /// The UE's user plane.
 pub trait UeRelay: Send + Sync {
     /// Makes the TUN device, its address and routes, and starts to relay.
     fn add(&self, session: UeSession) -> Result<(), Error>;
+
+    /// Changes the Child SAs beside the default one.
+    fn set_further(&self, pdu_session: u8, further: Vec<Tunnel>) -> Result<(), Error>;
 
     /// Changes the QoS rules of a session.
     fn set_rules(&self, pdu_session: u8, rules: UplinkRules);

@@ -171,6 +171,11 @@ impl AccessRelay for GtpRelay {
         // Without IPsec every session shares the one socket that is bound to no interface.
         let slot = session.interface.as_ref().map_or(0, |_| session.slot);
         self.open_uplink(slot, session.interface.as_deref())?;
+        for tunnel in &session.further {
+            if tunnel.interface.is_some() {
+                self.open_uplink(tunnel.slot, tunnel.interface.as_deref())?;
+            }
+        }
         write(&self.shared.table).insert(session);
         Ok(())
     }
@@ -383,7 +388,7 @@ impl Shared {
             *place = encoded;
         }
         let sockets = read(&self.gre);
-        if let Some(socket) = sockets.get(&entry.home()) {
+        if let Some(socket) = sockets.get(&entry.home(entry.session.default_qfi)) {
             let out = Outgoing {
                 to: SocketAddrV4::new(entry.session.ue_inner, 0),
                 header,
@@ -404,7 +409,7 @@ impl Shared {
         for (slot, socket) in sockets.iter() {
             let mut out = Vec::new();
             for ((entry, gre, pdu), parts) in pdus.iter().zip(&parts) {
-                if entry.home() != *slot {
+                if entry.home(gre.qfi.unwrap_or(entry.session.default_qfi)) != *slot {
                     continue;
                 }
                 if parts.too_long(limit) && self.refuse(entry, Direction::Downlink, pdu, limit) {

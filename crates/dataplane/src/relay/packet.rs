@@ -1,6 +1,6 @@
 //! The little of IPv4 that a relay looks at.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Source, destination and payload of an IPv4 packet; `None` unless the header is whole.
 pub(super) fn ipv4(packet: &[u8]) -> Option<Ipv4<'_>> {
@@ -30,6 +30,18 @@ pub(super) struct Ipv4<'a> {
     pub(super) destination: Ipv4Addr,
     pub(super) header_len: usize,
     pub(super) payload: &'a [u8],
+}
+
+/// Source and destination of an IPv6 packet; `None` unless it is whole.
+pub(super) fn ipv6(packet: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
+    let header = packet.first_chunk::<40>()?;
+    let [version, _, _, _, l1, l2, ..] = *header;
+    let payload = usize::from(u16::from_be_bytes([l1, l2]));
+    if version >> 4 != 6 || packet.len() < 40 + payload {
+        return None;
+    }
+    let address = |at: usize| -> Option<[u8; 16]> { header.get(at..)?.first_chunk().copied() };
+    Some((address(8)?.into(), address(24)?.into()))
 }
 
 /// The Internet checksum (RFC 1071) over the concatenation of even-length `parts` and a last one.

@@ -1,7 +1,12 @@
 //! QoS rules of a UE: which QoS flow an uplink packet belongs to (TS 24.501, 9.11.4.13; TS 23.501,
 //! 5.7.1.4 and 5.7.6).
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, time::Duration};
+
+use super::reflect::Reflections;
+
+/// Precedence of rules that reflective QoS derives (TS 24.501, 6.2.5.1.1.2).
+pub(super) const DERIVED: u8 = 80;
 
 /// IPv6-NoNxt.
 const NO_NEXT_HEADER: u8 = 59;
@@ -49,12 +54,15 @@ pub enum Component {
 
 /// The QoS rules of a session, in the order in which they are tried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UplinkRules(Vec<UplinkRule>);
+pub struct UplinkRules {
+    rules: Vec<UplinkRule>,
+    rq_timer: Duration,
+}
 
 impl UplinkRules {
     /// A default rule alone: every packet is of one flow.
     pub fn one(qfi: u8) -> Self {
-        Self(vec![UplinkRule {
+        Self::new(vec![UplinkRule {
             precedence: u8::MAX,
             qfi,
             filters: vec![vec![Component::Any]],
@@ -64,34 +72,66 @@ impl UplinkRules {
     /// From rules in any order.
     pub fn new(mut rules: Vec<UplinkRule>) -> Self {
         rules.sort_by_key(|rule| rule.precedence);
-        Self(rules)
+        let rq_timer = Duration::ZERO;
+        Self { rules, rq_timer }
     }
 
-    /// The QFI of an IP packet that leaves the UE; `None`: no rule takes it, and it is not sent.
+    /// With reflective QoS: how long a derived rule holds (T3583). Zero: none are derived.
+    #[must_use]
+    pub fn with_rq_timer(mut self, rq_timer: Duration) -> Self {
+        self.rq_timer = rq_timer;
+        self
+    }
+
+    /// In the order in which they are tried.
+    pub(super) fn rules(&self) -> &[UplinkRule] {
+        &self.rules
+    }
+
+    /// See [`Self::with_rq_timer`].
+    pub fn rq_timer(&self) -> Duration {
+        self.rq_timer
+    }
+
+    /// The QFI of an IP packet that leaves the UE by these rules alone; `None`: no rule takes it.
     pub fn qfi(&self, packet: &[u8]) -> Option<u8> {
         let packet = Packet::read(packet)?;
-        let takes = |rule: &&UplinkRule| {
-            let mut filters = rule.filters.iter();
-            filters.any(|filter| filter.iter().all(|component| packet.matches(component)))
-        };
-        self.0.iter().find(takes).map(|rule| rule.qfi)
+        self.rules.iter().find(|r| r.takes(&packet)).map(|r| r.qfi)
+    }
+
+    /// The same with the rules that reflective QoS derived.
+    pub(super) fn choose(&self, packet: &[u8], derived: &Reflections, now: u64) -> Option<u8> {
+        let packet = Packet::read(packet)?;
+        let found = self.rules.iter().find(|rule| rule.takes(&packet));
+        if let Some(rule) = found.filter(|rule| rule.precedence <= DERIVED) {
+            return Some(rule.qfi);
+        }
+        let derived = derived.qfi(&packet, now);
+        derived.or(found.map(|rule| rule.qfi))
+    }
+}
+
+impl UplinkRule {
+    fn takes(&self, packet: &Packet<'_>) -> bool {
+        let mut filters = self.filters.iter();
+        filters.any(|filter| filter.iter().all(|component| packet.matches(component)))
     }
 }
 
 /// What filters look at.
-struct Packet<'a> {
-    source: &'a [u8],
-    destination: &'a [u8],
+pub(super) struct Packet<'a> {
+    pub(super) source: &'a [u8],
+    pub(super) destination: &'a [u8],
     traffic_class: u8,
     /// Of IPv6.
     flow_label: Option<u32>,
-    protocol: u8,
+    pub(super) protocol: u8,
     /// Behind the IP headers; empty in a fragment that is not the first.
     transport: &'a [u8],
 }
 
 impl<'a> Packet<'a> {
-    fn read(packet: &'a [u8]) -> Option<Self> {
+    pub(super) fn read(packet: &'a [u8]) -> Option<Self> {
         match packet.first()? >> 4 {
             4 => Self::ipv4(packet),
             6 => Self::ipv6(packet),
@@ -173,7 +213,7 @@ impl<'a> Packet<'a> {
     }
 
     /// Of TCP, UDP, DCCP, SCTP and UDP-Lite.
-    fn port(&self, at: usize) -> Option<u16> {
+    pub(super) fn port(&self, at: usize) -> Option<u16> {
         if !matches!(self.protocol, 6 | 17 | 33 | 132 | 136) {
             return None;
         }
@@ -181,7 +221,7 @@ impl<'a> Packet<'a> {
         Some(u16::from_be_bytes(*octets))
     }
 
-    fn spi(&self) -> Option<u32> {
+    pub(super) fn spi(&self) -> Option<u32> {
         let at = match self.protocol {
             50 => 0,
             51 => 4,

@@ -85,12 +85,14 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// The slot whose GRE socket serves it: without IPsec there is one for all.
-    pub(super) fn home(&self) -> u32 {
-        self.session
-            .interface
-            .as_ref()
-            .map_or(0, |_| self.session.slot)
+    /// The slot whose GRE socket serves a flow: without IPsec there is one for all.
+    pub(super) fn home(&self, qfi: u8) -> u32 {
+        if self.session.interface.is_none() {
+            return 0;
+        }
+        let mut further = self.session.further.iter();
+        let found = further.find(|tunnel| tunnel.qfis.contains(&qfi));
+        found.map_or(self.session.slot, |tunnel| tunnel.slot)
     }
 
     /// Counts a PDU of a flow that the session has.
@@ -131,6 +133,14 @@ impl Entry {
             drops: self.counters.drops(),
             path: Path::User,
         }
+    }
+}
+
+impl AccessSession {
+    /// Whether one of its Child SAs has this slot. A UE may send any flow by any of them: which one it takes
+    /// is its choice (TS 24.502, 7.5), and all are its own.
+    fn has_slot(&self, slot: u32) -> bool {
+        self.slot == slot || self.further.iter().any(|tunnel| tunnel.slot == slot)
     }
 }
 
@@ -233,7 +243,7 @@ impl Table {
     pub(super) fn uses_slot(&self, slot: u32) -> bool {
         self.by_teid
             .values()
-            .any(|entry| entry.session.slot == slot)
+            .any(|entry| entry.session.has_slot(slot))
     }
 
     /// The session whose `ul_teid` a peer does not know.
@@ -265,7 +275,7 @@ impl Table {
             .get(&source)
             .into_iter()
             .flatten()
-            .filter(|entry| slot.is_none_or(|slot| entry.session.slot == slot))
+            .filter(|entry| slot.is_none_or(|slot| entry.session.has_slot(slot)))
             .peekable();
         let Some(first) = candidates.peek().copied() else {
             unknown.no_session.fetch_add(1, Relaxed);
@@ -333,6 +343,7 @@ pub(super) struct UnknownTeid;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::Tunnel;
     use gtpu::MessageType;
 
     const UE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
@@ -349,6 +360,7 @@ mod tests {
             default_qfi: qfis[0],
             slot,
             interface: Some("xfrmi".into()),
+            further: Vec::new(),
             ue: 1,
             session_ambr: None,
             ue_ambr: None,
@@ -423,6 +435,37 @@ mod tests {
                 ..Drops::default()
             }
         );
+    }
+
+    #[test]
+    fn a_flow_goes_by_its_own_child_sa_and_comes_by_any() {
+        let mut table = Table::default();
+        let unknown = Counters::default();
+        let tunnel = |slot, qfi| Tunnel {
+            slot,
+            interface: Some(format!("xfrmi-{slot}")),
+            qfis: vec![qfi],
+        };
+        table.insert(AccessSession {
+            further: vec![tunnel(2, 5), tunnel(3, 6)],
+            ..session(1, 0, &[9, 5, 6])
+        });
+        table.insert(session(2, 1, &[9]));
+        for slot in [0, 2, 3] {
+            for qfi in [9, 5, 6] {
+                let packet = gre(qfi);
+                let found = table.uplink(Some(slot), UE, &packet, 0, &unknown);
+                assert_eq!(found.unwrap().0.session.dl_teid, 1);
+            }
+            assert!(table.uses_slot(slot));
+        }
+        let packet = gre(9);
+        let found = table.uplink(Some(1), UE, &packet, 0, &unknown).unwrap();
+        assert_eq!(found.0.session.dl_teid, 2);
+        let entry = &table.by_teid[&1];
+        assert_eq!([9, 5, 6, 7].map(|qfi| entry.home(qfi)), [0, 2, 3, 0]);
+        table.remove(1);
+        assert!(!table.uses_slot(2));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Both relays in the namespace of the test, GRE in clear over loopback: needs root, no ESP.
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, UdpSocket},
     time::Duration,
 };
 
@@ -67,6 +67,7 @@ fn session(dl_teid: u32, qfis: &[u8]) -> AccessSession {
         default_qfi: 9,
         slot: 0,
         interface: None,
+        further: Vec::new(),
         ue: 1,
         session_ambr: None,
         ue_ambr: None,
@@ -118,13 +119,15 @@ fn a_packet_goes_up_and_down() {
         ue.add(UeSession {
             pdu_session: 5,
             device: "uepdu5".into(),
-            address: PDU_ADDRESS,
+            address: Some(PDU_ADDRESS),
+            interface_id: None,
             mtu: 1358,
             routes: vec!["198.18.0.0/24".parse().unwrap()],
             rules: UplinkRules::one(9),
             inner_local: UE,
             up_address: N3IWF,
             interface: None,
+            further: Vec::new(),
         })
         .unwrap();
         let host = UdpSocket::bind((PDU_ADDRESS, 8001)).unwrap();
@@ -161,6 +164,174 @@ fn a_packet_goes_up_and_down() {
             !gone.unwrap().status.success(),
             "the device is gone with its session"
         );
+    });
+}
+
+#[test]
+fn an_uplink_flow_follows_the_qfi_of_downlink_packets_with_rqi() {
+    in_namespace(|| {
+        let (_relay, upf) = access(&[9, 12]);
+        let ue = TunRelay::new(TunRelayConfig {
+            gre_protocol: 0,
+            tunnel_mtu: 1386,
+        });
+        let rules = UplinkRules::one(9).with_rq_timer(Duration::from_secs(600));
+        ue.add(UeSession {
+            pdu_session: 5,
+            device: "uepdu5".into(),
+            address: Some(PDU_ADDRESS),
+            interface_id: None,
+            mtu: 1358,
+            routes: vec!["198.18.0.0/24".parse().unwrap()],
+            rules: rules.clone(),
+            inner_local: UE,
+            up_address: N3IWF,
+            interface: None,
+            further: Vec::new(),
+        })
+        .unwrap();
+        let host = UdpSocket::bind((PDU_ADDRESS, 8001)).unwrap();
+        host.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let uplink_qfi = |port| {
+            host.send_to(b"up", (HOST, port)).unwrap();
+            let octets = receive(&upf);
+            Message::decode(&octets)
+                .unwrap()
+                .header
+                .container
+                .unwrap()
+                .qfi
+        };
+        assert_eq!(uplink_qfi(8000), 9);
+        let down = |rqi| {
+            let container = PduSessionContainer {
+                direction: Direction::Downlink,
+                qfi: 12,
+                rqi,
+            };
+            let down = encode_g_pdu(7, container, &downlink_pdu(b"down")).unwrap();
+            upf.send_to(&down, (N3IWF, gtpu::PORT)).unwrap();
+            assert_eq!(receive(&host), b"down");
+        };
+        down(false);
+        assert_eq!(uplink_qfi(8000), 9, "without RQI nothing is derived");
+        down(true);
+        assert_eq!(uplink_qfi(8000), 12);
+        assert_eq!(uplink_qfi(8002), 9, "another flow");
+        ue.set_rules(5, rules.with_rq_timer(Duration::ZERO));
+        assert_eq!(uplink_qfi(8000), 9, "reflective QoS is off");
+        down(true);
+        assert_eq!(uplink_qfi(8000), 9);
+    });
+}
+
+/// ICMPv6 with its checksum, hop limit 255.
+fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(message.len()).unwrap().to_be_bytes();
+    let mut packet = vec![0x60, 0, 0, 0, len[0], len[1], 58, 255];
+    packet.extend(from.octets());
+    packet.extend(to.octets());
+    let pseudo = [0, 0, len[0], len[1], 0, 0, 0, 58];
+    let sum = super::packet::checksum(&[&packet[8..40], &pseudo, message]).to_be_bytes();
+    packet.extend(message);
+    packet[42..44].copy_from_slice(&sum);
+    packet
+}
+
+#[test]
+fn ipv6_has_the_link_local_address_told_and_those_of_the_prefix_advertised() {
+    in_namespace(|| {
+        let ipv6 = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/accept_ra");
+        if ipv6.is_err() {
+            println!("skipped: this kernel has no IPv6");
+            return;
+        }
+        let (_relay, upf) = access(&[9]);
+        let ue = TunRelay::new(TunRelayConfig {
+            gre_protocol: 0,
+            tunnel_mtu: 1386,
+        });
+        let interface_id = [0, 0, 0, 1, 2, 3, 4, 5];
+        ue.add(UeSession {
+            pdu_session: 5,
+            device: "uepdu5".into(),
+            address: None,
+            interface_id: Some(interface_id),
+            mtu: 1358,
+            routes: vec!["198.18.0.0/24".parse().unwrap()],
+            rules: UplinkRules::one(9),
+            inner_local: UE,
+            up_address: N3IWF,
+            interface: None,
+            further: Vec::new(),
+        })
+        .unwrap();
+        let link_local = super::tun::link_local(interface_id);
+        assert_eq!(link_local.to_string(), "fe80::1:203:405");
+        // The kernel asks for a router, from that address alone.
+        let uplink = || {
+            let octets = receive(&upf);
+            let message = Message::decode(&octets).unwrap();
+            let (source, destination) = super::packet::ipv6(message.payload).unwrap();
+            (source, destination, message.payload.to_vec())
+        };
+        loop {
+            let (source, _, packet) = uplink();
+            assert!(source == link_local, "{source}");
+            if packet[6] == 58 && packet[40] == 133 {
+                break;
+            }
+        }
+        // Router Advertisement: a prefix of 64 bits to make addresses of (RFC 4861, 4.2 and 4.6.2).
+        let prefix: Ipv6Addr = "2001:db8:60:7::".parse().unwrap();
+        let mut advertisement = vec![134, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0];
+        advertisement.extend([
+            3, 4, 64, 0x40, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        ]);
+        advertisement.extend([0; 4]);
+        advertisement.extend(prefix.octets());
+        let router: Ipv6Addr = "fe80::1".parse().unwrap();
+        let down = |packet: &[u8]| {
+            let container = PduSessionContainer {
+                direction: Direction::Downlink,
+                qfi: 9,
+                rqi: false,
+            };
+            let datagram = encode_g_pdu(7, container, packet).unwrap();
+            upf.send_to(&datagram, (N3IWF, gtpu::PORT)).unwrap();
+        };
+        down(&icmpv6(router, link_local, &advertisement));
+        let mut address = prefix.octets();
+        address[8..].copy_from_slice(&interface_id);
+        let address = Ipv6Addr::from(address);
+        let mut bound = None;
+        eventually("the address of the prefix", || {
+            bound = UdpSocket::bind((address, 8001)).ok();
+            bound.is_some()
+        });
+        let host = bound.unwrap();
+        host.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let remote: Ipv6Addr = "2001:db8:18::10".parse().unwrap();
+        host.send_to(b"up", (remote, 8000)).unwrap();
+        let packet = loop {
+            let (source, destination, packet) = uplink();
+            if packet[6] == 17 {
+                assert_eq!((source, destination), (address, remote));
+                break packet;
+            }
+        };
+        assert!(packet.ends_with(b"up"));
+        // The answer: the same with both ends exchanged has the same checksum.
+        let mut answer = packet.clone();
+        answer[8..24].copy_from_slice(&packet[24..40]);
+        answer[24..40].copy_from_slice(&packet[8..24]);
+        answer[40..42].copy_from_slice(&packet[42..44]);
+        answer[42..44].copy_from_slice(&packet[40..42]);
+        down(&answer);
+        assert_eq!(receive(&host), b"up");
+        // IPv4 is no part of this session.
+        down(&downlink_pdu(b"no"));
+        eventually("it is refused", || ue.readings()[0].drops.malformed == 1);
     });
 }
 

@@ -1,7 +1,12 @@
 //! The TUN device of one PDU session at the UE.
 
-use std::{io, os::fd::AsFd};
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr},
+    os::fd::AsFd,
+};
 
+use ipnet::IpNet;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::UeSession;
@@ -9,6 +14,12 @@ use crate::{
     Error,
     link::{Links, Route},
 };
+
+/// The link-local address with an interface identifier (RFC 4291, 2.5.6).
+pub(super) fn link_local(interface_id: [u8; 8]) -> Ipv6Addr {
+    let prefix = 0xfe80_u128 << 112;
+    Ipv6Addr::from(prefix | u128::from(u64::from_be_bytes(interface_id)))
+}
 
 /// A device that is gone when dropped, with its address and routes.
 pub(super) struct Tun(SyncDevice);
@@ -21,6 +32,8 @@ impl Tun {
         let device = DeviceBuilder::new()
             .name(name)
             .mtu(session.mtu)
+            // A device that is up has a link-local address of the kernel's own making already.
+            .enable(false)
             .build_sync()
             .map_err(|source| failed("making", source))?;
         device
@@ -30,18 +43,39 @@ impl Tun {
             .if_index()
             .map_err(|source| failed("looking up", source))?;
         let mut links = Links::open()?;
-        links.add_address(index, session.address.into())?;
+        if let Some(address) = session.address {
+            links.add_address(index, address.into())?;
+        }
+        if session.interface_id.is_some() {
+            links.no_link_local(index)?;
+        }
         links.set_up(index)?;
+        if let Some(interface_id) = session.interface_id {
+            // With it the kernel asks for a router, and makes addresses with the same identifier.
+            links.add_address(index, link_local(interface_id).into())?;
+        }
         for route in &session.routes {
-            links.add_route(&Route {
-                destination: (*route).into(),
-                via: None,
-                link: index,
-                source: Some(session.address.into()),
-                metric: 0,
-            })?;
+            let source = match route {
+                IpNet::V4(_) => session.address.map(IpAddr::V4),
+                IpNet::V6(_) => None,
+            };
+            if source.is_some() || (route.addr().is_ipv6() && session.interface_id.is_some()) {
+                links.add_route(&Route {
+                    destination: *route,
+                    via: None,
+                    link: index,
+                    source,
+                    metric: 0,
+                })?;
+            }
         }
         Ok(Self(device))
+    }
+
+    /// Its number.
+    pub(super) fn index(&self) -> Result<u32, Error> {
+        let index = self.0.if_index();
+        index.map_err(|source| Error::io("looking up a TUN device", source))
     }
 
     pub(super) fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {

@@ -212,7 +212,8 @@ impl Programs {
             dscp: extras.dscp[1],
             link_header: 0,
             rates: extras.rates,
-            unused: [0; 2],
+            ways: 0,
+            unused: 0,
         };
         let (up, down) = match extras.place {
             Some(place) => {

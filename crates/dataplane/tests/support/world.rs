@@ -70,6 +70,32 @@ impl World {
         world
     }
 
+    /// Another way between N3IWF and UE; both answer there for the addresses they have.
+    pub(crate) fn add_access(&self, name: &str) {
+        let peer = &self.ue.name;
+        self.n3iwf.ip(&[
+            "link", "add", name, "type", "veth", "peer", "name", name, "netns", peer,
+        ]);
+        for space in [&self.n3iwf, &self.ue] {
+            space.run(|| {
+                let file = format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode");
+                std::fs::write(file, "1").unwrap();
+            });
+            space.ip(&["link", "set", name, "up"]);
+        }
+    }
+
+    /// A raw GRE socket at the UE.
+    pub(crate) fn gre_at_ue(&self, interface: &str) -> Socket {
+        self.ue.run(|| {
+            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(47))).unwrap();
+            socket.bind_device(Some(interface.as_bytes())).unwrap();
+            socket.bind(&SocketAddrV4::new(UE_INNER, 0).into()).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        })
+    }
+
     /// UE and N3IWF are not connected yet.
     pub(crate) fn without_access() -> Self {
         let (ue, n3iwf, core) = (Space::new("u"), Space::new("n"), Space::new("c"));
@@ -79,13 +105,7 @@ impl World {
 
     /// A raw GRE socket at the UE, on `interface`, and the UPF's socket.
     pub(crate) fn ends(&self, interface: &str) -> (Socket, UdpSocket) {
-        let gre = self.ue.run(|| {
-            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(47))).unwrap();
-            socket.bind_device(Some(interface.as_bytes())).unwrap();
-            socket.bind(&SocketAddrV4::new(UE_INNER, 0).into()).unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            socket
-        });
+        let gre = self.gre_at_ue(interface);
         let upf = self
             .core
             .run(|| UdpSocket::bind((UPF, gtpu::PORT)).unwrap());
@@ -132,6 +152,7 @@ pub(crate) fn session(interface: &str) -> AccessSession {
         default_qfi: QFI,
         slot: 0,
         interface: Some(interface.into()),
+        further: Vec::new(),
         ue: 1,
         session_ambr: None,
         ue_ambr: None,
@@ -275,13 +296,15 @@ pub(crate) fn attach(world: &World, interface: &str) -> TunRelay {
             .add(UeSession {
                 pdu_session: 5,
                 device: "uepdu5".into(),
-                address: PDU_ADDRESS,
+                address: Some(PDU_ADDRESS),
+                interface_id: None,
                 mtu: 1358,
                 routes: vec!["198.18.0.0/24".parse().unwrap()],
                 rules: UplinkRules::one(QFI),
                 inner_local: UE_INNER,
                 up_address: N3IWF_INNER,
                 interface: Some(interface.into()),
+                further: Vec::new(),
             })
             .unwrap();
     });

@@ -33,6 +33,7 @@ use crate::config::{AmfConfig, FlowConfig, SmfConfig};
 use crate::home::Home;
 use crate::ngap::{self, UeIds};
 use crate::policy::{self, Effect, Fault, Policy};
+use crate::router::Ipv6Session;
 
 pub use modify::SessionChange;
 pub use overload::OverloadAction;
@@ -93,6 +94,10 @@ pub struct UpfSession {
     pub uplink_teid: u32,
     /// The UE's address.
     pub address: Ipv4Addr,
+    /// Whether the UE has that address: not in a session of IPv6 alone.
+    pub ipv4: bool,
+    /// Its prefix.
+    pub ipv6: Option<Ipv6Session>,
     /// Its flows; the first is the default one.
     pub flows: Vec<FlowConfig>,
 }

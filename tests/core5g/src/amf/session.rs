@@ -19,6 +19,7 @@ use crate::amf::registration::Protection;
 use crate::amf::ue::{Session, SessionPhase};
 use crate::amf::{Action, Amf, CommandError, UpfSession};
 use crate::config::DnnConfig;
+use crate::router::Ipv6Session;
 use crate::types::Slice;
 use crate::{nas, ngap};
 
@@ -32,7 +33,7 @@ pub(crate) struct Request {
     pti: u8,
     dnn: String,
     slice: Slice,
-    only_ipv4: bool,
+    kind: PduSessionTypeValue,
 }
 
 impl Amf {
@@ -135,17 +136,17 @@ impl Amf {
             .as_ref()
             .and_then(NasPduSessionType::session_type);
         let mode = request.ssc_mode.as_ref().and_then(NasSscMode::mode);
-        let refusal = match (self.policy.pdu_session_reject, kind, mode) {
-            (Some(cause), _, _) => Some(cause),
-            (None, None | Some(PduSessionTypeValue::Ipv4 | PduSessionTypeValue::Ipv4v6), None) => {
-                None
-            }
-            (
-                None,
-                None | Some(PduSessionTypeValue::Ipv4 | PduSessionTypeValue::Ipv4v6),
-                Some(mode),
-            ) => (mode != SscModeValue::Ssc1).then_some(GsmCause::NotSupportedSscMode.as_u8()),
-            (None, Some(_), _) => Some(GsmCause::PduSessionTypeIpv4OnlyAllowed.as_u8()),
+        let kind = kind.unwrap_or(PduSessionTypeValue::Ipv4);
+        let served = match kind {
+            PduSessionTypeValue::Ipv4 | PduSessionTypeValue::Ipv4v6 => true,
+            PduSessionTypeValue::Ipv6 => self.dnn(&dnn).is_some_and(|dnn| dnn.pool6.is_some()),
+            _ => false,
+        };
+        let refusal = match (self.policy.pdu_session_reject, mode) {
+            (Some(cause), _) => Some(cause),
+            (None, _) if !served => Some(GsmCause::PduSessionTypeIpv4OnlyAllowed.as_u8()),
+            (None, None | Some(SscModeValue::Ssc1)) => None,
+            (None, Some(_)) => Some(GsmCause::NotSupportedSscMode.as_u8()),
         };
         if let Some(cause) = refusal {
             return self.reject_session(id, (session, pti), cause);
@@ -155,7 +156,7 @@ impl Amf {
             pti,
             dnn,
             slice,
-            only_ipv4: kind == Some(PduSessionTypeValue::Ipv4v6),
+            kind,
         };
         let Some(ue) = self.ues.get_mut(&id) else {
             return;
@@ -187,14 +188,21 @@ impl Amf {
             );
         };
         let uplink_teid = self.take_teid();
-        let accept = nas::session_accept(
-            (session, pti),
-            &dnn,
-            request.slice,
-            address,
-            request.only_ipv4,
-        )
-        .and_then(|accept| nas::downlink_transport(session, &accept, None));
+        let ipv4 = request.kind != PduSessionTypeValue::Ipv6;
+        let asked = request.kind != PduSessionTypeValue::Ipv4;
+        let prefix = dnn.prefix(address).filter(|_| asked);
+        let [a, b, c, d] = uplink_teid.to_be_bytes();
+        let ipv6 = prefix.map(|prefix| Ipv6Session {
+            prefix,
+            interface_id: [0, 0, 0, 1, a, b, c, d],
+        });
+        let granted = nas::Granted {
+            ipv4: ipv4.then_some(address),
+            interface_id: ipv6.map(|ipv6| ipv6.interface_id),
+            both: request.kind == PduSessionTypeValue::Ipv4v6,
+        };
+        let accept = nas::session_accept((session, pti), &dnn, request.slice, granted)
+            .and_then(|accept| nas::downlink_transport(session, &accept, None));
         let octets = match accept {
             Ok(message) => self.protect(id, &message, Protection::Normal),
             Err(error) => {
@@ -226,6 +234,8 @@ impl Amf {
         self.ready.push(Action::Install(UpfSession {
             uplink_teid,
             address,
+            ipv4,
+            ipv6,
             flows: dnn.flows.clone(),
         }));
         let setup = ngap::SessionSetup {

@@ -40,11 +40,20 @@ impl N3 {
         }
         let tun = match &config.n6 {
             N6Config::None => None,
-            N6Config::Tun { name, address, mtu } => {
-                let device = DeviceBuilder::new()
+            N6Config::Tun {
+                name,
+                address,
+                address6,
+                mtu,
+            } => {
+                let mut device = DeviceBuilder::new()
                     .name(name.as_str())
                     .ipv4(address.addr(), address.prefix_len(), None)
-                    .mtu(*mtu)
+                    .mtu(*mtu);
+                if let Some(address) = address6 {
+                    device = device.ipv6(address.addr(), address.prefix_len());
+                }
+                let device = device
                     .build_async()
                     .map_err(failed(format!("TUN device {name}")))?;
                 tracing::info!(%name, %address, mtu, "N6");

@@ -117,6 +117,7 @@ impl World {
             nas_port: 20_000,
             gtp_address: "203.0.113.1".parse().unwrap(),
             slots: 3,
+            child_sas: Default::default(),
             replay_window: 128,
             keys: KeyPolicy::default(),
             timing: CoreTiming::default(),

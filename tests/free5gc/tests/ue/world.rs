@@ -389,6 +389,7 @@ pub(crate) fn config() -> UeConfig {
             id: 1,
             dnn: Some("internet".into()),
             s_nssai: Some(SLICE),
+            kind: Default::default(),
         }],
         retry: Retry {
             attempts: 1,

@@ -3,7 +3,9 @@
 mod demo;
 mod faults;
 mod flood;
+mod flows;
 mod hygiene;
+mod ipv6;
 mod metrics;
 mod nat;
 mod rekey;
@@ -160,6 +162,24 @@ pub const ALL: &[Scenario] = &[
         about: "two PDU sessions at once; the second goes, comes back, and goes with the UE",
         mode: KeyMode::Qkd,
         run: sessions::two_sessions,
+    },
+    Scenario {
+        name: "flows",
+        about: "two QoS flows of one PDU session, each by a Child SA of its own",
+        mode: KeyMode::Qkd,
+        run: flows::flows,
+    },
+    Scenario {
+        name: "flows-kernel",
+        about: "the same with the kernel relay",
+        mode: KeyMode::Qkd,
+        run: flows::flows_in_kernel,
+    },
+    Scenario {
+        name: "ipv6",
+        about: "IPv4 and IPv6 in one PDU session: router advertisement, ping, TCP",
+        mode: KeyMode::Qkd,
+        run: ipv6::both,
     },
     Scenario {
         name: "nat",

@@ -35,7 +35,7 @@ use oxirush_security::{NasCount, Plmn};
 
 pub use failure::{Failure, MmCause, SessionFailure, SmCause};
 pub use qos::QosRules;
-pub use session::{SessionAccept, SessionRequest};
+pub use session::{SessionAccept, SessionKind, SessionRequest};
 
 use self::{
     mobility::Procedure,
@@ -141,6 +141,8 @@ pub enum Event {
         id: u8,
         /// The authorized QoS rules.
         rules: Option<QosRules>,
+        /// As [`SessionAccept::rq_timer`].
+        rq_timer: Option<Duration>,
         /// Session AMBR in kbit/s, downlink and uplink.
         ambr_kbps: Option<(u64, u64)>,
     },

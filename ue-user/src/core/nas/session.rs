@@ -3,13 +3,14 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
+use dataplane::relay::UplinkRules;
 use nwu::SNssai;
 use oxirush_nas::nas_5gs::{
     GsmCause, Nas5gsMessage, Nas5gsmMessage, NasDlNasTransport, NasDnn,
-    NasExtendedProtocolConfigurationOptions, NasFGsmCause, NasFGsmStatus,
-    NasIntegrityProtectionMaximumDataRate, NasPayloadContainer, NasPayloadContainerType,
-    NasPduAddress, NasPduSessionEstablishmentAccept, NasPduSessionEstablishmentRequest,
-    NasPduSessionIdentity2, NasPduSessionModificationCommand,
+    NasExtendedProtocolConfigurationOptions, NasFGsmCapability, NasFGsmCause, NasFGsmStatus,
+    NasGprsTimer, NasIntegrityProtectionMaximumDataRate, NasPayloadContainer,
+    NasPayloadContainerType, NasPduAddress, NasPduSessionEstablishmentAccept,
+    NasPduSessionEstablishmentRequest, NasPduSessionIdentity2, NasPduSessionModificationCommand,
     NasPduSessionModificationCommandReject, NasPduSessionModificationComplete,
     NasPduSessionReleaseComplete, NasPduSessionReleaseRequest, NasPduSessionType, NasRequestType,
     NasSNssai, NasSscMode, NasUlNasTransport, PayloadContainerKind, Pco, PcoDirection, PcoEntry,
@@ -20,7 +21,19 @@ use super::{
     Discard, Event, Failure, MmCause, Nas, SessionFailure, SmCause, mobility::to_nas, qos::QosRules,
 };
 
-/// A PDU session to establish: IPv4, SSC mode 1.
+/// PDU session type (TS 24.501, 9.11.4.11).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SessionKind {
+    /// IPv4.
+    #[default]
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+    /// Both.
+    Ipv4v6,
+}
+
+/// A PDU session to establish: SSC mode 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRequest {
     /// PDU session identity, 1 to 15.
@@ -29,6 +42,8 @@ pub struct SessionRequest {
     pub dnn: Option<String>,
     /// The slice, or none to let the network choose.
     pub s_nssai: Option<SNssai>,
+    /// PDU session type; the network may choose one of two.
+    pub kind: SessionKind,
 }
 
 /// An established PDU session.
@@ -36,10 +51,14 @@ pub struct SessionRequest {
 pub struct SessionAccept {
     /// PDU session identity.
     pub id: u8,
-    /// The UE's address in the data network.
-    pub address: Ipv4Addr,
+    /// The UE's IPv4 address in the data network.
+    pub address: Option<Ipv4Addr>,
+    /// With IPv6: interface identifier of its link-local address.
+    pub interface_id: Option<[u8; 8]>,
     /// The authorized QoS rules.
     pub rules: QosRules,
+    /// How long a rule that reflective QoS derived holds (T3583). Zero: it does not apply.
+    pub rq_timer: Duration,
     /// Session AMBR in kbit/s, downlink and uplink.
     pub ambr_kbps: Option<(u64, u64)>,
     /// The data network.
@@ -50,6 +69,13 @@ pub struct SessionAccept {
     pub mtu: Option<u16>,
     /// DNS servers of the protocol configuration options.
     pub dns: Vec<Ipv4Addr>,
+}
+
+impl SessionAccept {
+    /// What the relay chooses the QFI of uplink packets by.
+    pub fn uplink(&self) -> UplinkRules {
+        self.rules.uplink().with_rq_timer(self.rq_timer)
+    }
 }
 
 /// PDU sessions by identity.
@@ -72,6 +98,9 @@ struct Procedure {
     deadline: Duration,
     sent: u8,
 }
+
+/// T3583 where the network gives no value (TS 24.501, table 10.3.1).
+const RQ_TIMER: Duration = Duration::from_secs(60);
 
 /// Requests before a procedure is given up (6.4.1.6, 6.4.3.5: the timer expires five times).
 const MAX_REQUESTS: u8 = 5;
@@ -324,6 +353,7 @@ impl Nas {
                 self.event(Event::SessionModified {
                     id,
                     rules: modified,
+                    rq_timer: command.rq_timer_value.as_ref().map(rq_timer),
                     ambr_kbps: ambr.and_then(|a| a.downlink_kbps().zip(a.uplink_kbps())),
                 });
             }
@@ -424,10 +454,13 @@ fn establishment_request(request: &SessionRequest, pti: u8) -> Result<Nas5gsMess
         .map_err(|error| text(&error))?;
     let rate = NasIntegrityProtectionMaximumDataRate::new(FULL_RATE);
     let establishment = NasPduSessionEstablishmentRequest::new(rate)
-        .with_pdu_session_type(NasPduSessionType::from_session_type(
-            PduSessionTypeValue::Ipv4,
-        ))
+        .with_pdu_session_type(NasPduSessionType::from_session_type(match request.kind {
+            SessionKind::Ipv4 => PduSessionTypeValue::Ipv4,
+            SessionKind::Ipv6 => PduSessionTypeValue::Ipv6,
+            SessionKind::Ipv4v6 => PduSessionTypeValue::Ipv4v6,
+        }))
         .with_ssc_mode(NasSscMode::from_mode(SscModeValue::Ssc1))
+        .with_fgsm_capability(NasFGsmCapability::default().with_rqos(true))
         .with_extended_protocol_configuration_options(options);
     let message = Nas5gsMessage::new_5gsm(establishment, request.id, pti);
     let container =
@@ -451,20 +484,26 @@ fn read_accept(
     id: u8,
     accept: &NasPduSessionEstablishmentAccept,
 ) -> Result<SessionAccept, (GsmCause, &'static str)> {
-    let kind = accept.selected_pdu_session_type.session_type();
-    if kind != Some(PduSessionTypeValue::Ipv4) {
-        return Err((
-            GsmCause::UnknownPduSessionType,
-            "its PDU session type is not IPv4",
-        ));
-    }
-    let address = accept.pdu_address.as_ref().and_then(NasPduAddress::ipv4);
-    let Some(address) = address.map(Ipv4Addr::from).filter(|a| is_host(*a)) else {
+    let (ipv4, ipv6) = match accept.selected_pdu_session_type.session_type() {
+        Some(PduSessionTypeValue::Ipv4) => (true, false),
+        Some(PduSessionTypeValue::Ipv6) => (false, true),
+        Some(PduSessionTypeValue::Ipv4v6) => (true, true),
+        _ => {
+            let why = "its PDU session type is not of IP";
+            return Err((GsmCause::UnknownPduSessionType, why));
+        }
+    };
+    let pdu_address = accept.pdu_address.as_ref();
+    let address = pdu_address.and_then(NasPduAddress::ipv4);
+    let address = address.map(Ipv4Addr::from).filter(|a| is_host(*a));
+    let interface_id = pdu_address.and_then(NasPduAddress::ipv6_interface_id);
+    let interface_id = interface_id.filter(|id| *id != [0; 8]);
+    if ipv4 != address.is_some() || ipv6 != interface_id.is_some() {
         return Err((
             GsmCause::InvalidMandatoryInformation,
-            "it has no usable IPv4 address",
+            "it has no usable address of its type",
         ));
-    };
+    }
     let rules = QosRules::established(&accept.authorized_qos_rules)?;
     let options = accept.extended_protocol_configuration_options.as_ref();
     let options = options.and_then(|options| options.pco(PcoDirection::Downlink));
@@ -481,7 +520,9 @@ fn read_accept(
     Ok(SessionAccept {
         id,
         address,
+        interface_id,
         rules,
+        rq_timer: accept.rq_timer_value.as_ref().map_or(RQ_TIMER, rq_timer),
         ambr_kbps: ambr.downlink_kbps().zip(ambr.uplink_kbps()),
         dnn: accept.dnn.as_ref().and_then(NasDnn::as_string),
         s_nssai: slice.map(|slice| SNssai {
@@ -491,6 +532,13 @@ fn read_accept(
         mtu: mtu.map(u16::from_be_bytes),
         dns: dns.map(Ipv4Addr::from).collect(),
     })
+}
+
+/// Deactivated is zero (TS 24.501, 6.4.1.3).
+fn rq_timer(timer: &NasGprsTimer) -> Duration {
+    timer
+        .to_seconds()
+        .map_or(Duration::ZERO, Duration::from_secs)
 }
 
 /// An address a host may have.

@@ -32,7 +32,10 @@ use tracing::{info, warn};
 
 pub use self::{
     status::{Census, ChildRow, IkeRow, SessionRow, Status},
-    types::{Action, AttachFailure, Command, Install, Retry, SessionInterface, State, UeConfig},
+    types::{
+        Action, AttachFailure, Command, FurtherChild, Install, Retry, SessionInterface, State,
+        UeConfig,
+    },
 };
 use super::{eap5g::Peer, nas::Nas, usim::Usim};
 
@@ -116,6 +119,8 @@ struct NasLink {
 /// A Child SA the data plane knows, or is about to.
 struct Child {
     pdu_session: Option<u8>,
+    /// Flows of the session that it carries.
+    qfis: Vec<u8>,
     slot: u32,
     inner_remote: IpAddr,
     reqid: u32,
@@ -142,6 +147,7 @@ struct Child {
 #[derive(Default)]
 struct Session {
     accept: Option<super::nas::SessionAccept>,
+    /// The default Child SA.
     child: Option<ChildId>,
     interface: Option<SessionInterface>,
     /// The data plane made the interface.

@@ -53,6 +53,7 @@ impl Ue {
             expired: false,
             rekey_at: None,
             key_ids: child.key_ids.clone(),
+            qfis: old_one.qfis.clone(),
             ..*old_one
         };
         let install = Install {

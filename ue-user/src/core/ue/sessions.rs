@@ -1,6 +1,6 @@
 //! Child SAs and PDU sessions: NAS says what a session is, IKE gives it a way.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use ike::{
     ChildAnswer, ChildId, Event, Instant,
@@ -9,13 +9,17 @@ use ike::{
 use nwu::{QosInfo, notify};
 use tracing::{info, warn};
 
-use super::{Action, AttachFailure, Child, Install, Session, SessionInterface, Ue};
+use super::{
+    Action, AttachFailure, Child, FurtherChild, Install, Link, Session, SessionInterface, Ue,
+};
 use crate::core::nas::{self, QosRules};
 
 /// IPv4 and GRE with key around a PDU.
 const GRE_OVERHEAD: u16 = 28;
 /// Smallest MTU an IPv4 link may have (RFC 791).
 const LEAST_MTU: u16 = 576;
+/// The same for IPv6 (RFC 8200, section 5).
+const LEAST_MTU_IPV6: u16 = 1280;
 /// Reqids are below this.
 const REQIDS: u32 = 1 << 20;
 
@@ -79,7 +83,8 @@ impl Ue {
             nas::Event::SessionAccepted(accept) => {
                 info!(
                     pdu_session = accept.id,
-                    address = %accept.address,
+                    address = accept.address.map(tracing::field::display),
+                    ipv6 = accept.interface_id.is_some(),
                     qfis = ?accept.rules.qfis(),
                     "PDU session accepted"
                 );
@@ -95,8 +100,9 @@ impl Ue {
             nas::Event::SessionModified {
                 id,
                 rules,
+                rq_timer,
                 ambr_kbps,
-            } => self.session_modified(id, rules, ambr_kbps),
+            } => self.session_modified(id, rules.as_ref(), rq_timer, ambr_kbps),
             nas::Event::SessionFailed { id, failure } => {
                 warn!(pdu_session = id, %failure, "no PDU session");
                 self.session_gone(now, id, Some(failure.to_string()));
@@ -114,7 +120,13 @@ impl Ue {
         }
     }
 
-    fn session_modified(&mut self, id: u8, rules: Option<QosRules>, ambr_kbps: Option<(u64, u64)>) {
+    fn session_modified(
+        &mut self,
+        id: u8,
+        rules: Option<&QosRules>,
+        rq_timer: Option<Duration>,
+        ambr_kbps: Option<(u64, u64)>,
+    ) {
         info!(pdu_session = id, ?ambr_kbps, "PDU session modified");
         let sessions = self.link.as_mut().map(|link| &mut link.sessions);
         let Some(session) = sessions.and_then(|sessions| sessions.get_mut(&id)) else {
@@ -122,15 +134,17 @@ impl Ue {
         };
         let accept = session.accept.as_mut();
         let interface = session.interface.as_mut().map(|own| &mut own.accept);
-        let known = interface.is_some();
         for accept in accept.into_iter().chain(interface) {
-            if let Some(rules) = &rules {
+            if let Some(rules) = rules {
                 accept.rules = rules.clone();
             }
+            accept.rq_timer = rq_timer.unwrap_or(accept.rq_timer);
             accept.ambr_kbps = ambr_kbps.or(accept.ambr_kbps);
         }
-        if let Some(rules) = rules.filter(|_| known) {
-            self.actions.push_back(Action::SetRules(id, rules.uplink()));
+        let changed = rules.is_some() || rq_timer.is_some();
+        if let Some(own) = session.interface.as_ref().filter(|_| changed) {
+            let rules = own.accept.uplink();
+            self.actions.push_back(Action::SetRules(id, rules));
         }
     }
 
@@ -274,6 +288,7 @@ impl Ue {
         let inner_local = single(&child.ts_local);
         let inner_local = inner_local.ok_or("our side of its traffic is no single address")?;
         let ts_remote = single(&child.ts_remote);
+        let mut flows = None;
         let (pdu_session, inner_remote) = if child.signalling {
             let remote = ts_remote.ok_or("the N3IWF's side of its traffic is no single address")?;
             (None, remote)
@@ -282,7 +297,9 @@ impl Ue {
             if ts_remote.is_some_and(|remote| remote != address) {
                 return Err("its UP address is not in its traffic selectors");
             }
-            (Some(qos.pdu_session), address)
+            let session = qos.pdu_session;
+            flows = Some(qos);
+            (Some(session), address)
         };
         let Some(link) = self.link.as_mut() else {
             return Err("there is no attach");
@@ -304,7 +321,7 @@ impl Ue {
         };
         if let Some(id) = pdu_session
             && let Some(session) = link.sessions.get_mut(&id)
-            && session.child.is_none()
+            && (session.child.is_none() || flows.as_ref().is_some_and(|flows| flows.default))
         {
             session.child = Some(child.id);
         }
@@ -317,6 +334,7 @@ impl Ue {
             child.id,
             Child {
                 pdu_session,
+                qfis: flows.map(|flows| flows.qfis).unwrap_or_default(),
                 slot,
                 inner_remote,
                 reqid,
@@ -364,7 +382,22 @@ impl Ue {
                     "user-plane Child SA up"
                 );
                 self.join(session);
+                self.further_changed(session);
             }
+        }
+    }
+
+    /// Tells the relay of Child SAs beside the default one, if it has the session.
+    fn further_changed(&mut self, id: u8) {
+        let Some(link) = self.link.as_mut() else {
+            return;
+        };
+        let further = link.further(id);
+        let session = link.sessions.get_mut(&id);
+        let interface = session.and_then(|session| session.interface.as_mut());
+        if let Some(interface) = interface.filter(|own| own.further != further) {
+            interface.further.clone_from(&further);
+            self.actions.push_back(Action::SetFurther(id, further));
         }
     }
 
@@ -399,6 +432,9 @@ impl Ue {
                         self.actions.push_back(Action::RemoveSession(pdu_session));
                     }
                     session.failure = Some("its Child SA is gone".to_owned());
+                } else {
+                    // Its flows go by the default one.
+                    self.further_changed(pdu_session);
                 }
             }
         }
@@ -419,6 +455,7 @@ impl Ue {
         let Some(link) = self.link.as_mut() else {
             return;
         };
+        let further = link.further(id);
         let Some(session) = link.sessions.get_mut(&id) else {
             return;
         };
@@ -429,15 +466,17 @@ impl Ue {
         let Some(inner_local) = link.inner.filter(|_| child.up) else {
             return;
         };
+        let least = match accept.interface_id {
+            Some(_) => LEAST_MTU_IPV6,
+            None => LEAST_MTU,
+        };
         let interface = SessionInterface {
             accept: accept.clone(),
-            mtu: accept
-                .mtu
-                .unwrap_or(mtu)
-                .clamp(LEAST_MTU, mtu.max(LEAST_MTU)),
+            mtu: accept.mtu.unwrap_or(mtu).clamp(least, mtu.max(least)),
             inner_local,
             up_address: child.inner_remote,
             slot: child.slot,
+            further,
         };
         session.interface = Some(interface.clone());
         session.failure = None;
@@ -455,18 +494,47 @@ impl Ue {
         if session.interface.take().is_some() {
             self.actions.push_back(Action::RemoveSession(id));
         }
-        let child = session.child.take();
+        session.child = None;
         *session = Session {
             failure: Some(failure.unwrap_or_else(|| "released".to_owned())),
             ..Session::default()
         };
         // The N3IWF usually deletes it; a delete of ours that crosses it does no harm.
-        if let Some(child) = child
-            && link.ending.is_none()
-        {
-            let sa = link.sa;
+        if link.ending.is_some() {
+            return;
+        }
+        let sa = link.sa;
+        let all = link.children.iter();
+        let own = all.filter(|(_, child)| child.pdu_session == Some(id) && !child.superseded);
+        let own: Vec<ChildId> = own.map(|(child, _)| *child).collect();
+        for child in own {
             self.endpoint.delete_child(now, sa, child);
         }
+    }
+}
+
+impl Link {
+    /// The Child SAs of a session that are up, beside its default one.
+    fn further(&self, id: u8) -> Vec<FurtherChild> {
+        let default = self.sessions.get(&id).and_then(|session| session.child);
+        let default = default.and_then(|child| self.children.get(&child));
+        let default = default.map(|child| child.slot);
+        let mut further: Vec<FurtherChild> = Vec::new();
+        for child in self.children.values() {
+            let known = further.iter().any(|other| other.slot == child.slot);
+            if child.pdu_session == Some(id)
+                && child.up
+                && Some(child.slot) != default
+                && !known
+                && child.drained_at.is_none()
+            {
+                further.push(FurtherChild {
+                    slot: child.slot,
+                    qfis: child.qfis.clone(),
+                });
+            }
+        }
+        further
     }
 }
 

@@ -121,8 +121,11 @@ pub struct SessionRow {
     pub id: u8,
     /// Whether its interface is up.
     pub up: bool,
-    /// The UE's address.
+    /// The UE's IPv4 address.
     pub address: Option<String>,
+    /// With IPv6: interface identifier of its link-local address, as `0:1:203:405`.
+    #[serde(default)]
+    pub interface_id: Option<String>,
     /// QFIs of its QoS rules.
     pub qfis: Vec<u8>,
     /// QFI of the default rule.
@@ -269,7 +272,12 @@ fn session_row((&id, session): (&u8, &super::Session)) -> SessionRow {
     SessionRow {
         id,
         up: session.up,
-        address: accept.map(|accept| accept.address.to_string()),
+        address: accept.and_then(|accept| Some(accept.address?.to_string())),
+        interface_id: accept.and_then(|accept| {
+            let [a, b, c, d] = accept.interface_id?.as_chunks::<2>().0.try_into().ok()?;
+            let group = |octets: [u8; 2]| format!("{:x}", u16::from_be_bytes(octets));
+            Some([a, b, c, d].map(group).join(":"))
+        }),
         qfis: accept.map(|accept| accept.rules.qfis()).unwrap_or_default(),
         default_qfi: accept.map(|accept| accept.rules.default_qfi()),
         dnn: accept.and_then(|accept| accept.dnn.clone()),

@@ -122,6 +122,17 @@ pub struct SessionInterface {
     pub up_address: IpAddr,
     /// Number of the XFRM interface.
     pub slot: u32,
+    /// Child SAs beside the default one.
+    pub further: Vec<FurtherChild>,
+}
+
+/// A Child SA of a PDU session for some of its flows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FurtherChild {
+    /// Number of the XFRM interface.
+    pub slot: u32,
+    /// The flows.
+    pub qfis: Vec<u8>,
 }
 
 /// What the daemon does, in order.
@@ -185,6 +196,8 @@ pub enum Action {
     CloseNas,
     /// Make the interface; answer with [`Ue::session_added`](super::Ue::session_added).
     AddSession(Box<SessionInterface>),
+    /// Change the Child SAs beside the default one.
+    SetFurther(u8, Vec<FurtherChild>),
     /// Change the QoS rules of the interface.
     SetRules(u8, UplinkRules),
     /// Remove the interface.

@@ -9,9 +9,11 @@
 //! N3 by IPsec, [`super::RelayKind::User`] is the right relay.
 
 mod events;
+mod filters;
 mod places;
 mod programs;
 mod sessions;
+mod ue;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,9 +29,10 @@ use ebpf_common::relay::{
 use tracing::{info, warn};
 
 pub use self::events::{KernelEvent, KernelEventKind};
+pub(super) use self::ue::UePrograms;
 use self::{
     programs::{Programs, Side},
-    sessions::Held,
+    sessions::{Held, Ways},
 };
 use super::{
     AccessEvent, AccessRelay, AccessSession, Ambr, Drops, FlowReading, GtpRelay, GtpRelayConfig,
@@ -102,8 +105,19 @@ struct Session {
 /// A session's part in the kernel.
 struct Served {
     held: Held,
-    access: String,
+    /// XFRM interfaces, that of the default Child SA first.
+    access: Vec<String>,
     n3: String,
+}
+
+impl Served {
+    /// Takes the programs off interfaces that no other session needs.
+    fn unhook(&self, programs: &mut Programs) {
+        for access in &self.access {
+            programs.unhook(Side::Access, access);
+        }
+        programs.unhook(Side::N3, &self.n3);
+    }
 }
 
 impl KernelRelay {
@@ -307,7 +321,7 @@ impl State {
             Ok(served) => {
                 info!(
                     teid = dl_teid,
-                    access = served.access,
+                    access = served.access.join(" "),
                     n3 = served.n3,
                     "session in the kernel"
                 );
@@ -338,8 +352,7 @@ impl State {
         }
         // Last, so that the programs stay attached.
         if let Some(served) = old {
-            self.programs.unhook(Side::Access, &served.access);
-            self.programs.unhook(Side::N3, &served.n3);
+            served.unhook(&mut self.programs);
         }
         Ok(())
     }
@@ -352,8 +365,7 @@ impl State {
         }
         let counters = session.counters(&self.programs);
         if let Some(served) = session.served {
-            self.programs.unhook(Side::Access, &served.access);
-            self.programs.unhook(Side::N3, &served.n3);
+            served.unhook(&mut self.programs);
         }
         counters
     }
@@ -465,6 +477,25 @@ fn place(
     if access.qfis.iter().any(|qfi| *qfi > 63) {
         return refuse("a QFI has more than 6 bits");
     }
+    if access.further.len() >= SESSION_SAS {
+        return refuse("its Child SAs are too many");
+    }
+    let mut ways = Ways::default();
+    let mut interfaces = vec![interface.clone()];
+    for tunnel in &access.further {
+        let Some(name) = &tunnel.interface else {
+            return refuse("a Child SA has no interface of its own");
+        };
+        let index = links.index(name)?;
+        ways.ifindexes.push(index);
+        interfaces.push(name.clone());
+        let by_qfi = ways.by_qfi.get_or_insert([0; 64]);
+        for qfi in &tunnel.qfis {
+            if let Some(place) = by_qfi.get_mut(usize::from(*qfi)) {
+                *place = index;
+            }
+        }
+    }
     let qfis = access.qfis.iter().fold(0, |all, qfi| all | 1 << qfi);
     let uplink = UplinkSession {
         qfis,
@@ -493,20 +524,32 @@ fn place(
         ..DownlinkSession::default()
     };
     programs.hook(Side::N3, &n3.name)?;
-    let held = programs.hook(Side::Access, interface).and_then(|()| {
-        programs
-            .sessions
-            .add(
+    let mut hooked: Vec<&String> = Vec::new();
+    let added = interfaces
+        .iter()
+        .try_for_each(|interface| {
+            programs.hook(Side::Access, interface)?;
+            hooked.push(interface);
+            Ok(())
+        })
+        .and_then(|()| {
+            programs.sessions.add(
                 uplink,
                 downlink,
+                &ways,
                 access.session_ambr.map(rate),
                 access.ue_ambr.map(|ambr| (access.ue, rate(ambr))),
             )
-            .inspect_err(|_| programs.unhook(Side::Access, interface))
-    });
+        });
+    let held = added.inspect_err(|_| {
+        for interface in hooked {
+            programs.unhook(Side::Access, interface);
+        }
+        programs.unhook(Side::N3, &n3.name);
+    })?;
     Ok(Served {
-        held: held.inspect_err(|_| programs.unhook(Side::N3, &n3.name))?,
-        access: interface.clone(),
+        held,
+        access: interfaces,
         n3: n3.name,
     })
 }

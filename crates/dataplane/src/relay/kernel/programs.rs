@@ -17,9 +17,10 @@ use aya::{
 use ebpf_common::{
     MAP_SA_STATS, MAP_SAS,
     relay::{
-        MAP_RELAY_DL, MAP_RELAY_DL_FLOWS, MAP_RELAY_DL_MORE, MAP_RELAY_DROPS, MAP_RELAY_EVENTS,
-        MAP_RELAY_META, MAP_RELAY_RATES, MAP_RELAY_REFUSED, MAP_RELAY_UL, MAP_RELAY_UL_FLOWS,
-        MAP_RELAY_UL_MORE, PROGRAM_DOWNLINK, PROGRAM_UPLINK, RELAY_LAYOUT_VERSION, RelayMeta,
+        MAP_RELAY_DL, MAP_RELAY_DL_FLOWS, MAP_RELAY_DL_MORE, MAP_RELAY_DL_WAYS, MAP_RELAY_DROPS,
+        MAP_RELAY_EVENTS, MAP_RELAY_META, MAP_RELAY_RATES, MAP_RELAY_REFUSED, MAP_RELAY_UL,
+        MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, PROGRAM_DOWNLINK, PROGRAM_UPLINK,
+        RELAY_LAYOUT_VERSION, RelayMeta,
     },
 };
 
@@ -37,11 +38,12 @@ use crate::{
 };
 
 /// What is pinned.
-const MAPS: [&str; 11] = [
+const MAPS: [&str; 12] = [
     MAP_RELAY_UL,
     MAP_RELAY_UL_MORE,
     MAP_RELAY_DL,
     MAP_RELAY_DL_MORE,
+    MAP_RELAY_DL_WAYS,
     MAP_RELAY_UL_FLOWS,
     MAP_RELAY_DL_FLOWS,
     MAP_RELAY_REFUSED,
@@ -127,6 +129,7 @@ impl Programs {
             .map_max_entries(MAP_RELAY_UL_MORE, sizes.sessions)
             .map_max_entries(MAP_RELAY_DL, sizes.places)
             .map_max_entries(MAP_RELAY_DL_MORE, sizes.sessions)
+            .map_max_entries(MAP_RELAY_DL_WAYS, sizes.sessions)
             .map_max_entries(MAP_RELAY_UL_FLOWS, sizes.blocks())
             .map_max_entries(MAP_RELAY_DL_FLOWS, sizes.blocks())
             .map_max_entries(MAP_RELAY_REFUSED, sizes.sessions)

@@ -11,9 +11,10 @@ use ebpf_common::{
     Counter,
     relay::{
         BLOCK, DOWNLINK, DownlinkSession, FREE, FRESH, FlowBlock, MAP_RELAY_DL, MAP_RELAY_DL_FLOWS,
-        MAP_RELAY_DL_MORE, MAP_RELAY_DROPS, MAP_RELAY_RATES, MAP_RELAY_REFUSED, MAP_RELAY_UL,
-        MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, RelayRate, RelayReasons, SESSION_RATES,
-        SessionDrops, TAKEN, UPLINK, UplinkKey, UplinkSession, downlink_place, uplink_place,
+        MAP_RELAY_DL_MORE, MAP_RELAY_DL_WAYS, MAP_RELAY_DROPS, MAP_RELAY_RATES, MAP_RELAY_REFUSED,
+        MAP_RELAY_UL, MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, RelayRate, RelayReasons,
+        SESSION_RATES, SessionDrops, TAKEN, UPLINK, UplinkKey, UplinkSession, downlink_place,
+        uplink_place,
     },
 };
 
@@ -67,6 +68,8 @@ impl Sizes {
 pub(super) struct Held {
     pub(super) uplink: UplinkSession,
     uplink_place: u32,
+    /// The same for the XFRM interfaces of further Child SAs, at their places.
+    more: Vec<(UplinkSession, u32)>,
     downlink: DownlinkSession,
     downlink_place: u32,
     /// The limit of the session itself.
@@ -94,12 +97,27 @@ fn since(now: Counter, before: Counter) -> Counter {
     }
 }
 
+/// The XFRM interfaces that a session has beside that of its default Child SA.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ways {
+    /// All of them.
+    pub(super) ifindexes: Vec<u32>,
+    /// By QFI; 0: the default.
+    pub(super) by_qfi: Option<[u32; 64]>,
+}
+
+const fn key(uplink: &UplinkSession) -> UplinkKey {
+    UplinkKey {
+        inner: uplink.inner,
+        ifindex: uplink.ifindex,
+    }
+}
+
 impl Held {
-    fn key(&self) -> UplinkKey {
-        UplinkKey {
-            inner: self.uplink.inner,
-            ifindex: self.uplink.ifindex,
-        }
+    /// Uplink sessions and their places.
+    fn uplinks(&self) -> impl Iterator<Item = (&UplinkSession, u32)> {
+        let more = self.more.iter().map(|(uplink, place)| (uplink, *place));
+        std::iter::once((&self.uplink, self.uplink_place)).chain(more)
     }
 
     fn flows(&self) -> u32 {
@@ -118,6 +136,7 @@ pub(super) struct Sessions {
     more_uplinks: HashMap<MapData, Raw<UplinkKey>, u32>,
     downlinks: Array<MapData, Raw<DownlinkSession>>,
     more_downlinks: HashMap<MapData, [u8; 4], u32>,
+    ways: HashMap<MapData, u32, [u32; 64]>,
     uplink_flows: PerCpuArray<MapData, Raw<FlowBlock>>,
     downlink_flows: PerCpuArray<MapData, Raw<FlowBlock>>,
     refused: PerCpuArray<MapData, Raw<SessionDrops>>,
@@ -145,6 +164,7 @@ impl Sessions {
             more_uplinks: open(ebpf, MAP_RELAY_UL_MORE)?,
             downlinks: open(ebpf, MAP_RELAY_DL)?,
             more_downlinks: open(ebpf, MAP_RELAY_DL_MORE)?,
+            ways: open(ebpf, MAP_RELAY_DL_WAYS)?,
             uplink_flows: open(ebpf, MAP_RELAY_UL_FLOWS)?,
             downlink_flows: open(ebpf, MAP_RELAY_DL_FLOWS)?,
             refused: open(ebpf, MAP_RELAY_REFUSED)?,
@@ -168,15 +188,18 @@ impl Sessions {
         &mut self,
         uplink: UplinkSession,
         downlink: DownlinkSession,
+        ways: &Ways,
         own: Option<RelayRate>,
         ue: Option<(u32, RelayRate)>,
     ) -> Result<Held, Error> {
         let full = |what: &str| Error::Config(format!("the kernel relay has no {what} left"));
-        let key = UplinkKey {
-            inner: uplink.inner,
-            ifindex: uplink.ifindex,
-        };
-        self.check_unique(key, downlink.teid)?;
+        let mut further = vec![uplink; ways.ifindexes.len()];
+        for (one, ifindex) in further.iter_mut().zip(&ways.ifindexes) {
+            one.ifindex = *ifindex;
+        }
+        for one in std::iter::once(&uplink).chain(&further) {
+            self.check_unique(key(one), downlink.teid)?;
+        }
         self.settle();
         let number = self.numbers.any().ok_or_else(|| full("session"))?;
         let count = uplink.qfis.count_ones();
@@ -184,9 +207,11 @@ impl Sessions {
             self.numbers.free(number);
             return Err(full("QoS flow"));
         };
-        let (uplink_place, up_direct) =
-            choose(&mut self.uplink_places, uplink_place(key, self.mask))
-                .ok_or_else(|| full("place"))?;
+        let (up_place, up_direct) = choose(
+            &mut self.uplink_places,
+            uplink_place(key(&uplink), self.mask),
+        )
+        .ok_or_else(|| full("place"))?;
         let (downlink_place, down_direct) = choose(
             &mut self.downlink_places,
             downlink_place(downlink.teid, self.mask),
@@ -194,6 +219,21 @@ impl Sessions {
         .ok_or_else(|| full("place"))?;
         let rate = own.and_then(|_| self.rate_places.any());
         let number = u16::try_from(number).unwrap_or(u16::MAX);
+        let mut direct = vec![up_direct];
+        let mut more = Vec::with_capacity(further.len());
+        for further in further {
+            let wanted = uplink_place(key(&further), self.mask);
+            let (place, here) =
+                choose(&mut self.uplink_places, wanted).ok_or_else(|| full("place"))?;
+            let further = UplinkSession {
+                state: FREE,
+                flows,
+                session: number,
+                ..further
+            };
+            more.push((further, place));
+            direct.push(here);
+        }
         let mut held = Held {
             uplink: UplinkSession {
                 state: FREE,
@@ -201,11 +241,13 @@ impl Sessions {
                 session: number,
                 ..uplink
             },
-            uplink_place,
+            uplink_place: up_place,
+            more,
             downlink: DownlinkSession {
                 state: FREE,
                 flows,
                 session: number,
+                ways: ways.by_qfi.is_some().into(),
                 ..downlink
             },
             downlink_place,
@@ -218,7 +260,12 @@ impl Sessions {
             .and_then(|()| self.read_flows(&held))
             .and_then(|before| {
                 held.before = before;
-                self.write(&held, up_direct, down_direct)
+                if let Some(by_qfi) = ways.by_qfi {
+                    self.ways
+                        .insert(u32::from(number), by_qfi, BPF_ANY)
+                        .map_err(|e| failed("write relay_dl_ways", &e))?;
+                }
+                self.write(&held, &direct, down_direct)
             });
         if let Err(error) = written {
             self.remove(&held);
@@ -283,6 +330,9 @@ impl Sessions {
             rates[1] = place;
         }
         held.uplink.rates = rates;
+        for (further, _) in &mut held.more {
+            further.rates = rates;
+        }
         held.downlink.rates = rates;
         Ok(())
     }
@@ -301,15 +351,17 @@ impl Sessions {
         }
     }
 
-    fn write(&mut self, held: &Held, up_direct: bool, down_direct: bool) -> Result<(), Error> {
+    fn write(&mut self, held: &Held, up_direct: &[bool], down_direct: bool) -> Result<(), Error> {
         let zero = self.on_all(SessionDrops::default())?;
         self.refused
             .set(held.uplink.session.into(), zero, BPF_ANY)
             .map_err(|e| failed("clear relay_refused", &e))?;
-        if !up_direct {
-            self.more_uplinks
-                .insert(Raw(held.key()), held.uplink_place, BPF_ANY)
-                .map_err(|e| failed("write relay_ul_more", &e))?;
+        for ((uplink, place), direct) in held.uplinks().zip(up_direct) {
+            if !direct {
+                self.more_uplinks
+                    .insert(Raw(key(uplink)), place, BPF_ANY)
+                    .map_err(|e| failed("write relay_ul_more", &e))?;
+            }
         }
         if !down_direct {
             self.more_downlinks
@@ -332,14 +384,16 @@ impl Sessions {
     }
 
     fn set(&mut self, held: &Held, state: u32) -> Result<(), Error> {
-        let uplink = UplinkSession {
-            // The first packet is told.
-            state: if state == TAKEN { FRESH } else { state },
-            ..held.uplink
-        };
-        self.uplinks
-            .set(held.uplink_place, Raw(uplink), BPF_ANY)
-            .map_err(|e| failed("write relay_ul", &e))?;
+        for (uplink, place) in held.uplinks() {
+            let uplink = UplinkSession {
+                // The first packet is told.
+                state: if state == TAKEN { FRESH } else { state },
+                ..*uplink
+            };
+            self.uplinks
+                .set(place, Raw(uplink), BPF_ANY)
+                .map_err(|e| failed("write relay_ul", &e))?;
+        }
         let downlink = DownlinkSession {
             state,
             ..held.downlink
@@ -362,6 +416,9 @@ impl Sessions {
         self.set(held, FREE)?;
         wait_for_programs();
         held.uplink.reqids = reqids;
+        for (further, _) in &mut held.more {
+            further.reqids = reqids;
+        }
         self.set(held, FREE)?;
         if WEAKLY_ORDERED {
             wait_for_programs();
@@ -376,9 +433,14 @@ impl Sessions {
             tracing::warn!(%error, "a session could not be taken out of the kernel");
         }
         // Most sessions are not in these.
-        let _ = self.more_uplinks.remove(&Raw(held.key()));
+        for (uplink, place) in held.uplinks() {
+            let _ = self.more_uplinks.remove(&Raw(key(uplink)));
+            self.uplink_places.free(place);
+        }
         let _ = self.more_downlinks.remove(&held.downlink.teid);
-        self.uplink_places.free(held.uplink_place);
+        if held.downlink.ways != 0 {
+            let _ = self.ways.remove(&u32::from(held.downlink.session));
+        }
         self.downlink_places.free(held.downlink_place);
         self.numbers.free(held.uplink.session.into());
         self.flow_ranges.free(held.uplink.flows, held.flows());

@@ -77,6 +77,7 @@ fn nothing_leaves_in_clear_when_the_keys_are_gone() {
         id,
         dnn: None,
         s_nssai: None,
+        kind: Default::default(),
     };
     ue.establish(NOW, &request);
     let outputs: Vec<Output> = std::iter::from_fn(|| ue.poll_output()).collect();

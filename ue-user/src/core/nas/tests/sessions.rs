@@ -1,14 +1,14 @@
 //! PDU sessions.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use oxirush_nas::nas_5gs::{
     GsmCause, Nas5gsmMessage, NasDlNasTransport, NasExtendedProtocolConfigurationOptions,
-    NasFGmmCause, NasFGsmCause, NasGprsTimer3, NasPayloadContainer, NasPayloadContainerType,
-    NasPduAddress, NasPduSessionEstablishmentAccept, NasPduSessionEstablishmentReject,
-    NasPduSessionIdentity2, NasPduSessionModificationCommand, NasPduSessionReleaseCommand,
-    NasPduSessionType, NasQosRules, NasSessionAmbr, NasSscMode, PayloadContainerKind,
-    PduSessionTypeValue, SscModeValue,
+    NasFGmmCause, NasFGsmCause, NasGprsTimer, NasGprsTimer3, NasPayloadContainer,
+    NasPayloadContainerType, NasPduAddress, NasPduSessionEstablishmentAccept,
+    NasPduSessionEstablishmentReject, NasPduSessionIdentity2, NasPduSessionModificationCommand,
+    NasPduSessionReleaseCommand, NasPduSessionType, NasQosRules, NasSessionAmbr, NasSscMode,
+    PayloadContainerKind, PduSessionTypeValue, SscModeValue,
 };
 
 use super::*;
@@ -20,6 +20,7 @@ fn wanted() -> SessionRequest {
         id: REQUEST,
         dnn: Some("internet".into()),
         s_nssai: Some(SLICE),
+        kind: Default::default(),
     }
 }
 
@@ -113,8 +114,10 @@ fn establishment_gives_address_qfis_and_mtu() {
     assert_eq!((got.rules.qfis(), got.rules.default_qfi()), (vec![9, 5], 9));
     let expected = SessionAccept {
         id: REQUEST,
-        address: Ipv4Addr::new(10, 60, 0, 1),
+        address: Some(Ipv4Addr::new(10, 60, 0, 1)),
+        interface_id: None,
         rules: got.rules.clone(),
+        rq_timer: Duration::from_secs(60),
         ambr_kbps: Some((100_000, 50_000)),
         dnn: None,
         s_nssai: None,
@@ -123,6 +126,40 @@ fn establishment_gives_address_qfis_and_mtu() {
     };
     assert_eq!(*got, expected);
     assert_eq!(ue.poll_timeout(), None);
+}
+
+#[test]
+fn reflective_qos_is_announced_and_its_timer_told() {
+    let (mut ue, mut network) = registered();
+    ue.establish(NOW, &wanted());
+    let (_, pti, request) = session_message(&mut network, &sent(&mut ue));
+    let Nas5gsmMessage::PduSessionEstablishmentRequest(request) = request else {
+        panic!("{request:?}");
+    };
+    assert!(request.fgsm_capability.unwrap().rqos());
+    let timer = NasGprsTimer::from_seconds(30).unwrap();
+    let accept = accept_with(rule(1, true, 1)).with_rq_timer_value(timer);
+    let accept = Nas5gsMessage::new_5gsm(accept, REQUEST, pti);
+    ue.downlink(NOW, &network.gmm(n1_sm(&accept))).unwrap();
+    let [Event::SessionAccepted(got)] = &events(&mut ue)[..] else {
+        panic!("no accept");
+    };
+    assert_eq!(got.rq_timer, Duration::from_secs(30));
+    assert_eq!(got.uplink().rq_timer(), got.rq_timer);
+
+    // Deactivated: reflective QoS ends.
+    let command =
+        NasPduSessionModificationCommand::new().with_rq_timer_value(NasGprsTimer::deactivated());
+    let (_, events) = command_modification(&mut ue, &mut network, command);
+    let [
+        Event::SessionModified {
+            rules, rq_timer, ..
+        },
+    ] = &events[..]
+    else {
+        panic!("not modified");
+    };
+    assert_eq!((rules, rq_timer), (&None, &Some(Duration::ZERO)));
 }
 
 #[test]
@@ -179,7 +216,19 @@ fn an_unusable_accept_is_released() {
         accept_with(rule(1, true, 1)).with_pdu_address(NasPduAddress::from_ipv4([127, 0, 0, 1]));
     let qfi_0 = accept_with(rule(1, true, 0));
     let broken = accept_with(vec![1, 0, 200, 0x31, 0]);
-    for accept in [no_default, no_address, loopback, qfi_0, broken] {
+    // An address of another type than the session, and an interface identifier of nothing.
+    let mut not_ipv6 = accept_with(rule(1, true, 1));
+    not_ipv6.selected_pdu_session_type =
+        NasPduSessionType::from_session_type(PduSessionTypeValue::Ipv6);
+    let not_ipv4 =
+        accept_with(rule(1, true, 1)).with_pdu_address(NasPduAddress::from_ipv6_iid([1; 8]));
+    let nothing = ipv6_accept(
+        PduSessionTypeValue::Ipv6,
+        NasPduAddress::from_ipv6_iid([0; 8]),
+    );
+    for accept in [
+        no_default, no_address, loopback, qfi_0, broken, not_ipv6, not_ipv4, nothing,
+    ] {
         let (mut ue, mut network) = registered();
         let pti = establish(&mut ue, &mut network);
         let pdu = Nas5gsMessage::new_5gsm(accept, REQUEST, pti);
@@ -199,6 +248,51 @@ fn an_unusable_accept_is_released() {
                 ..
             }]
         ));
+    }
+}
+
+fn ipv6_accept(
+    kind: PduSessionTypeValue,
+    address: NasPduAddress,
+) -> NasPduSessionEstablishmentAccept {
+    let mut accept = accept_with(rule(1, true, 1)).with_pdu_address(address);
+    accept.selected_pdu_session_type = NasPduSessionType::from_session_type(kind);
+    accept
+}
+
+#[test]
+fn sessions_of_ipv6_have_an_interface_identifier() {
+    let id = [0, 0, 0, 1, 2, 3, 4, 5];
+    let four = Ipv4Addr::new(10, 60, 0, 1);
+    let (ipv6, both) = (PduSessionTypeValue::Ipv6, PduSessionTypeValue::Ipv4v6);
+    for (kind, expected, address, ipv4) in [
+        (
+            SessionKind::Ipv6,
+            ipv6,
+            NasPduAddress::from_ipv6_iid(id),
+            None,
+        ),
+        (
+            SessionKind::Ipv4v6,
+            both,
+            NasPduAddress::from_ipv4v6(id, four.octets()),
+            Some(four),
+        ),
+    ] {
+        let (mut ue, mut network) = registered();
+        ue.establish(NOW, &SessionRequest { kind, ..wanted() });
+        let (_, pti, request) = session_message(&mut network, &sent(&mut ue));
+        let Nas5gsmMessage::PduSessionEstablishmentRequest(request) = request else {
+            panic!("{request:?}");
+        };
+        let asked = request.pdu_session_type.unwrap().session_type();
+        assert_eq!(asked, Some(expected));
+        let accept = Nas5gsMessage::new_5gsm(ipv6_accept(expected, address), REQUEST, pti);
+        ue.downlink(NOW, &network.gmm(n1_sm(&accept))).unwrap();
+        let [Event::SessionAccepted(got)] = &events(&mut ue)[..] else {
+            panic!("no accept");
+        };
+        assert_eq!((got.address, got.interface_id), (ipv4, Some(id)));
     }
 }
 
@@ -306,6 +400,14 @@ fn modify(ue: &mut Nas, network: &mut Network, rules: Vec<u8>) -> (Nas5gsmMessag
     let command = NasPduSessionModificationCommand::new()
         .with_authorized_qos_rules(NasQosRules::new(rules))
         .with_session_ambr(NasSessionAmbr::from_kbps(8_000, 4_000).unwrap());
+    command_modification(ue, network, command)
+}
+
+fn command_modification(
+    ue: &mut Nas,
+    network: &mut Network,
+    command: NasPduSessionModificationCommand,
+) -> (Nas5gsmMessage, Vec<Event>) {
     let command = Nas5gsMessage::new_5gsm(command, REQUEST, 0);
     ue.downlink(NOW, &network.gmm(n1_sm(&command))).unwrap();
     let (mut pdus, mut events) = (Vec::new(), Vec::new());
@@ -354,6 +456,7 @@ fn rules_come_change_and_go_with_modification_commands() {
             Event::SessionModified {
                 id: REQUEST,
                 rules: Some(rules),
+                rq_timer: None,
                 ambr_kbps: Some((8_000, 4_000)),
             },
         ] = &events[..]

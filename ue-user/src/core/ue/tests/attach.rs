@@ -20,7 +20,7 @@ fn an_attach_from_ike_sa_init_to_an_interface() {
     assert_eq!(world.installed.len(), 2, "signalling and user plane");
 
     let interface = &world.interfaces[0];
-    assert_eq!(interface.accept.address, Ipv4Addr::new(10, 60, 0, 1));
+    assert_eq!(interface.accept.address, Some(Ipv4Addr::new(10, 60, 0, 1)));
     assert_eq!(
         (interface.accept.rules.default_qfi(), interface.mtu),
         (9, 1358)
@@ -202,6 +202,44 @@ fn two_sessions_have_two_interfaces_and_slots() {
     let slots: Vec<u32> = world.interfaces.iter().map(|i| i.slot).collect();
     assert_eq!(slots, [0, 1]);
     assert_eq!(world.attached, 1);
+}
+
+#[test]
+fn flows_go_by_the_child_sa_that_lists_them() {
+    let mut world = World::attached();
+    assert_eq!(world.interfaces[0].further, []);
+    for qfi in [5, 6] {
+        world.create_child_for(1, &[qfi], false);
+        world.run_for(SECOND);
+    }
+    let further = |world: &World| -> Vec<(u32, Vec<u8>)> {
+        let further = world.interfaces[0].further.iter();
+        further
+            .map(|child| (child.slot, child.qfis.clone()))
+            .collect()
+    };
+    assert_eq!(further(&world), [(1, vec![5]), (2, vec![6])]);
+    assert_eq!(world.interfaces[0].slot, 0, "the default one is as before");
+    assert_eq!(world.installed.len(), 4);
+    // A rekey changes nothing of it.
+    world.n3iwf_rekeys(false);
+    world.run_for(20 * SECOND);
+    assert_eq!(further(&world), [(1, vec![5]), (2, vec![6])]);
+    assert_eq!(world.installed.len(), 4);
+    // One goes: its flow falls to the default one, and the session stays.
+    world.n3iwf_deletes_last();
+    world.run_for(SECOND);
+    assert_eq!(further(&world).len(), 1);
+    assert_eq!(
+        (world.interfaces.len(), world.n3iwf_user_children()),
+        (1, 2)
+    );
+    // The session takes all of them with it.
+    world.release(1, 0);
+    world.run_for(SECOND);
+    assert!(world.interfaces.is_empty());
+    assert_eq!((world.n3iwf_user_children(), world.installed.len()), (0, 1));
+    assert_eq!(world.ue.state(), State::Registered);
 }
 
 #[test]

@@ -139,6 +139,7 @@ pub(super) fn ue_config() -> UeConfig {
             id: 1,
             dnn: Some("internet".into()),
             s_nssai: Some(SLICE),
+            kind: Default::default(),
         }],
         retry: Retry {
             attempts: 0,
@@ -399,6 +400,11 @@ impl World {
                 self.interfaces.push(*session);
                 self.ue.session_added(now, id, Ok(()));
             }
+            Action::SetFurther(id, further) => {
+                let mut known = self.interfaces.iter_mut();
+                let own = known.find(|interface| interface.accept.id == id);
+                own.expect("only of what was made").further = further;
+            }
             Action::SetRules(id, _) => {
                 let mut known = self.interfaces.iter();
                 assert!(known.any(|interface| interface.accept.id == id));
@@ -415,10 +421,14 @@ impl World {
     }
 
     pub(super) fn create_child(&mut self, id: u8) {
+        self.create_child_for(id, &[9], true);
+    }
+
+    pub(super) fn create_child_for(&mut self, id: u8, qfis: &[u8], default: bool) {
         let qos = QosInfo {
             pdu_session: id,
-            qfis: vec![9],
-            default: true,
+            qfis: qfis.to_vec(),
+            default,
             dscp: None,
         };
         let child = NewChild {
@@ -448,6 +458,14 @@ impl World {
     pub(super) fn n3iwf_user_children(&self) -> usize {
         let count = |sa: ike::SaStatus| sa.children.iter().filter(|c| !c.signalling).count();
         self.n3iwf.sas().map(count).sum()
+    }
+
+    /// The N3IWF deletes its newest Child SA.
+    pub(super) fn n3iwf_deletes_last(&mut self) {
+        let status = self.n3iwf.sas().next().unwrap();
+        let last = status.children.iter().map(|child| child.id).max().unwrap();
+        self.n3iwf.delete_child(self.now, status.id, last);
+        self.settle();
     }
 
     /// The N3IWF rekeys its IKE SA, or all Child SAs.

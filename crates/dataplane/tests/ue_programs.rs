@@ -1,0 +1,300 @@
+//! The UE's programs: every packet has the QFI that the relay in user space would give it
+//! (`BPF_PROG_TEST_RUN`), and a session between namespaces.
+//!
+//! Needs root and the object of `cargo xtask build`; no ESP.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+#[path = "support/world.rs"]
+mod world;
+
+use std::{
+    io::Write,
+    net::UdpSocket,
+    time::{Duration, Instant},
+};
+
+use aya::{EbpfLoader, programs::SchedClassifier};
+use dataplane::relay::{
+    AccessRelay, Component, Drops, GtpRelay, Path, TunRelay, TunRelayConfig, UeRelay, UeSession,
+    UplinkRule, UplinkRules,
+};
+use ebpf_common::ue::{PROGRAM_UE_TUNNEL, PROGRAM_UE_UPLINK};
+use gtpu::Message;
+use support::{is_root, object, skip};
+use world::{
+    HOST, N3IWF_INNER, PDU_ADDRESS, QFI, UE_INNER, World, datagram, downlink, pdu, session,
+};
+
+const OTHER: u8 = 10;
+
+fn ready() -> bool {
+    if !is_root() {
+        skip("loading eBPF programs needs root");
+    } else if object().is_none() {
+        skip("there is no eBPF object: run `cargo xtask build`");
+    } else {
+        return true;
+    }
+    false
+}
+
+#[test]
+fn the_verifier_accepts_both() {
+    if !ready() {
+        return;
+    }
+    let object = std::fs::read(object().unwrap()).unwrap();
+    let mut ebpf = EbpfLoader::new().load(&object).unwrap();
+    let release = nix::sys::utsname::uname().unwrap();
+    for name in [PROGRAM_UE_UPLINK, PROGRAM_UE_TUNNEL] {
+        let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
+        program
+            .load()
+            .unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        let instructions = program.info().unwrap().verified_instruction_count();
+        let instructions = instructions.expect("Linux 5.16 and later tell");
+        writeln!(
+            std::io::stderr(),
+            "{}: {name}: {instructions} instructions verified",
+            release.release().to_string_lossy()
+        )
+        .unwrap();
+        assert!(instructions < 100_000, "{name}: {instructions}");
+    }
+}
+
+fn rules() -> UplinkRules {
+    let rule = |precedence, qfi, filter| UplinkRule {
+        precedence,
+        qfi,
+        filters: vec![filter],
+    };
+    UplinkRules::new(vec![
+        rule(255, QFI, vec![Component::Any]),
+        rule(
+            10,
+            OTHER,
+            vec![Component::Protocol(17), Component::RemotePort(7000..=7009)],
+        ),
+    ])
+    .with_rq_timer(Duration::from_secs(600))
+}
+
+fn attach(world: &World, rules: UplinkRules, programs: bool) -> TunRelay {
+    let config = TunRelayConfig {
+        gre_protocol: 0,
+        tunnel_mtu: 1386,
+    };
+    world.ue.run(|| {
+        let relay = match programs {
+            true => TunRelay::with_programs(config, &object().unwrap()).unwrap(),
+            false => TunRelay::new(config),
+        };
+        relay
+            .add(UeSession {
+                pdu_session: 5,
+                device: "uepdu5".into(),
+                address: Some(PDU_ADDRESS),
+                interface_id: None,
+                mtu: 1358,
+                routes: vec!["198.18.0.0/24".parse().unwrap()],
+                rules,
+                inner_local: UE_INNER,
+                up_address: N3IWF_INNER,
+                interface: Some("access".into()),
+                further: Vec::new(),
+            })
+            .unwrap();
+        relay
+    })
+}
+
+fn n3iwf(world: &World) -> GtpRelay {
+    let config = world.relay_config().user;
+    world.n3iwf.run(|| {
+        let relay = GtpRelay::start(config).unwrap();
+        relay.add(session("access")).unwrap();
+        relay
+    })
+}
+
+fn at_ue(world: &World) -> UdpSocket {
+    let socket = world
+        .ue
+        .run(|| UdpSocket::bind((PDU_ADDRESS, 8001)).unwrap());
+    socket
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    socket
+}
+
+/// QFI and payload of a packet to `port` of the host when it arrives at the UPF.
+fn arrives(ue: &UdpSocket, upf: &UdpSocket, port: u16, octets: &[u8]) -> u8 {
+    ue.send_to(octets, (HOST, port)).unwrap();
+    let datagram = datagram(upf);
+    let message = Message::decode(&datagram).unwrap();
+    assert!(message.payload.ends_with(octets), "port {port}");
+    message.header.container.unwrap().qfi
+}
+
+#[test]
+fn rules_choose_the_flow_and_user_space_has_what_is_not_plain() {
+    if !ready() {
+        return;
+    }
+    let world = World::new();
+    let _n3iwf = n3iwf(&world);
+    let relay = attach(&world, rules(), true);
+    let upf = world
+        .core
+        .run(|| UdpSocket::bind((world::UPF, gtpu::PORT)).unwrap());
+    upf.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let ue = at_ue(&world);
+    for (port, qfi) in [(6999, QFI), (7000, OTHER), (7009, OTHER), (7010, QFI)] {
+        assert_eq!(arrives(&ue, &upf, port, b"up"), qfi, "port {port}");
+    }
+    let reading = || relay.readings().remove(0);
+    let by_flow = |qfi| {
+        let flows = reading().flows;
+        let found = flows.iter().find(|flow| flow.qfi == qfi).copied();
+        found.map_or((0, None), |flow| (flow.uplink.packets, flow.last_seen))
+    };
+    assert_eq!((by_flow(QFI).0, by_flow(OTHER).0), (2, 2));
+    assert!(by_flow(OTHER).1.is_some(), "the kernel sent it");
+    assert_eq!(reading().path, Path::Kernel);
+
+    // Fragments go by user space, which has the rules too: the first one has ports.
+    ue.send_to(&[0x5a; 3000], (HOST, 7000)).unwrap();
+    let qfis: Vec<u8> = (0..3)
+        .map(|_| {
+            Message::decode(&datagram(&upf))
+                .unwrap()
+                .header
+                .container
+                .unwrap()
+                .qfi
+        })
+        .collect();
+    assert_eq!(qfis, [OTHER, QFI, QFI]);
+    assert_eq!((by_flow(QFI).0, by_flow(OTHER).0), (4, 3));
+
+    // Reflective QoS: the downlink goes by user space and tells the programs.
+    let send_down = |rqi_port: u16| {
+        let mut packet = pdu(HOST, PDU_ADDRESS, 60);
+        packet[20..22].copy_from_slice(&rqi_port.to_be_bytes());
+        packet[22..24].copy_from_slice(&8001u16.to_be_bytes());
+        let sum = checksum(&packet[..20]).to_be_bytes();
+        packet[10..12].copy_from_slice(&sum);
+        let datagram = downlink(world::DL_TEID, OTHER, &packet);
+        upf.send_to(&datagram, (world::N3IWF, gtpu::PORT)).unwrap();
+        let mut room = [0; 100];
+        ue.recv(&mut room).unwrap();
+    };
+    assert_eq!(arrives(&ue, &upf, 9000, b"before"), QFI);
+    send_down(9000);
+    assert_eq!(arrives(&ue, &upf, 9000, b"after"), OTHER);
+    assert_eq!(arrives(&ue, &upf, 9001, b"another"), QFI);
+
+    // New rules take the place of the old ones, and end what was derived.
+    relay.set_rules(5, UplinkRules::one(OTHER));
+    assert_eq!(arrives(&ue, &upf, 6999, b"new"), OTHER);
+    relay.set_rules(5, UplinkRules::one(QFI));
+    assert_eq!(arrives(&ue, &upf, 9000, b"new"), QFI);
+    // More than the programs take: user space goes on alone.
+    let filters = vec![vec![Component::Any]; 33];
+    let many = UplinkRule {
+        precedence: 1,
+        qfi: OTHER,
+        filters,
+    };
+    relay.set_rules(5, UplinkRules::new(vec![many]));
+    assert_eq!(arrives(&ue, &upf, 6999, b"many"), OTHER);
+    assert_eq!(reading().path, Path::User);
+    let before = by_flow(OTHER).0;
+    relay.set_rules(5, rules());
+    assert_eq!(arrives(&ue, &upf, 7000, b"back"), OTHER);
+    assert_eq!(reading().path, Path::Kernel);
+    assert_eq!(by_flow(OTHER).0, before + 1);
+    // What the kernel says by itself over IPv6 is "malformed" here.
+    let drops = Drops {
+        malformed: 0,
+        ..reading().drops
+    };
+    assert_eq!(drops, Drops::default());
+
+    let last = relay.remove(5).unwrap();
+    assert_eq!(last.flows.len(), 2);
+    let links = world.ue.ip(&["-o", "link", "show"]);
+    assert!(!links.contains("uepdu5"), "{links}");
+    // A session with the same interface name is served again.
+    drop((relay, ue));
+    let relay = attach(&world, rules(), true);
+    let ue = at_ue(&world);
+    assert_eq!(arrives(&ue, &upf, 7000, b"again"), OTHER);
+    assert_eq!(relay.readings()[0].path, Path::Kernel);
+}
+
+fn checksum(octets: &[u8]) -> u16 {
+    let words = octets
+        .chunks(2)
+        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// A flood of one socket up to the interface of the tunnel, both ways in turn. The figures are printed;
+/// asserted is that the kernel's way loses nothing.
+#[test]
+fn both_ways_are_measured() {
+    if !ready() {
+        return;
+    }
+    const PACKETS: u64 = 100_000;
+    for octets in [64 - 28, 1330 - 28] {
+        for programs in [false, true] {
+            let world = World::new();
+            let relay = attach(&world, rules(), programs);
+            let ue = at_ue(&world);
+            let sent = || relay.readings()[0].uplink.packets;
+            let payload = vec![0x5a; octets];
+            let begin = Instant::now();
+            for _ in 0..PACKETS {
+                ue.send_to(&payload, (HOST, 7000)).unwrap();
+            }
+            let (mut last, mut elapsed) = (0, begin.elapsed());
+            let mut quiet = 0;
+            while quiet < 20 {
+                let now = sent();
+                quiet += 1;
+                if now != last {
+                    (last, elapsed, quiet) = (now, begin.elapsed(), 0);
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let rate = last as f64 / elapsed.as_secs_f64();
+            writeln!(
+                std::io::stderr(),
+                "{} octets, programs {programs}: {last} of {PACKETS} relayed, {rate:.0} packets/s",
+                octets + 28
+            )
+            .unwrap();
+            assert!(last > 0);
+            if programs {
+                assert_eq!(last, PACKETS, "none is lost on the way through the kernel");
+            }
+        }
+    }
+}
