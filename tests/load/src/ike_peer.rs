@@ -27,7 +27,7 @@ use crate::watch::Watch;
 /// What both ends know.
 #[derive(Clone, Debug)]
 pub struct Pair {
-    /// UDP address of the initiator; a port of its own for each kind of socket.
+    /// UDP address of the initiator.
     pub initiator: SocketAddr,
     /// UDP address of the responder.
     pub responder: SocketAddr,
@@ -45,6 +45,8 @@ pub struct Pair {
 
 /// Half-open IKE SAs that a responder takes on without asking for cookies.
 const HALF_OPEN: usize = 4096;
+/// RFC 7296, 2.23.
+const NAT_PORT: u16 = 4500;
 /// Octets of the largest datagram.
 const MAX_DATAGRAM: usize = 65_535;
 /// Inner address of the responder.
@@ -57,18 +59,22 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Engine {
     endpoint: Endpoint,
     socket: UdpSocket,
+    /// Where a peer goes that finds a NAT between us, or behaves as if: charon with ESP of its own.
+    nat: UdpSocket,
     origin: Instant,
     buffer: Vec<u8>,
 }
 
 impl Engine {
     async fn new(local: SocketAddr, config: EndpointConfig) -> Result<Self> {
-        let socket = UdpSocket::bind(local)
-            .await
-            .with_context(|| format!("UDP {local}"))?;
+        let bind = async |local: SocketAddr| {
+            let bound = UdpSocket::bind(local).await;
+            bound.with_context(|| format!("UDP {local}"))
+        };
         Ok(Self {
             endpoint: Endpoint::new(config, Box::new(UnwrapErr(SysRng))),
-            socket,
+            socket: bind(local).await?,
+            nat: bind(SocketAddr::new(local.ip(), NAT_PORT)).await?,
             origin: Instant::now(),
             buffer: vec![0; MAX_DATAGRAM],
         })
@@ -92,12 +98,11 @@ impl Engine {
         tokio::select! {
             readable = self.socket.readable() => {
                 readable?;
-                let local = self.socket.local_addr()?;
-                while let Ok((length, remote)) = self.socket.try_recv_from(&mut self.buffer) {
-                    let data = self.buffer.get(..length).unwrap_or_default();
-                    let now = ike::Instant::from_origin(self.origin.elapsed());
-                    self.endpoint.handle_datagram(now, Path { local, remote }, data);
-                }
+                receive(&mut self.endpoint, &self.socket, &mut self.buffer, self.origin)?;
+            }
+            readable = self.nat.readable() => {
+                readable?;
+                receive(&mut self.endpoint, &self.nat, &mut self.buffer, self.origin)?;
             }
             () = sleep => {
                 let now = self.now();
@@ -109,13 +114,30 @@ impl Engine {
 
     fn send(&mut self) {
         while let Some(transmit) = self.endpoint.poll_transmit() {
+            let socket = match transmit.path.local.port() {
+                NAT_PORT => &self.nat,
+                _ => &self.socket,
+            };
             // What the kernel cannot take is lost, as on any link.
-            drop(
-                self.socket
-                    .try_send_to(&transmit.data, transmit.path.remote),
-            );
+            drop(socket.try_send_to(&transmit.data, transmit.path.remote));
         }
     }
+}
+
+/// Hands over what has arrived on one socket.
+fn receive(
+    endpoint: &mut Endpoint,
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+    origin: Instant,
+) -> Result<()> {
+    let local = socket.local_addr()?;
+    while let Ok((length, remote)) = socket.try_recv_from(buffer) {
+        let data = buffer.get(..length).unwrap_or_default();
+        let now = ike::Instant::from_origin(origin.elapsed());
+        endpoint.handle_datagram(now, Path { local, remote }, data);
+    }
+    Ok(())
 }
 
 impl Pair {

@@ -244,7 +244,7 @@ impl<'a> Lab<'a> {
 fn settings(socket: &Path) -> String {
     format!(
         "charon-systemd {{
- load = random nonce aes sha1 sha2 hmac kdf gmp curve25519 openssl pem pkcs1 pkcs8 x509 pubkey gcm drbg kernel-libipsec kernel-netlink socket-default vici
+ load = openssl random nonce aes sha1 sha2 hmac kdf gmp curve25519 pem pkcs1 pkcs8 x509 pubkey gcm drbg kernel-libipsec kernel-netlink socket-default vici
  threads = 16
  cookie_threshold = 4096
  block_threshold = 0
