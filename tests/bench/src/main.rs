@@ -1,5 +1,9 @@
 //! `bench-report`: tables and pictures of stored results.
-#![expect(clippy::print_stderr, reason = "a command-line tool")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool"
+)]
 
 use std::fmt::Write;
 use std::fs;
@@ -33,6 +37,12 @@ enum What {
         /// Directory of the pictures
         #[arg(long)]
         pictures: PathBuf,
+    },
+    /// Says what the results have to reach and whether they do; fails while they do not
+    Targets {
+        /// Directory of the result files
+        #[arg(long)]
+        results: PathBuf,
     },
     /// Takes the captures `frames-<mode>.pcap` of a directory apart, through tshark
     Frames {
@@ -72,6 +82,18 @@ fn run(what: What) -> Result<()> {
             fs::write(&document, text)
                 .with_context(|| format!("cannot write {}", document.display()))
         }
+        What::Targets { results } => {
+            let targets = targets(&results)?;
+            println!("{}", tables::targets_table(&targets).trim_end());
+            let missed = targets.iter().filter(|target| !target.held).count();
+            if targets.is_empty() {
+                bail!("no results in {}", results.display());
+            }
+            if missed > 0 {
+                bail!("{missed} of {} targets missed", targets.len());
+            }
+            Ok(())
+        }
         What::Frames {
             captures,
             output,
@@ -106,6 +128,25 @@ fn run(what: What) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// What the stored results have to reach.
+fn targets(results: &Path) -> Result<Vec<tables::Target>> {
+    let read = |name: &str| {
+        let path = results.join(format!("{name}.jsonl"));
+        match path.is_file() {
+            true => records::read(&path),
+            false => Ok(Vec::new()),
+        }
+    };
+    let (attach, frames) = (read("attach-native")?, read("frames")?);
+    let (ike, scale) = (read("ike")?, read("scale")?);
+    Ok(tables::targets(&tables::Stored {
+        attach: &attach,
+        frames: &frames,
+        ike: &ike,
+        scale: &scale,
+    }))
 }
 
 /// The directory of the pictures as the document names it.
@@ -161,6 +202,14 @@ fn write_document(results: &Path, pictures: &Path, place: &str) -> Result<String
     let mut text = String::from(
         "# Benchmarks\n\nGenerated from the result files in [bench/](bench/) by `cargo xtask bench report`; nothing here is\ntyped in by hand. `cargo xtask bench all` measures everything again and stores it. Each section says\nhow it was measured; runs that failed are listed.\n\n",
     );
+    let targets = targets(results)?;
+    if !targets.is_empty() {
+        let _ = writeln!(
+            text,
+            "## Targets\n\nRatios of medians, each of one run; `cargo xtask bench targets` prints them and fails while one is missed.\n\n{}",
+            tables::targets_table(&targets)
+        );
+    }
     let mut any = false;
     for (name, heading, about) in FILES {
         let path = results.join(format!("{name}.jsonl"));

@@ -5,6 +5,7 @@ mod attach;
 mod frames;
 mod load;
 mod qkd;
+mod targets;
 
 use std::fmt::Write;
 
@@ -13,6 +14,7 @@ pub use self::{
     frames::{captured, frames},
     load::{rate, rate_lines, scale},
     qkd::{key_rate_lines, qkd},
+    targets::{Stored, Target, targets, targets_table},
 };
 use crate::records::{Machine, Record};
 
@@ -82,6 +84,12 @@ fn ms(micros: f64) -> String {
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52 µs, 142 years")]
 const fn real(micros: u64) -> f64 {
     micros as f64
+}
+
+/// A count as a real number.
+#[expect(clippy::cast_precision_loss, reason = "a count of octets or setups")]
+const fn count_real(count: usize) -> f64 {
+    count as f64
 }
 
 /// `n` and the noun, in plural where it has to be.

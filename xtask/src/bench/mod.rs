@@ -42,6 +42,8 @@ enum What {
     Relay,
     /// docs/benchmarks.md from the stored results
     Report,
+    /// What the stored results have to reach; fails while one target is missed
+    Targets,
 }
 
 #[derive(Args, Debug)]
@@ -71,6 +73,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
             results::document()?;
             Ok(ExitCode::SUCCESS)
         }
+        What::Targets => results::targets(),
     }
 }
 

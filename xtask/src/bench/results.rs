@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
@@ -83,6 +83,21 @@ pub(super) fn show() -> Result<()> {
     println!("{}", fs::read_to_string(&document)?);
     eprintln!("  tables and pictures: {}", home.display());
     Ok(())
+}
+
+/// What the stored results have to reach.
+pub(super) fn targets() -> Result<ExitCode> {
+    let status = reporter()?
+        .arg("targets")
+        .arg("--results")
+        .arg(stored())
+        .status()
+        .context("cannot start bench-report")?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// `docs/benchmarks.md` of what is stored.

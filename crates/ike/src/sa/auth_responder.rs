@@ -290,6 +290,12 @@ impl Sa {
         if self.is_legacy(cx.config) {
             // It takes the first proposal it is shown.
             self.esp_suites = vec![selection.suite.into()];
+        } else {
+            // What it does not speak need not be proposed to it in CREATE_CHILD_SA.
+            self.esp_suites.retain(|suite| {
+                let plain = key_material::without_exchange(std::slice::from_ref(suite));
+                EspSuite::select(&plain, offer).is_some()
+            });
         }
         Ok((id, answer))
     }

@@ -62,6 +62,29 @@ fn native_attach_costs_no_more_than_2750_octets() {
 }
 
 #[test]
+fn a_ue_is_proposed_what_it_has_offered_and_no_more() {
+    let of = |words: &str| ike::crypto::ChildSuite::from_keywords(words).unwrap();
+    let request = |n3iwf: &str, ue: &str| {
+        let mut endpoint = setup::n3iwf_endpoint();
+        endpoint.responder.as_mut().unwrap().esp_suites = of(n3iwf);
+        let config = ike::InitiatorConfig {
+            esp_suites: of(ue),
+            ..setup::native()
+        };
+        let world = World::new(6, setup::ue_endpoint(), endpoint);
+        let frames = frames(world, config);
+        let [.., (N3iwf, request), (Ue, _)] = frames[..] else {
+            panic!("{frames:?}")
+        };
+        request
+    };
+    let both = "aes256gcm16-esn,aes256gcm16-noesn";
+    assert_eq!(request(both, "aes256gcm16-esn"), 244);
+    assert_eq!(request(both, "aes256gcm16-noesn"), 244);
+    assert_eq!(request(both, both), 244 + 32, "a proposal more");
+}
+
+#[test]
 fn paper_attach_has_the_sizes_of_the_paper() {
     let (certificate, _) = setup::rsa();
     let frames = frames(

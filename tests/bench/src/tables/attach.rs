@@ -36,7 +36,7 @@ const fn paper(mode: Mode) -> Option<Paper> {
 }
 
 /// Attaches of one mode that count: those that worked, without the first.
-fn good(records: &[Record], mode: Mode) -> Vec<&Attach> {
+pub(super) fn good(records: &[Record], mode: Mode) -> Vec<&Attach> {
     runs(records, mode)
         .filter(|run| run.error.is_none())
         .collect()
@@ -57,7 +57,11 @@ fn modes(records: &[Record]) -> Vec<Mode> {
 }
 
 /// One figure of one phase, or of all of them, in each attach, µs.
-fn values(runs: &[&Attach], phase: Option<&str>, of: impl Fn(&Phase) -> u64) -> Vec<f64> {
+pub(super) fn values(
+    runs: &[&Attach],
+    phase: Option<&str>,
+    of: impl Fn(&Phase) -> u64,
+) -> Vec<f64> {
     runs.iter()
         .map(|run| {
             let phases = run.phases.iter();
