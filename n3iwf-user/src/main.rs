@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use daemon::hardening::{Hardening, Wiping};
+use daemon::hardening::{Hardening, Wiping, wipe_when_idle};
 use n3iwf_user::{config, preflight, shell};
 
 /// Freed memory may have held a key.
@@ -69,6 +69,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let Some(hardening) = hardening.clone() {
         runtime.on_thread_start(move || hardening.enter_thread());
     }
+    wipe_when_idle(&mut runtime);
     let runtime = runtime.enable_all().build()?;
     if let Some(Command::Preflight { json }) = arguments.command {
         n3iwf_user::tls_provider();

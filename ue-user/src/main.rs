@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use daemon::hardening::{Hardening, Wiping};
+use daemon::hardening::{Hardening, Wiping, wipe_when_idle};
 use tracing::{error, warn};
 use ue_user::{config::Config, shell};
 
@@ -63,6 +63,7 @@ fn main() -> ExitCode {
     // One UE, one thread; what moves packets has threads of its own.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all();
+    wipe_when_idle(&mut runtime);
     if let Some(hardening) = hardening.clone() {
         runtime.on_thread_start(move || hardening.enter_thread());
     }

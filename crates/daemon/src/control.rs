@@ -83,11 +83,12 @@ impl Server {
     }
 
     /// Answers requests until dropped. A handler's `Err` becomes the reply's error text.
-    pub async fn serve<Request, Handler, Answer>(self, handler: Handler)
+    pub async fn serve<Request, Handler, Answer, Content>(self, handler: Handler)
     where
         Request: DeserializeOwned + Send,
         Handler: Fn(Request) -> Answer + Send + Sync + 'static,
-        Answer: Future<Output = Result<Value, String>> + Send,
+        Answer: Future<Output = Result<Content, String>> + Send,
+        Content: Serialize + Send + Sync,
     {
         let handler = Arc::new(handler);
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -171,7 +172,7 @@ impl Client {
             .map_err(|_| ControlError::NoReply)??
             .ok_or(ControlError::NoReply)?;
         match serde_json::from_slice(&reply)? {
-            Reply::Ok(value) => Ok(serde_json::from_value(value)?),
+            Reply::<Value>::Ok(value) => Ok(serde_json::from_value(value)?),
             Reply::Error(text) => Err(ControlError::Refused(text)),
         }
     }
@@ -215,8 +216,8 @@ pub enum ControlError {
 /// The envelope of a reply.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Reply {
-    Ok(Value),
+enum Reply<Content> {
+    Ok(Content),
     Error(String),
 }
 
@@ -255,14 +256,15 @@ async fn clear_stale(path: &Path) -> Result<(), ControlError> {
     }
 }
 
-async fn converse<Request, Handler, Answer>(
+async fn converse<Request, Handler, Answer, Content>(
     stream: UnixStream,
     handler: &Handler,
 ) -> Result<(), ControlError>
 where
     Request: DeserializeOwned,
     Handler: Fn(Request) -> Answer,
-    Answer: Future<Output = Result<Value, String>>,
+    Answer: Future<Output = Result<Content, String>>,
+    Content: Serialize,
 {
     let mut stream = BufReader::new(stream);
     loop {
@@ -270,7 +272,7 @@ where
             Ok(Ok(Some(line))) => line,
             Ok(Err(ControlError::TooLong)) => {
                 // The rest of the line cannot be told from a request: answer and hang up.
-                return answer(&mut stream, &Reply::Error("request too long".into())).await;
+                return answer(&mut stream, &Reply::<()>::Error("request too long".into())).await;
             }
             Ok(Ok(None)) | Err(_) => return Ok(()),
             Ok(Err(error)) => return Err(error),
@@ -286,7 +288,10 @@ where
     }
 }
 
-async fn answer(stream: &mut BufReader<UnixStream>, reply: &Reply) -> Result<(), ControlError> {
+async fn answer<Content: Serialize>(
+    stream: &mut BufReader<UnixStream>,
+    reply: &Reply<Content>,
+) -> Result<(), ControlError> {
     let mut line = serde_json::to_vec(reply)?;
     line.push(b'\n');
     stream.get_mut().write_all(&line).await?;

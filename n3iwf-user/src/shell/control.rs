@@ -15,7 +15,7 @@ use ike::{ChildStatus, Instant, SaState, SaStatus};
 use keys::SaeId;
 use qkd::{Kms, account::State};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Input, Snapshot};
@@ -42,24 +42,25 @@ pub(super) struct Context {
     pub(super) started: StartReport,
 }
 
-pub(super) async fn answer(context: Context, request: Request) -> Result<Value, String> {
+/// As text: a tree of all keys in use by a thousand UEs would be the largest thing in this process.
+pub(super) async fn answer(context: Context, request: Request) -> Result<Box<RawValue>, String> {
     match request {
         Request::Status => {
             let (census, _) = context.census(0).await?;
-            json(&context.status(*census)?)
+            text(&context.status(*census)?)
         }
-        Request::Sas => json(&context.sas().await?),
-        Request::Ues => json(&Ues {
+        Request::Sas => text(&context.sas().await?),
+        Request::Ues => text(&Ues {
             ues: context.snapshot().await?.ues,
         }),
-        Request::Keys => json(&context.keys().await?),
-        Request::Counters => json(&context.counters().await?),
-        Request::Overview { ues } => json(&context.overview(ues).await?),
+        Request::Keys => text(&context.keys().await?),
+        Request::Counters => text(&context.counters().await?),
+        Request::Overview { ues } => text(&context.overview(ues).await?),
         Request::Release { ue } => {
             let (done, answer) = oneshot::channel();
             context.tell(Input::Release { ue, done }).await?;
             match answer.await {
-                Ok(true) => Ok(Value::Null),
+                Ok(true) => text(&()),
                 Ok(false) => Err(format!("no UE {ue}")),
                 Err(_) => Err(ENDING.to_owned()),
             }
@@ -74,7 +75,7 @@ pub(super) async fn answer(context: Context, request: Request) -> Result<Value, 
             let (done, answer) = oneshot::channel();
             context.tell(Input::Rekey { ue, what, done }).await?;
             let answer = answer.await.map_err(|_| ENDING.to_owned())?;
-            answer.map(|()| Value::Null)
+            answer.and_then(|()| text(&()))
         }
     }
 }
@@ -420,6 +421,10 @@ fn child_sa(
         key_ids: child.key_ids.iter().map(keys::KeyId::short).collect(),
         pdu_session: session.cloned(),
     }
+}
+
+fn text(value: &impl Serialize) -> Result<Box<RawValue>, String> {
+    serde_json::value::to_raw_value(value).map_err(|error| error.to_string())
 }
 
 fn json(value: &impl Serialize) -> Result<Value, String> {

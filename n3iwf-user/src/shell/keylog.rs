@@ -89,8 +89,13 @@ impl KeyLog for DebugKeyLog {
 
 fn append(table: &Mutex<File>, row: &str) {
     let mut file = table.lock().unwrap_or_else(PoisonError::into_inner);
+    let whole = file.metadata().map(|metadata| metadata.len());
     if let Err(error) = file.write_all(row.as_bytes()) {
         error!(%error, "debugKeyLog");
+        // Half a row, as a full disk leaves it, would spoil the next one. What is no file has no length.
+        if let Ok(whole) = whole {
+            drop(file.set_len(whole));
+        }
     }
 }
 
@@ -194,14 +199,14 @@ fn hex(octets: &[u8]) -> Zeroizing<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use dataplane::Plane;
 
     use super::*;
 
-    fn spec(encr: EncrAlg, integ: Option<IntegAlg>) -> ChildSaSpec {
+    pub(in super::super) fn spec(encr: EncrAlg, integ: Option<IntegAlg>) -> ChildSaSpec {
         let keys = |octet: u8| EspKeys {
             encr: Secret::filled(32, |key| key.fill(octet)),
             salt: [0xaa; 4],
@@ -257,6 +262,19 @@ mod tests {
             let mode = fs::metadata(path.join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
+    }
+
+    /// `/dev/full` takes no octet: what a full disk says, the kernel says here.
+    #[test]
+    fn a_full_disk_costs_rows_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        std::os::unix::fs::symlink("/dev/full", path.join("esp_sa")).unwrap();
+        let log = DebugKeyLog::open(path).unwrap();
+        log.child_sa(&spec(EncrAlg::AesGcm16, None));
+        append(&log.ike, "the other table\n");
+        let table = fs::read_to_string(path.join("ikev2_decryption_table")).unwrap();
+        assert_eq!(table, "the other table\n");
     }
 
     #[test]

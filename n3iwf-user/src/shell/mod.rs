@@ -11,6 +11,8 @@ mod nas;
 mod plane;
 mod queues;
 #[cfg(test)]
+mod scarce;
+#[cfg(test)]
 mod tests;
 mod udp;
 

@@ -24,7 +24,7 @@ use thiserror::Error;
 
 pub use self::{
     memory::Memory,
-    stack::{sheltered, sheltered_steps},
+    stack::{sheltered, sheltered_steps, wipe_when_idle},
     wiping::Wiping,
 };
 use crate::process::{HardenError, harden};

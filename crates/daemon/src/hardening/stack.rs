@@ -2,7 +2,8 @@
 //!
 //! A function that used a key leaves copies of it where its frame was: the octets a cipher was made of, a value that
 //! was moved. They stay until something is written over them, on an idle daemon's stack for hours. So work with keys
-//! is done in frames of its own, and those are overwritten when it is done.
+//! is done in frames of its own, and those are overwritten when it is done. What is not ours to put into such frames,
+//! the TLS and HTTP of a KMS connection, is overwritten before the daemon sleeps.
 
 use std::{
     future::Future,
@@ -25,6 +26,12 @@ pub fn sheltered<R>(work: impl FnOnce() -> R) -> R {
 /// A future whose every step is [`sheltered`]: its own state is on the heap, which [`Wiping`](super::Wiping) wipes.
 pub fn sheltered_steps<F: Future>(future: F) -> impl Future<Output = F::Output> {
     Steps(Box::pin(future))
+}
+
+/// Overwrites the stack whenever `runtime` has nothing more to do: of whatever its tasks did, libraries' among them,
+/// nothing is left while the thread sleeps.
+pub fn wipe_when_idle(runtime: &mut tokio::runtime::Builder) {
+    runtime.on_thread_park(wipe);
 }
 
 struct Steps<F>(Pin<Box<F>>);
@@ -82,10 +89,19 @@ mod tests {
         black_box(&octets)[LEN - 1]
     }
 
+    /// An address on the stack of this thread.
+    fn here() -> u64 {
+        let here = 0_u8;
+        std::ptr::from_ref(black_box(&here)) as u64
+    }
+
     /// How often the octets are on the stack of this thread.
     fn left_behind() -> usize {
-        let here = 0_u8;
-        let here = std::ptr::from_ref(black_box(&here)) as u64;
+        left_behind_at(here())
+    }
+
+    /// The same of the stack with this address.
+    fn left_behind_at(here: u64) -> usize {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let range = maps
             .lines()
@@ -115,6 +131,41 @@ mod tests {
         assert!(left_behind() > 0, "or this test sees nothing");
         assert_eq!(sheltered(|| careless(20)), last);
         assert_eq!(left_behind(), 0);
+    }
+
+    /// How often the octets are on the stack of a runtime that sleeps, after a task of a library, so to speak. When it
+    /// sleeps it does not say: `looks` is how often it is looked at until there is nothing.
+    fn left_by_a_task(looks: usize, prepare: fn(&mut tokio::runtime::Builder)) -> usize {
+        let (send, receive) = std::sync::mpsc::channel();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            prepare(&mut runtime);
+            runtime.build().unwrap().block_on(async move {
+                let task = tokio::spawn(async { black_box(careless(20)) });
+                assert_eq!(task.await.unwrap(), octet(LEN - 1));
+                send.send(here()).unwrap();
+                ended.await.unwrap();
+            });
+        });
+        let stack = receive.recv().unwrap();
+        let mut found = left_behind_at(stack);
+        for _ in 1..looks {
+            if found == 0 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(25));
+            found = left_behind_at(stack);
+        }
+        end.send(()).unwrap();
+        thread.join().unwrap();
+        found
+    }
+
+    #[test]
+    fn an_idle_runtime_has_nothing_on_its_stack() {
+        assert!(left_by_a_task(8, |_| ()) > 0, "or this test sees nothing");
+        assert_eq!(left_by_a_task(400, wipe_when_idle), 0);
     }
 
     #[test]

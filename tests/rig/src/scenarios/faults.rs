@@ -282,7 +282,7 @@ fn core_fault(report: &mut Report, world: &World, fault: &Value) -> Option<()> {
 }
 
 /// Attach and ping.
-fn works(report: &mut Report, world: &mut World) -> Option<()> {
+pub(super) fn works(report: &mut Report, world: &mut World) -> Option<()> {
     let attached = report.step_with("attach", || {
         let attached = attach_ue(world)?;
         Ok((

@@ -9,6 +9,7 @@ mod ipv6;
 mod metrics;
 mod nat;
 mod rekey;
+mod restart;
 mod roam;
 mod sessions;
 mod survive;
@@ -228,6 +229,18 @@ pub const ALL: &[Scenario] = &[
         about: "keys reach the N3IWF's KME and never the UE's",
         mode: KeyMode::Qkd,
         run: faults::kme_one_sided,
+    },
+    Scenario {
+        name: "kme-restart",
+        about: "both KMEs start again without their keys, under a UE that is attached and keys fetched ahead",
+        mode: KeyMode::Qkd,
+        run: restart::kmes,
+    },
+    Scenario {
+        name: "amf-restart",
+        about: "the AMF is killed under a UE that is attached, and starts again knowing nobody",
+        mode: KeyMode::Qkd,
+        run: restart::amf,
     },
     Scenario {
         name: "amf-down",
