@@ -5,7 +5,10 @@
 mod ike_share;
 mod model;
 
-use std::{net::SocketAddrV4, path::Path};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use daemon::{
     config::{Complaint, ConfigError},
@@ -63,6 +66,9 @@ impl File {
                 "ikeBindAddress",
                 "one address of this host is needed: NAT detection and ESP name it".into(),
             );
+        }
+        if let Some(what) = no_tunnel_end(own.n3iwf_gtp_bind_address) {
+            return fail("n3iwfGtpBindAddress", what.into());
         }
         if own.nas_tcp_port == 0 {
             return fail("nasTcpPort", "0 is no port".into());
@@ -186,7 +192,7 @@ impl File {
             inner_address: own.ip_sec_tunnel_address.into(),
             inner_range: IpNet::V4(own.ue_ip_address_range),
             nas_port: own.nas_tcp_port,
-            gtp_address: own.n3iwf_gtp_bind_address.into(),
+            gtp_address: own.n3iwf_gtp_bind_address,
             slots: own.dataplane.slots,
             child_sas: own.child_sas,
             replay_window: 128,
@@ -236,7 +242,7 @@ impl File {
     pub fn relay(&self) -> GtpRelayConfig {
         let own = &self.configuration;
         GtpRelayConfig {
-            gtp: SocketAddrV4::new(own.n3iwf_gtp_bind_address, GTP_PORT),
+            gtp: SocketAddr::new(own.n3iwf_gtp_bind_address, GTP_PORT),
             up_address: own.ip_sec_tunnel_address,
             n3_mtu: own.n3_mtu,
             tunnel_mtu: u16::try_from(own.dataplane.mtu).unwrap_or(u16::MAX),
@@ -249,6 +255,21 @@ impl PlmnId {
     fn plmn(&self, key: &str) -> Result<Plmn, Complaint> {
         Plmn::from_digits(&self.mcc, &self.mnc)
             .ok_or_else(|| Complaint::new(key, "mcc has three digits, mnc two or three"))
+    }
+}
+
+/// Why UPFs cannot send to an address.
+fn no_tunnel_end(address: IpAddr) -> Option<&'static str> {
+    if address.is_unspecified() || address.is_multicast() {
+        return Some("one address of this host is needed: UPFs are told it");
+    }
+    match address {
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            Some("IPv4 within IPv6: write it as IPv4")
+        }
+        // NGAP has no room for the link.
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("an address of more than one link"),
+        _ => None,
     }
 }
 

@@ -39,10 +39,7 @@ pub async fn run(file: &File) -> Report {
     }
     report.push(check("kernel", &dataplane::preflight::raw_gre()));
     report.push(addresses(own.ike_bind_address, "ikeBindAddress"));
-    report.push(addresses(
-        own.n3iwf_gtp_bind_address.into(),
-        "n3iwfGtpBindAddress",
-    ));
+    report.push(addresses(own.n3iwf_gtp_bind_address, "n3iwfGtpBindAddress"));
     match file.endpoint() {
         Ok(_) => report.push(Check::ok(
             "ike",

@@ -70,8 +70,8 @@ pub struct Configuration {
     /// XFRM interface ID, not 0.
     #[serde(rename = "xfrmInterfaceID", default = "default_interface_id")]
     pub xfrm_interface_id: u32,
-    /// Our address on N3.
-    pub n3iwf_gtp_bind_address: Ipv4Addr,
+    /// Our address on N3, of IPv4 or of IPv6.
+    pub n3iwf_gtp_bind_address: IpAddr,
     /// IDr.
     pub fqdn: String,
     /// Private key of `certificate`, PEM.

@@ -61,6 +61,14 @@ configuration:
     assert_eq!(file.core().unwrap().amfs, ["unix:/run/amf.sock"]);
     assert_eq!(file.configuration.nas_tcp_port, 20_000);
     assert_eq!(file.choices().unwrap().general.policy, QkdPolicy::Require);
+    assert_eq!(file.relay().gtp.to_string(), "203.0.113.1:2152");
+    let over_ipv6 = text.replace("203.0.113.1", "2001:db8::1");
+    let over_ipv6 = read(&over_ipv6).unwrap();
+    assert_eq!(over_ipv6.relay().gtp.to_string(), "[2001:db8::1]:2152");
+    assert_eq!(
+        over_ipv6.core().unwrap().gtp_address.to_string(),
+        "2001:db8::1"
+    );
     let cookies = file.endpoint().unwrap().responder.unwrap().cookies;
     assert_eq!(cookies, CookiePolicy::Above(32));
     let timing = file.endpoint().unwrap().timing;
@@ -87,6 +95,24 @@ fn mistakes_are_named_with_their_place() {
             "ikeBindAddress: 0.0.0.0",
             "ikeBindAddress",
             "one address",
+        ),
+        (
+            "n3iwfGtpBindAddress: 203.0.113.1",
+            "n3iwfGtpBindAddress: '::'",
+            "n3iwfGtpBindAddress",
+            "one address",
+        ),
+        (
+            "n3iwfGtpBindAddress: 203.0.113.1",
+            "n3iwfGtpBindAddress: fe80::1",
+            "n3iwfGtpBindAddress",
+            "more than one link",
+        ),
+        (
+            "n3iwfGtpBindAddress: 203.0.113.1",
+            "n3iwfGtpBindAddress: '::ffff:203.0.113.1'",
+            "n3iwfGtpBindAddress",
+            "write it as IPv4",
         ),
         (
             "ikeBindAddress: 192.0.2.1",

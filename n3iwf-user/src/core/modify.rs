@@ -4,7 +4,7 @@
 //! A session whose flows change is told to the UE first (INFORMATIONAL with 5G_QOS_INFO); then the
 //! relay changes; then the AMF has its answer and the UE its NAS message.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use dataplane::relay::Ambr;
 use ike::{Instant, SaId, wire::NotifyType};
@@ -84,11 +84,12 @@ impl N3iwf {
             outcomes: Vec::new(),
         };
         let mut begun = Vec::new();
+        let ours = self.config.gtp_address;
         for request in sessions {
             let id = request.id;
             let token = self.tokens + 1;
             let change = match self.ues.get_mut(&number) {
-                Some(ue) => begin(ue, request, token),
+                Some(ue) => begin(ue, request, token, ours),
                 None => return,
             };
             match change {
@@ -271,7 +272,7 @@ pub(super) fn relay_session(
     ue: &Ue,
     id: u8,
     session: &Session,
-    up_address: std::net::IpAddr,
+    up_address: IpAddr,
 ) -> Option<RelaySession> {
     let reqid = ue.children.get(&session.child?)?.reqid;
     let change = session.change.as_ref().filter(|change| change.applied);
@@ -307,7 +308,12 @@ pub(super) fn relay_session(
 }
 
 /// Begins a change of a session: what the UE has to be told first, if its flows change.
-fn begin(ue: &mut Ue, request: ModifyRequest, token: u64) -> Result<Option<Command>, Cause> {
+fn begin(
+    ue: &mut Ue,
+    request: ModifyRequest,
+    token: u64,
+    ours: IpAddr,
+) -> Result<Option<Command>, Cause> {
     let sa = ue.sa;
     let session = ue.sessions.get_mut(&request.id).ok_or(Cause::radioNetwork(
         CauseRadioNetwork::unknown_PDU_session_ID,
@@ -317,7 +323,7 @@ fn begin(ue: &mut Ue, request: ModifyRequest, token: u64) -> Result<Option<Comma
             CauseRadioNetwork::interaction_with_other_procedure,
         ));
     }
-    let mut change = changed(session, request.transfer?)?;
+    let mut change = changed(session, request.transfer?, ours)?;
     // A new flow goes by the default Child SA.
     let elsewhere = |qfi: u8| session.further.iter().any(|f| f.qfis.contains(&qfi));
     let qfis = |flows: &[QosFlow]| {
@@ -348,8 +354,8 @@ fn begin(ue: &mut Ue, request: ModifyRequest, token: u64) -> Result<Option<Comma
     Ok(told)
 }
 
-/// What a session becomes.
-fn changed(session: &Session, wanted: ModifyTransfer) -> Result<Change, Cause> {
+/// What a session becomes; `ours` is our address on N3.
+fn changed(session: &Session, wanted: ModifyTransfer, ours: IpAddr) -> Result<Change, Cause> {
     let mut outcome = ModifiedFlows::default();
     let mut flows = session.flows.clone();
     flows.retain(|flow| !wanted.released.contains(&flow.qfi));
@@ -375,7 +381,10 @@ fn changed(session: &Session, wanted: ModifyTransfer) -> Result<Change, Cause> {
         if tunnel.dl_teid != session.dl_teid {
             return Err(Cause::protocol(CauseProtocol::semantic_error));
         }
-        (upf, ul_teid) = (tunnel.upf, tunnel.ul_teid);
+        upf = tunnel.upf.reached_from(ours).ok_or(Cause::transport(
+            CauseTransport::transport_resource_unavailable,
+        ))?;
+        ul_teid = tunnel.ul_teid;
     }
     Ok(Change {
         token: 0,

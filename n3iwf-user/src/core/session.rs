@@ -77,6 +77,7 @@ impl N3iwf {
     ) -> Result<Vec<Command>, Cause> {
         let slots = self.config.slots;
         let inner_address = self.config.inner_address;
+        let gtp_address = self.config.gtp_address;
         let ue = self
             .ues
             .get_mut(&number)
@@ -90,6 +91,13 @@ impl N3iwf {
             ));
         }
         let transfer = request.transfer?;
+        // Before the UE hears of it: N3 has one IP version here.
+        let upf = transfer
+            .upf
+            .reached_from(gtp_address)
+            .ok_or(Cause::transport(
+                CauseTransport::transport_resource_unavailable,
+            ))?;
         let no_room = Cause::radioNetwork(CauseRadioNetwork::radio_resources_not_available);
         let taken = |slot: &u32| {
             ue.sessions
@@ -150,7 +158,7 @@ impl N3iwf {
                 further: further.collect(),
                 flows: transfer.flows,
                 ambr: transfer.ambr,
-                upf: transfer.upf,
+                upf,
                 ul_teid: transfer.ul_teid,
                 dl_teid,
                 security_indicated: transfer.security_indicated,

@@ -1,7 +1,7 @@
 //! From the AMF.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use oxirush_ngap::{
 
 use super::{
     AmfInfo, AmfMessage, Backups, ContextSetup, QosFlow, ResetScope, SessionRequest, SetupTransfer,
-    UeIds, encode::error_indication_with, modify, overload,
+    TransportAddress, UeIds, encode::error_indication_with, modify, overload,
 };
 
 /// Why a message has no meaning, and what to send back.
@@ -372,7 +372,9 @@ pub(super) fn five_qi(parameters: &QosFlowLevelQosParameters) -> Option<u8> {
 }
 
 /// Address and TEID of a GTP-U tunnel.
-pub(super) fn tunnel(information: &UPTransportLayerInformation<'_>) -> Option<(IpAddr, u32)> {
+pub(super) fn tunnel(
+    information: &UPTransportLayerInformation<'_>,
+) -> Option<(TransportAddress, u32)> {
     let UPTransportLayerInformation::gTPTunnel(tunnel) = information else {
         return None;
     };
@@ -394,17 +396,23 @@ pub(super) fn ue_ambr(rate: &UEAggregateMaximumBitRate) -> Ambr {
     }
 }
 
-/// A Transport Layer Address is 32, 128 or 160 bits; of the last, the IPv4 part is taken
-/// (TS 38.414, 5.1).
-fn address(bits: &TransportLayerAddress<'_>) -> Option<IpAddr> {
+/// `None`: of no length that TS 38.414, 5.1 has. Of 160 bits the first 32 are those of IPv4.
+fn address(bits: &TransportLayerAddress<'_>) -> Option<TransportAddress> {
     let octets = bits.0.as_octets();
     match bits.0.len() {
-        32 | 160 => octets
-            .first_chunk::<4>()
-            .map(|octets| Ipv4Addr::from(*octets).into()),
-        128 => octets
-            .first_chunk::<16>()
-            .map(|octets| Ipv6Addr::from(*octets).into()),
+        32 => {
+            let v4 = Ipv4Addr::from(*octets.first_chunk::<4>()?);
+            Some(TransportAddress::One(v4.into()))
+        }
+        128 => {
+            let v6 = Ipv6Addr::from(*octets.first_chunk::<16>()?);
+            Some(TransportAddress::One(v6.into()))
+        }
+        160 => {
+            let (v4, rest) = octets.split_first_chunk::<4>()?;
+            let v6 = Ipv6Addr::from(*rest.first_chunk::<16>()?);
+            Some(TransportAddress::Both((*v4).into(), v6))
+        }
         _ => None,
     }
 }

@@ -9,7 +9,11 @@ mod overload;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use dataplane::relay::Ambr;
 use keys::Secret;
@@ -196,8 +200,8 @@ pub struct SessionRequest {
 /// PDUSessionResourceSetupRequestTransfer (TS 38.413, 9.3.4.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetupTransfer {
-    /// The UPF's N3 address.
-    pub upf: IpAddr,
+    /// The UPF's N3 addresses.
+    pub upf: TransportAddress,
     /// The TEID uplink packets carry.
     pub ul_teid: u32,
     /// QoS flows, in the SMF's order; never empty. The first is the default.
@@ -206,6 +210,26 @@ pub struct SetupTransfer {
     pub ambr: Option<Ambr>,
     /// Whether a Security Indication came, which wants a Security Result.
     pub security_indicated: bool,
+}
+
+/// A Transport Layer Address (TS 38.414, 5.1): 32 bits of IPv4, 128 of IPv6, or 160 of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportAddress {
+    /// Of one IP version.
+    One(IpAddr),
+    /// Of both; whoever sends to it chooses.
+    Both(Ipv4Addr, Ipv6Addr),
+}
+
+impl TransportAddress {
+    /// The one to reach from `ours`, if there is one of its IP version.
+    pub fn reached_from(self, ours: IpAddr) -> Option<IpAddr> {
+        match (self, ours) {
+            (Self::One(address), _) => (address.is_ipv4() == ours.is_ipv4()).then_some(address),
+            (Self::Both(v4, _), IpAddr::V4(_)) => Some(v4.into()),
+            (Self::Both(_, v6), IpAddr::V6(_)) => Some(v6.into()),
+        }
+    }
 }
 
 /// A QoS flow of a PDU session.

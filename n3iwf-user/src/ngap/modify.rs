@@ -1,7 +1,5 @@
 //! PDU SESSION RESOURCE MODIFY and UE CONTEXT MODIFICATION (TS 38.413, 8.2.3 and 8.3.4).
 
-use std::net::IpAddr;
-
 use dataplane::relay::Ambr;
 use oxirush_ngap::{
     Error, build_ngap, build_ngap_ie, extract_ngap_ies,
@@ -18,7 +16,7 @@ use oxirush_ngap::{
 };
 
 use super::{
-    AmfMessage, QosFlow, UeIds,
+    AmfMessage, QosFlow, TransportAddress, UeIds,
     decode::{five_qi, qfi, session_ambr, tunnel, ue_ambr},
 };
 
@@ -51,8 +49,8 @@ pub struct ModifyTransfer {
 pub struct TunnelChange {
     /// Which tunnel: the TEID of its downlink packets.
     pub dl_teid: u32,
-    /// The UPF's N3 address.
-    pub upf: IpAddr,
+    /// The UPF's N3 addresses.
+    pub upf: TransportAddress,
     /// The TEID uplink packets carry.
     pub ul_teid: u32,
 }

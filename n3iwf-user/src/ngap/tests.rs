@@ -1,11 +1,14 @@
 //! Messages both ways, and input that is none. What the messages do is tested with the gateway.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use nwu::{EstablishmentCause, Plmn};
 use oxirush_ngap::{
-    build_ngap, ie,
-    ngap::{NGAP_PDU, PLMNIdentity, PagingDRX, RRCEstablishmentCause, UserLocationInformation},
+    BitString, build_ngap, ie,
+    ngap::{
+        GTPTEID, GTPTunnel, NGAP_PDU, PLMNIdentity, PagingDRX, RRCEstablishmentCause,
+        TransportLayerAddress, UPTransportLayerInformation, UserLocationInformation,
+    },
 };
 use proptest::prelude::*;
 
@@ -129,6 +132,38 @@ fn an_ipv6_location_has_128_bits_and_an_absent_cause_is_told_as_such() {
     let pdu = NGAP_PDU::decode(&octets).unwrap();
     let cause = pdu.ie::<ie::RRCEstablishmentCause>().unwrap().unwrap();
     assert_eq!(cause, RRCEstablishmentCause::mo_Data);
+}
+
+#[test]
+fn a_tunnel_end_has_32_128_or_160_bits() {
+    let v4 = Ipv4Addr::new(203, 0, 113, 2);
+    let v6: Ipv6Addr = "2001:db8::2".parse().unwrap();
+    let tunnel = |octets: &[u8]| {
+        let address = TransportLayerAddress(BitString::from(octets.to_vec()));
+        let tunnel = GTPTunnel::new(address, GTPTEID([0, 0, 0, 7]), None);
+        decode::tunnel(&UPTransportLayerInformation::gTPTunnel(tunnel))
+    };
+    let both = [&v4.octets()[..], &v6.octets()].concat();
+    let one = |address: IpAddr| Some((TransportAddress::One(address), 7));
+    assert_eq!(tunnel(&v4.octets()), one(v4.into()));
+    assert_eq!(tunnel(&v6.octets()), one(v6.into()));
+    assert_eq!(tunnel(&both), Some((TransportAddress::Both(v4, v6), 7)));
+    for octets in [1, 3, 5, 8, 12, 15, 17, 19] {
+        assert_eq!(tunnel(&both[..octets]), None, "{octets} octets");
+    }
+    let (ours4, ours6): (IpAddr, IpAddr) = ([203, 0, 113, 1].into(), Ipv6Addr::LOCALHOST.into());
+    for (address, from4, from6) in [
+        (TransportAddress::One(v4.into()), Some(v4.into()), None),
+        (TransportAddress::One(v6.into()), None, Some(v6.into())),
+        (
+            TransportAddress::Both(v4, v6),
+            Some(v4.into()),
+            Some(v6.into()),
+        ),
+    ] {
+        assert_eq!(address.reached_from(ours4), from4);
+        assert_eq!(address.reached_from(ours6), from6);
+    }
 }
 
 #[test]

@@ -245,13 +245,13 @@ impl<F: Fn(u32) -> Option<String>> Worker<F> {
 
     /// A session in the relay's terms.
     fn access(&self, session: RelaySession) -> Result<AccessSession, String> {
-        let (IpAddr::V4(upf), IpAddr::V4(ue_inner)) = (session.upf, session.ue_inner) else {
-            return Err("the relay speaks IPv4 alone".to_owned());
+        let IpAddr::V4(ue_inner) = session.ue_inner else {
+            return Err("the relay has IPv4 alone inside of IPsec".to_owned());
         };
         Ok(AccessSession {
             dl_teid: session.dl_teid,
             ul_teid: session.ul_teid,
-            upf,
+            upf: session.upf,
             ue_inner,
             pdu_session: session.session,
             default_qfi: session.qfis.first().copied().unwrap_or_default(),

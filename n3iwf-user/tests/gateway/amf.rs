@@ -1,7 +1,5 @@
 //! The AMF's half of NGAP, and what it remembers.
 
-use std::net::Ipv4Addr;
-
 use dataplane::relay::Ambr;
 use n3iwf_user::ngap::Cause;
 use oxirush_ngap::{
@@ -172,10 +170,13 @@ pub(crate) fn context_setup(
 
 /// PDUSessionResourceSetupRequestTransfer for the UPF 203.0.113.2.
 pub(crate) fn transfer(ul_teid: u32, qfis: &[u8]) -> Vec<u8> {
+    transfer_to(&[203, 0, 113, 2], ul_teid, qfis)
+}
+
+/// The same for another UPF: octets of its Transport Layer Address.
+pub(crate) fn transfer_to(upf: &[u8], ul_teid: u32, qfis: &[u8]) -> Vec<u8> {
     let tunnel = UPTransportLayerInformation::gTPTunnel(GTPTunnel::new(
-        TransportLayerAddress(BitString::from(
-            Ipv4Addr::new(203, 0, 113, 2).octets().to_vec(),
-        )),
+        TransportLayerAddress(BitString::from(upf.to_vec())),
         GTPTEID(ul_teid.to_be_bytes()),
         None,
     ));

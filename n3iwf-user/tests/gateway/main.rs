@@ -17,6 +17,7 @@ mod hostile;
 mod modification;
 mod modify;
 mod n2;
+mod n3;
 mod overload;
 mod rekey;
 mod sessions;

@@ -14,6 +14,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) ambr: Option<Ambr>,
     /// TEID downlink, TEID uplink.
     pub(crate) tunnel: Option<(u32, u32)>,
+    /// The UPF's end of it; otherwise 203.0.113.9.
+    pub(crate) upf: Option<&'a [u8]>,
     pub(crate) flows: &'a [Flow],
     pub(crate) released: &'a [u8],
 }
@@ -22,7 +24,7 @@ pub(crate) fn qfi(qfi: u8) -> QosFlowIdentifier {
     QosFlowIdentifier(u64::from(qfi))
 }
 
-pub(crate) fn tunnel(address: [u8; 4], teid: u32) -> UPTransportLayerInformation<'static> {
+pub(crate) fn tunnel(address: &[u8], teid: u32) -> UPTransportLayerInformation<'static> {
     UPTransportLayerInformation::gTPTunnel(GTPTunnel::new(
         TransportLayerAddress(BitString::from(address.to_vec())),
         GTPTEID(teid.to_be_bytes()),
@@ -46,8 +48,8 @@ pub(crate) fn transfer(wanted: &Wanted<'_>) -> Vec<u8> {
     }
     if let Some((down, up)) = wanted.tunnel {
         let item = ULNGUUPTNLModifyItem::new(
-            tunnel([203, 0, 113, 9], up),
-            tunnel([203, 0, 113, 1], down),
+            tunnel(wanted.upf.unwrap_or(&[203, 0, 113, 9]), up),
+            tunnel(&[203, 0, 113, 1], down),
             None,
         );
         let list = ULNGUUPTNLModifyList(vec![item]);

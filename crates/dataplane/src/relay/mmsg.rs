@@ -3,7 +3,7 @@
 
 use std::{
     io, mem,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd, BorrowedFd},
     ptr,
 };
@@ -15,7 +15,7 @@ use crate::Error;
 /// Datagrams per system call.
 pub(super) const BATCH: usize = 32;
 
-/// Room for one datagram: the largest an IPv4 socket can deliver.
+/// Room for one datagram: the largest a socket can deliver, but for jumbograms.
 const ROOM: usize = 65_536;
 
 /// Room for [`BATCH`] packets. Pages that no packet ever filled are never made, nor wiped by a
@@ -38,11 +38,11 @@ impl Room {
     }
 }
 
-/// Receives up to [`BATCH`] IPv4 datagrams per call into buffers of its own.
+/// Receives up to [`BATCH`] datagrams per call into buffers of its own.
 pub(super) struct Receiver {
     room: Room,
     lengths: Vec<usize>,
-    sources: Vec<libc::sockaddr_in>,
+    sources: Vec<Name>,
 }
 
 impl Receiver {
@@ -50,7 +50,7 @@ impl Receiver {
         Self {
             room,
             lengths: vec![0; BATCH],
-            sources: vec![EMPTY_ADDRESS; BATCH],
+            sources: vec![Name::EMPTY; BATCH],
         }
     }
 
@@ -70,7 +70,7 @@ impl Receiver {
             .map(|(vector, source)| {
                 let mut message = empty_message();
                 message.msg_hdr.msg_name = ptr::from_mut(source).cast();
-                message.msg_hdr.msg_namelen = ADDRESS_LEN;
+                message.msg_hdr.msg_namelen = Name::ROOM;
                 message.msg_hdr.msg_iov = vector;
                 message.msg_hdr.msg_iovlen = 1;
                 message
@@ -98,23 +98,21 @@ impl Receiver {
     }
 
     /// The datagrams of the last call that returned `received`.
-    pub(super) fn datagrams(&self, received: usize) -> impl Iterator<Item = (SocketAddrV4, &[u8])> {
+    pub(super) fn datagrams(&self, received: usize) -> impl Iterator<Item = (SocketAddr, &[u8])> {
         self.sources
             .iter()
             .zip(self.room.buffers())
             .zip(&self.lengths)
             .take(received)
             .map(|((source, buffer), length)| {
-                let address = Ipv4Addr::from(u32::from_be(source.sin_addr.s_addr));
-                let from = SocketAddrV4::new(address, u16::from_be(source.sin_port));
-                (from, buffer.get(..*length).unwrap_or_default())
+                (source.address(), buffer.get(..*length).unwrap_or_default())
             })
     }
 }
 
 /// A datagram to send: header and payload are gathered, not copied together.
 pub(super) struct Outgoing<'a> {
-    pub(super) to: SocketAddrV4,
+    pub(super) to: SocketAddr,
     pub(super) header: [u8; 16],
     pub(super) header_len: usize,
     pub(super) payload: &'a [u8],
@@ -124,9 +122,9 @@ pub(super) struct Outgoing<'a> {
 ///
 /// A full socket buffer is waited for; any other refusal costs that datagram alone.
 pub(super) fn send(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> u64 {
-    let mut addresses: Vec<libc::sockaddr_in> = datagrams
+    let mut names: Vec<Name> = datagrams
         .iter()
-        .map(|datagram| address(datagram.to))
+        .map(|datagram| Name::from(datagram.to))
         .collect();
     let mut vectors: Vec<[libc::iovec; 2]> = datagrams
         .iter()
@@ -135,13 +133,13 @@ pub(super) fn send(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> u64 {
             [vector(header), vector(datagram.payload)]
         })
         .collect();
-    let mut messages: Vec<libc::mmsghdr> = addresses
+    let mut messages: Vec<libc::mmsghdr> = names
         .iter_mut()
         .zip(&mut vectors)
-        .map(|(address, vectors)| {
+        .map(|(name, vectors)| {
             let mut message = empty_message();
-            message.msg_hdr.msg_name = ptr::from_mut(address).cast();
-            message.msg_hdr.msg_namelen = ADDRESS_LEN;
+            message.msg_hdr.msg_namelen = name.len();
+            message.msg_hdr.msg_name = ptr::from_mut(name).cast();
             message.msg_hdr.msg_iov = vectors.as_mut_ptr();
             message.msg_hdr.msg_iovlen = vectors.len();
             message
@@ -191,27 +189,64 @@ pub(super) fn allow_fragmentation(socket: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-const EMPTY_ADDRESS: libc::sockaddr_in = libc::sockaddr_in {
-    sin_family: 0,
-    sin_port: 0,
-    sin_addr: libc::in_addr { s_addr: 0 },
-    sin_zero: [0; 8],
-};
+/// An address as the kernel has it. A `sockaddr_in` lies in the first 16 octets of this one: family
+/// and port at the same places, its address where the flow label is.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Name(libc::sockaddr_in6);
 
-// The size of a sockaddr_in is 16.
+// AF_INET is 2, AF_INET6 10; the sizes are 16 and 28.
 #[expect(clippy::cast_possible_truncation)]
-const ADDRESS_LEN: libc::socklen_t = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+impl Name {
+    const V4: libc::sa_family_t = libc::AF_INET as libc::sa_family_t;
+    const V6: libc::sa_family_t = libc::AF_INET6 as libc::sa_family_t;
+    const V4_LEN: libc::socklen_t = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    const ROOM: libc::socklen_t = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
 
-fn address(to: SocketAddrV4) -> libc::sockaddr_in {
-    libc::sockaddr_in {
-        // AF_INET is 2.
-        #[expect(clippy::cast_possible_truncation)]
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: to.port().to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from(*to.ip()).to_be(),
-        },
-        sin_zero: [0; 8],
+    const EMPTY: Self = Self(libc::sockaddr_in6 {
+        sin6_family: 0,
+        sin6_port: 0,
+        sin6_flowinfo: 0,
+        sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
+        sin6_scope_id: 0,
+    });
+
+    const fn len(&self) -> libc::socklen_t {
+        match self.0.sin6_family {
+            Self::V6 => Self::ROOM,
+            _ => Self::V4_LEN,
+        }
+    }
+
+    /// Only meaningful after the kernel has filled it.
+    fn address(&self) -> SocketAddr {
+        let port = u16::from_be(self.0.sin6_port);
+        match self.0.sin6_family {
+            Self::V6 => {
+                let address = Ipv6Addr::from(self.0.sin6_addr.s6_addr);
+                SocketAddrV6::new(address, port, 0, self.0.sin6_scope_id).into()
+            }
+            _ => (Ipv4Addr::from(u32::from_be(self.0.sin6_flowinfo)), port).into(),
+        }
+    }
+}
+
+impl From<SocketAddr> for Name {
+    fn from(to: SocketAddr) -> Self {
+        let mut name = Self::EMPTY.0;
+        name.sin6_port = to.port().to_be();
+        match to {
+            SocketAddr::V4(to) => {
+                name.sin6_family = Self::V4;
+                name.sin6_flowinfo = u32::from(*to.ip()).to_be();
+            }
+            SocketAddr::V6(to) => {
+                name.sin6_family = Self::V6;
+                name.sin6_addr.s6_addr = to.ip().octets();
+                name.sin6_scope_id = to.scope_id();
+            }
+        }
+        Self(name)
     }
 }
 
@@ -226,4 +261,36 @@ fn vector(octets: &[u8]) -> libc::iovec {
 fn empty_message() -> libc::mmsghdr {
     // SAFETY: all-zero is a valid mmsghdr: null pointers with zero lengths.
     unsafe { mem::zeroed() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::offset_of;
+
+    #[test]
+    fn an_address_of_either_family_comes_back() {
+        for (text, len) in [
+            ("192.0.2.1:2152", 16),
+            ("[2001:db8::1]:2152", 28),
+            ("[fe80::1%3]:9", 28),
+        ] {
+            let address: SocketAddr = text.parse().unwrap();
+            let name = Name::from(address);
+            assert_eq!((name.address(), name.len()), (address, len));
+        }
+    }
+
+    #[test]
+    fn the_address_of_ipv4_has_the_place_of_the_flow_label() {
+        use libc::{sockaddr_in, sockaddr_in6};
+        assert_eq!(
+            offset_of!(sockaddr_in, sin_addr),
+            offset_of!(sockaddr_in6, sin6_flowinfo)
+        );
+        assert_eq!(
+            offset_of!(sockaddr_in, sin_port),
+            offset_of!(sockaddr_in6, sin6_port)
+        );
+    }
 }

@@ -21,7 +21,12 @@ mod too_big;
 mod tun;
 mod ue;
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,8 +44,8 @@ pub struct AccessSession {
     pub dl_teid: u32,
     /// The UPF's TEID: uplink G-PDUs carry it.
     pub ul_teid: u32,
-    /// The UPF's address on N3.
-    pub upf: Ipv4Addr,
+    /// The UPF's address on N3, of the same IP version as ours ([`GtpRelayConfig::gtp`]).
+    pub upf: IpAddr,
     /// The UE's inner address: GRE comes from and goes to it.
     pub ue_inner: Ipv4Addr,
     /// PDU session ID, for status.

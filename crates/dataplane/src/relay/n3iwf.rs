@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     os::fd::AsFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
@@ -31,8 +31,13 @@ use super::{
 };
 use crate::Error;
 
-/// Octets that GTP-U with a container adds to a PDU on N3: IPv4 20, UDP 8, GTP-U 16.
-pub(super) const N3_OVERHEAD: usize = 44;
+/// Octets that GTP-U with a container adds to a PDU on N3: IPv4 20 or IPv6 40, UDP 8, GTP-U 16.
+pub(super) const fn n3_overhead(ours: IpAddr) -> usize {
+    match ours {
+        IpAddr::V4(_) => 44,
+        IpAddr::V6(_) => 64,
+    }
+}
 
 /// Octets that GRE adds to a PDU inside the tunnel: IPv4 20, GRE 8.
 pub(super) const GRE_OVERHEAD: usize = 28;
@@ -46,8 +51,8 @@ const ANSWERS: u64 = 1_000_000;
 /// Where the relay listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GtpRelayConfig {
-    /// N3 address and port (`n3iwfGtpBindAddress`, 2152).
-    pub gtp: SocketAddrV4,
+    /// N3 address and port (`n3iwfGtpBindAddress`, 2152), of IPv4 or of IPv6.
+    pub gtp: SocketAddr,
     /// UP_IP4_ADDRESS: GRE of UEs is addressed to it.
     pub up_address: Ipv4Addr,
     /// MTU of N3.
@@ -90,7 +95,12 @@ impl GtpRelay {
     /// Opens the N3 socket and starts to serve it.
     pub fn start(config: GtpRelayConfig) -> Result<Self, Error> {
         let open = || -> io::Result<Socket> {
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+            let socket = Socket::new(Domain::for_address(config.gtp), Type::DGRAM, None)?;
+            if config.gtp.is_ipv6() {
+                // IPv4 may have a relay of its own on the port. UDP checksums are the kernel's, both
+                // ways: over IPv6 none is zero (RFC 8200, 8.1).
+                socket.set_only_v6(true)?;
+            }
             socket.bind(&config.gtp.into())?;
             gre_socket::grow(&socket);
             Ok(socket)
@@ -143,6 +153,17 @@ impl GtpRelay {
         Ok(())
     }
 
+    /// The one socket on N3 reaches peers of its own IP version.
+    fn check(&self, session: &AccessSession) -> Result<(), Error> {
+        let (ours, upf) = (self.shared.config.gtp.ip(), session.upf);
+        if ours.is_ipv4() == upf.is_ipv4() {
+            return Ok(());
+        }
+        Err(Error::Config(format!(
+            "the UPF {upf} cannot be reached from {ours}, our address on N3"
+        )))
+    }
+
     fn close_uplink(&self, slot: u32) {
         write(&self.shared.gre).remove(&slot);
         if let Some(uplink) = lock(&self.uplinks).remove(&slot) {
@@ -168,6 +189,7 @@ impl Drop for GtpRelay {
 
 impl AccessRelay for GtpRelay {
     fn add(&self, session: AccessSession) -> Result<(), Error> {
+        self.check(&session)?;
         // Without IPsec every session shares the one socket that is bound to no interface.
         let slot = session.interface.as_ref().map_or(0, |_| session.slot);
         self.open_uplink(slot, session.interface.as_deref())?;
@@ -181,6 +203,7 @@ impl AccessRelay for GtpRelay {
     }
 
     fn modify(&self, session: AccessSession) -> Result<(), Error> {
+        self.check(&session)?;
         let dl_teid = session.dl_teid;
         if write(&self.shared.table).modify(session) {
             return Ok(());
@@ -227,7 +250,8 @@ pub(super) fn unknown_session(dl_teid: u32) -> Error {
 impl Shared {
     /// Uplink: GRE in, GTP-U out.
     fn serve_gre(&self, socket: &Socket, slot: Option<u32>, stop: &Stop, room: Room) {
-        let limit = usize::from(self.config.n3_mtu).saturating_sub(N3_OVERHEAD);
+        let limit =
+            usize::from(self.config.n3_mtu).saturating_sub(n3_overhead(self.config.gtp.ip()));
         let mut receiver = Receiver::new(room);
         while stop.wait(socket.as_fd()) {
             let received = match receiver.receive(socket.as_fd()) {
@@ -258,7 +282,7 @@ impl Shared {
                 if parts.too_long(limit) && self.refuse(entry, Direction::Uplink, pdu, limit) {
                     continue;
                 }
-                let to = SocketAddrV4::new(entry.session.upf, gtpu::PORT);
+                let to = SocketAddr::new(entry.session.upf, gtpu::PORT);
                 for part in parts.iter() {
                     let teid = entry.session.ul_teid;
                     match gtpu::g_pdu_header(teid, *container, part.len()) {
@@ -300,7 +324,7 @@ impl Shared {
                 match Message::decode(datagram) {
                     Ok(message) if message.header.kind == MessageType::GPdu => {
                         let found = read(&self.table).downlink(
-                            *from.ip(),
+                            from.ip(),
                             &message.header,
                             message.payload.len(),
                             now,
@@ -366,7 +390,7 @@ impl Shared {
         let teid = entry.session.ul_teid;
         if let Some(header) = gtpu::g_pdu_header(teid, container, packet.len()) {
             let out = Outgoing {
-                to: SocketAddrV4::new(entry.session.upf, gtpu::PORT),
+                to: SocketAddr::new(entry.session.upf, gtpu::PORT),
                 header,
                 header_len: header.len(),
                 payload: packet,
@@ -390,7 +414,7 @@ impl Shared {
         let sockets = read(&self.gre);
         if let Some(socket) = sockets.get(&entry.home(entry.session.default_qfi)) {
             let out = Outgoing {
-                to: SocketAddrV4::new(entry.session.ue_inner, 0),
+                to: SocketAddrV4::new(entry.session.ue_inner, 0).into(),
                 header,
                 header_len: encoded.len(),
                 payload: packet,
@@ -420,7 +444,7 @@ impl Shared {
                 if let Some(place) = header.first_chunk_mut() {
                     *place = encoded;
                 }
-                let to = SocketAddrV4::new(entry.session.ue_inner, 0);
+                let to = SocketAddrV4::new(entry.session.ue_inner, 0).into();
                 for payload in parts.iter() {
                     let qfi = gre.qfi.unwrap_or(entry.session.default_qfi);
                     entry.count(qfi, Direction::Downlink, payload.len());
@@ -438,7 +462,7 @@ impl Shared {
     }
 
     /// Everything on N3 that is no G-PDU (TS 29.281 clauses 7.2 and 7.3).
-    fn path_message(&self, from: SocketAddrV4, message: &Message<'_>) {
+    fn path_message(&self, from: SocketAddr, message: &Message<'_>) {
         match message.header.kind {
             MessageType::EchoRequest => {
                 let sequence = message.header.sequence.unwrap_or(0);
@@ -446,7 +470,7 @@ impl Shared {
             }
             MessageType::ErrorIndication => match ErrorIndication::decode(message.payload) {
                 Ok(indication) => {
-                    let found = read(&self.table).by_ul_teid(*from.ip(), indication.teid);
+                    let found = read(&self.table).by_ul_teid(from.ip(), indication.teid);
                     if let Some(dl_teid) = found {
                         let mut events = lock(&self.events);
                         if events.len() < MAX_EVENTS {
@@ -464,12 +488,14 @@ impl Shared {
         }
     }
 
-    fn indicate_error(&self, from: SocketAddrV4, teid: u32) {
+    fn indicate_error(&self, from: SocketAddr, teid: u32) {
         let indication = ErrorIndication {
             teid,
-            peer: (*self.config.gtp.ip()).into(),
+            peer: self.config.gtp.ip(),
         };
-        let to = SocketAddrV4::new(*from.ip(), gtpu::PORT);
+        // The sender's address with its zone, if it has one.
+        let mut to = from;
+        to.set_port(gtpu::PORT);
         self.answer(to, &indication.encode(self.next_sequence()));
     }
 
@@ -477,7 +503,7 @@ impl Shared {
         self.sequence.fetch_add(1, Relaxed)
     }
 
-    fn answer(&self, to: SocketAddrV4, octets: &[u8]) {
+    fn answer(&self, to: SocketAddr, octets: &[u8]) {
         let answer = Outgoing {
             to,
             header: [0; 16],

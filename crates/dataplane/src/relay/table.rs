@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -247,7 +247,7 @@ impl Table {
     }
 
     /// The session whose `ul_teid` a peer does not know.
-    pub(super) fn by_ul_teid(&self, upf: Ipv4Addr, ul_teid: u32) -> Option<u32> {
+    pub(super) fn by_ul_teid(&self, upf: IpAddr, ul_teid: u32) -> Option<u32> {
         self.by_teid
             .values()
             .map(|entry| &entry.session)
@@ -303,7 +303,7 @@ impl Table {
     /// Which session a downlink G-PDU belongs to, and its GRE header.
     pub(super) fn downlink(
         &self,
-        source: Ipv4Addr,
+        source: IpAddr,
         header: &Header,
         octets: usize,
         now: u64,
@@ -347,7 +347,7 @@ mod tests {
     use gtpu::MessageType;
 
     const UE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-    const UPF: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+    const UPF: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2));
 
     fn session(dl_teid: u32, slot: u32, qfis: &[u8]) -> AccessSession {
         AccessSession {
@@ -504,7 +504,7 @@ mod tests {
         );
         assert!(
             table
-                .downlink(UE, &g_pdu(1, None), 0, 0, &unknown)
+                .downlink(UE.into(), &g_pdu(1, None), 0, 0, &unknown)
                 .unwrap()
                 .is_none()
         );

@@ -43,7 +43,7 @@ fn in_namespace(test: fn()) {
 
 fn access(qfis: &[u8]) -> (GtpRelay, UdpSocket) {
     let relay = GtpRelay::start(GtpRelayConfig {
-        gtp: SocketAddrV4::new(N3IWF, gtpu::PORT),
+        gtp: (N3IWF, gtpu::PORT).into(),
         up_address: N3IWF,
         n3_mtu: 1500,
         tunnel_mtu: 1386,
@@ -60,7 +60,7 @@ fn session(dl_teid: u32, qfis: &[u8]) -> AccessSession {
     AccessSession {
         dl_teid,
         ul_teid: 0x0a0b_0c0d,
-        upf: UPF,
+        upf: UPF.into(),
         ue_inner: UE,
         pdu_session: 5,
         qfis: qfis.to_vec(),

@@ -355,7 +355,7 @@ impl Shared {
     /// Uplink: packets from the device, out as GRE.
     fn serve_tun(&self, stop: &Stop, mut room: Room) {
         let limit = usize::from(self.config.tunnel_mtu).saturating_sub(GRE_OVERHEAD);
-        let to = SocketAddrV4::new(self.session.up_address, 0);
+        let to = SocketAddrV4::new(self.session.up_address, 0).into();
         while stop.wait(self.tun.as_fd()) {
             let mut lengths = Vec::with_capacity(BATCH);
             for buffer in room.buffers_mut() {

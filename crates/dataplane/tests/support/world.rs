@@ -126,13 +126,7 @@ impl World {
 /// A relay for the world, with pins there.
 pub(crate) fn relay_config(pin_dir: PathBuf) -> KernelRelayConfig {
     KernelRelayConfig {
-        user: GtpRelayConfig {
-            gtp: SocketAddrV4::new(N3IWF, gtpu::PORT),
-            up_address: N3IWF_INNER,
-            n3_mtu: 1500,
-            tunnel_mtu: 1386,
-            gre_protocol: 0,
-        },
+        user: user_config(),
         object: object().unwrap(),
         pin_dir,
         max_sessions: 64,
@@ -141,11 +135,22 @@ pub(crate) fn relay_config(pin_dir: PathBuf) -> KernelRelayConfig {
     }
 }
 
+/// The same in user space.
+pub(crate) fn user_config() -> GtpRelayConfig {
+    GtpRelayConfig {
+        gtp: (N3IWF, gtpu::PORT).into(),
+        up_address: N3IWF_INNER,
+        n3_mtu: 1500,
+        tunnel_mtu: 1386,
+        gre_protocol: 0,
+    }
+}
+
 pub(crate) fn session(interface: &str) -> AccessSession {
     AccessSession {
         dl_teid: DL_TEID,
         ul_teid: UL_TEID,
-        upf: UPF,
+        upf: UPF.into(),
         ue_inner: UE_INNER,
         pdu_session: 5,
         qfis: vec![QFI, 10],

@@ -3,7 +3,7 @@
 //! Every session is in both. tc programs relay what they can; whatever they pass up (GTP-U
 //! signalling, fragments, PDUs that do not fit, unknown peers) reaches [`GtpRelay`] as if there
 //! were no programs. A session that the kernel cannot serve is served by [`GtpRelay`] alone, and
-//! [`SessionReading::path`] says so.
+//! [`SessionReading::path`] says so: so it is with N3 over IPv6, whose UDP checksum covers the PDU.
 //!
 //! Relayed packets pass no netfilter hook and no XFRM policy of N3. Where this host itself protects
 //! N3 by IPsec, [`super::RelayKind::User`] is the right relay.
@@ -17,7 +17,7 @@ mod ue;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::{Mutex, PoisonError},
 };
@@ -37,7 +37,7 @@ use self::{
 use super::{
     AccessEvent, AccessRelay, AccessSession, Ambr, Drops, FlowReading, GtpRelay, GtpRelayConfig,
     KernelReasons, Path, SessionReading,
-    n3iwf::{GRE_OVERHEAD, N3_OVERHEAD, unknown_session},
+    n3iwf::{GRE_OVERHEAD, n3_overhead, unknown_session},
 };
 use crate::{Error, Options, Seen, config, link::Links, sys::wait_for_programs};
 
@@ -127,10 +127,15 @@ impl KernelRelay {
         let largest = |mtu: u16, overhead: usize| {
             u32::try_from(usize::from(mtu).saturating_sub(overhead)).unwrap_or(0)
         };
-        let uplink_max = largest(config.user.n3_mtu, N3_OVERHEAD);
+        let uplink_max = largest(config.user.n3_mtu, n3_overhead(config.user.gtp.ip()));
         let downlink_max = largest(config.user.tunnel_mtu, GRE_OVERHEAD);
+        let n3_address = match config.user.gtp.ip() {
+            IpAddr::V4(address) => address,
+            // No session is served then, and no program attached.
+            IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+        };
         let meta = RelayMeta {
-            n3_address: config.user.gtp.ip().octets(),
+            n3_address: n3_address.octets(),
             up_address: config.user.up_address.octets(),
             gre_protocol: config.user.gre_protocol.into(),
             uplink_max,
@@ -457,6 +462,9 @@ fn place(
     let Some(interface) = &access.interface else {
         return refuse("the session has no interface of its own");
     };
+    let IpAddr::V4(upf) = access.upf else {
+        return refuse("its UPF is reached over IPv6");
+    };
     let mut links = Links::open()?;
     let link = links.get(interface)?;
     let protected = link.if_id.is_some();
@@ -466,7 +474,7 @@ fn place(
     if !protected && !config.clear_access {
         return refuse("the interface is no XFRM interface");
     }
-    let (n3_ifindex, _) = links.route_to(IpAddr::V4(access.upf))?;
+    let (n3_ifindex, _) = links.route_to(IpAddr::V4(upf))?;
     let Some(n3) = links
         .list()?
         .into_iter()
@@ -502,7 +510,7 @@ fn place(
         inner: access.ue_inner.octets(),
         ifindex: link.index,
         teid: access.ul_teid.to_be_bytes(),
-        upf: access.upf.octets(),
+        upf: upf.octets(),
         n3_ifindex,
         dscp: access.n3_dscp.unwrap_or(0).into(),
         reqids: if protected {
@@ -515,7 +523,7 @@ fn place(
     let downlink = DownlinkSession {
         qfis,
         teid: access.dl_teid.to_be_bytes(),
-        upf: access.upf.octets(),
+        upf: upf.octets(),
         inner: access.ue_inner.octets(),
         ifindex: link.index,
         default_qfi: access.default_qfi.into(),

@@ -1,0 +1,320 @@
+//! N3 over IPv6 between namespaces, GRE in clear on the access side: the relay in user space, alone
+//! and behind the programs of the kernel relay. Needs root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+#[path = "support/world.rs"]
+mod world;
+
+use std::{
+    io::Read,
+    net::{IpAddr, Ipv6Addr, SocketAddrV4, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use dataplane::relay::{AccessEvent, AccessRelay, AccessSession, GtpRelay, KernelRelay, Path};
+use gtpu::{Direction, Message, MessageType};
+use nwu::GreHeader;
+use socket2::{Domain, Protocol, Socket, Type};
+use support::{Space, is_root, object, run, skip};
+use world::{
+    DL_TEID, HOST, N3IWF_INNER, PDU_ADDRESS, QFI, UL_TEID, World, datagram, downlink, pdu, raw,
+    session, uplink,
+};
+
+const N3IWF: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 1);
+const UPF: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 2);
+/// Another host of the core.
+const OTHER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 3);
+const AT: (Ipv6Addr, u16) = (N3IWF, gtpu::PORT);
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Of 1500 octets on N3: IPv6 40, UDP 8, GTP-U 16 are not the PDU's.
+const LARGEST: usize = 1436;
+
+/// Three namespaces with IPv6 on N3, if the tests can run here.
+fn ready() -> Option<World> {
+    if !is_root() {
+        skip("the relay needs root");
+        return None;
+    }
+    if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
+        skip("this kernel has no IPv6");
+        return None;
+    }
+    let world = World::new();
+    for (space, addresses) in [(&world.n3iwf, &[N3IWF][..]), (&world.core, &[UPF, OTHER])] {
+        for address in addresses {
+            let address = format!("{address}/64");
+            space.ip(&["address", "add", &address, "dev", "n3", "nodad"]);
+        }
+        // Checksums are made and looked at by software then, as between hosts.
+        space.run(|| run("ethtool", &["-K", "n3", "tx", "off", "rx", "off"]));
+    }
+    Some(world)
+}
+
+fn over_ipv6() -> AccessSession {
+    AccessSession {
+        upf: UPF.into(),
+        ..session("access")
+    }
+}
+
+/// The relay in user space, or with the programs in front of it.
+fn start(world: &World, kernel: bool) -> Box<dyn AccessRelay> {
+    world.n3iwf.run(|| -> Box<dyn AccessRelay> {
+        let relay: Box<dyn AccessRelay> = if kernel {
+            let mut config = world.relay_config();
+            config.user.gtp = AT.into();
+            Box::new(KernelRelay::start(config).unwrap())
+        } else {
+            let mut config = world::user_config();
+            config.gtp = AT.into();
+            Box::new(GtpRelay::start(config).unwrap())
+        };
+        relay.add(over_ipv6()).unwrap();
+        relay
+    })
+}
+
+fn core_socket(core: &Space, address: Ipv6Addr) -> UdpSocket {
+    let socket = core.run(|| UdpSocket::bind((address, gtpu::PORT)).unwrap());
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// UDP datagrams to the core with their headers, as they were on the link.
+fn with_headers(core: &Space) -> Socket {
+    let socket = core.run(|| Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::UDP)).unwrap());
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// Checks the UDP checksum of a datagram from the N3IWF to the UPF; its payload.
+fn checked(mut socket: &Socket) -> Vec<u8> {
+    let mut room = vec![0; 65_536];
+    let len = socket.read(&mut room).unwrap();
+    room.truncate(len);
+    assert_ne!(room[6..8], [0, 0], "over IPv6 there is a checksum");
+    let mut all = [N3IWF.octets(), UPF.octets()].concat();
+    all.extend((len as u32).to_be_bytes());
+    all.extend([0, 0, 0, 17]);
+    all.extend(&room);
+    if len % 2 == 1 {
+        all.push(0);
+    }
+    let words = all
+        .chunks(2)
+        .map(|w| u64::from(u16::from_be_bytes([w[0], w[1]])));
+    // A sum of ones' complement over what has its checksum in it is all ones.
+    assert_eq!(words.sum::<u64>() % 0xffff, 0, "{len} octets");
+    room.split_off(8)
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// PDUs both ways, small ones and such as go in fragments.
+fn pdus_pass(world: &World, relay: &dyn AccessRelay) {
+    let gre = world.gre_at_ue("access");
+    let upf = core_socket(&world.core, UPF);
+    let on_the_link = with_headers(&world.core);
+    let to_n3iwf = SocketAddrV4::new(N3IWF_INNER, 0).into();
+    let sizes = [28, 29, 500, 1358, LARGEST, LARGEST + 1, 3000];
+    for len in sizes {
+        gre.send_to(&uplink(10, &pdu(PDU_ADDRESS, HOST, len)), &to_n3iwf)
+            .unwrap();
+        let octets = datagram(&upf);
+        assert_eq!(checked(&on_the_link), octets);
+        let message = Message::decode(&octets).unwrap();
+        assert_eq!(message.header.teid, UL_TEID);
+        let container = message.header.container.unwrap();
+        assert_eq!(
+            (container.direction, container.qfi),
+            (Direction::Uplink, 10)
+        );
+        assert_eq!(message.payload, pdu(PDU_ADDRESS, HOST, len));
+
+        upf.send_to(&downlink(DL_TEID, QFI, &pdu(HOST, PDU_ADDRESS, len)), AT)
+            .unwrap();
+        let octets = raw(&gre);
+        let (header, payload) = GreHeader::decode(&octets[20..]).unwrap();
+        assert_eq!((header.qfi, header.rqi), (Some(QFI), true));
+        assert_eq!(payload, pdu(HOST, PDU_ADDRESS, len));
+    }
+    let reading = &relay.readings()[0];
+    assert_eq!(reading.path, Path::User);
+    for traffic in [reading.uplink, reading.downlink] {
+        assert_eq!(traffic.packets, sizes.len() as u64);
+        assert_eq!(traffic.bytes, sizes.iter().sum::<usize>() as u64);
+    }
+    for space in [&world.n3iwf, &world.core] {
+        assert_eq!(snmp6(space, "Udp6InCsumErrors"), 0);
+    }
+}
+
+fn snmp6(space: &Space, name: &str) -> u64 {
+    let text = space.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap());
+    let mut words = text.split_whitespace();
+    words.find(|word| *word == name).unwrap();
+    words.next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn pdus_pass_both_ways_with_checksums() {
+    let Some(world) = ready() else {
+        return;
+    };
+    let relay = start(&world, false);
+    pdus_pass(&world, &*relay);
+    world.n3iwf.run(|| drop(relay));
+}
+
+#[test]
+fn the_kernel_relay_leaves_such_sessions_to_user_space() {
+    let Some(world) = ready() else {
+        return;
+    };
+    if object().is_none() {
+        skip("there is no eBPF object: run `cargo xtask build`");
+        return;
+    }
+    let relay = start(&world, true);
+    world.n3iwf.run(|| relay.bind(DL_TEID, 1));
+    pdus_pass(&world, &*relay);
+    let reasons = relay.kernel_reasons().unwrap();
+    for (direction, reasons) in [("up", reasons.uplink), ("down", reasons.downlink)] {
+        assert!(
+            reasons.values().all(|count| *count == 0),
+            "{direction}: {reasons:?}"
+        );
+    }
+    world.n3iwf.run(|| drop(relay));
+}
+
+#[test]
+fn the_path_is_managed() {
+    let Some(world) = ready() else {
+        return;
+    };
+    let relay = start(&world, false);
+    let upf = core_socket(&world.core, UPF);
+    let on_the_link = with_headers(&world.core);
+    // Echo, from another port as well: the answer goes to where the request came from.
+    let probe = world.core.run(|| UdpSocket::bind((UPF, 0)).unwrap());
+    probe.set_read_timeout(Some(PATIENCE)).unwrap();
+    for (socket, sequence) in [(&upf, 7), (&probe, 8)] {
+        socket.send_to(&gtpu::echo_request(sequence), AT).unwrap();
+        assert_eq!(datagram(socket), gtpu::echo_response(sequence));
+        assert_eq!(checked(&on_the_link), gtpu::echo_response(sequence));
+    }
+
+    // An unknown TEID: told to the port of GTP-U, with the address that the G-PDU was sent to.
+    let stray = downlink(0x99, QFI, &pdu(HOST, PDU_ADDRESS, 100));
+    probe.send_to(&stray, AT).unwrap();
+    let answer = datagram(&upf);
+    assert_eq!(checked(&on_the_link), answer);
+    let message = Message::decode(&answer).unwrap();
+    assert_eq!(message.header.kind, MessageType::ErrorIndication);
+    let indication = gtpu::ErrorIndication::decode(message.payload).unwrap();
+    assert_eq!(
+        (indication.teid, indication.peer),
+        (0x99, IpAddr::V6(N3IWF))
+    );
+    assert_eq!(relay.drops().no_session, 1);
+
+    // The session's tunnel is the UPF's: nobody else may send into it, or end it.
+    let other = core_socket(&world.core, OTHER);
+    let forged = downlink(DL_TEID, QFI, &pdu(HOST, PDU_ADDRESS, 100));
+    other.send_to(&forged, AT).unwrap();
+    eventually("it is counted", || {
+        relay.readings()[0].drops.wrong_address == 1
+    });
+    let unknown = |peer| {
+        let peer = IpAddr::V6(peer);
+        let teid = UL_TEID;
+        gtpu::ErrorIndication { teid, peer }.encode(3)
+    };
+    other.send_to(&unknown(OTHER), AT).unwrap();
+    // The answer to an Echo says that what came before has been looked at.
+    other.send_to(&gtpu::echo_request(9), AT).unwrap();
+    assert_eq!(datagram(&other), gtpu::echo_response(9));
+    assert_eq!(relay.poll_event(), None);
+    upf.send_to(&unknown(UPF), AT).unwrap();
+    let mut event = None;
+    eventually("the daemon is told", || {
+        event = event.or(relay.poll_event());
+        event.is_some()
+    });
+    assert_eq!(event, Some(AccessEvent::TunnelUnknown { dl_teid: DL_TEID }));
+    world.n3iwf.run(|| drop(relay));
+}
+
+#[test]
+fn senders_learn_what_fits_beside_the_longer_header() {
+    let Some(world) = ready() else {
+        return;
+    };
+    let relay = start(&world, false);
+    let gre = world.gre_at_ue("access");
+    let mut large = pdu(PDU_ADDRESS, HOST, LARGEST + 1);
+    // DF.
+    large[6] = 0x40;
+    gre.send_to(
+        &uplink(QFI, &large),
+        &SocketAddrV4::new(N3IWF_INNER, 0).into(),
+    )
+    .unwrap();
+    let octets = raw(&gre);
+    let (_, answer) = GreHeader::decode(&octets[20..]).unwrap();
+    assert_eq!((answer[9], &answer[20..22]), (1, &[3, 4][..]), "ICMP");
+    assert_eq!(answer[26..28], (LARGEST as u16).to_be_bytes());
+    let reading = &relay.readings()[0];
+    assert_eq!((reading.drops.too_big, reading.uplink.packets), (1, 0));
+    world.n3iwf.run(|| drop(relay));
+}
+
+#[test]
+fn a_upf_of_the_other_version_is_refused_by_name() {
+    let Some(world) = ready() else {
+        return;
+    };
+    let relay = start(&world, false);
+    let why = |session: AccessSession| {
+        let refused = world.n3iwf.run(|| relay.add(session.clone())).unwrap_err();
+        let modified = relay.modify(session).unwrap_err();
+        assert_eq!(refused.to_string(), modified.to_string());
+        refused.to_string()
+    };
+    let why = why(session("access"));
+    assert!(
+        why.contains(&world::UPF.to_string()) && why.contains(&N3IWF.to_string()),
+        "{why}"
+    );
+    // The one that was there is as before.
+    assert_eq!(relay.readings().len(), 1);
+    let upf = core_socket(&world.core, UPF);
+    let gre = world.gre_at_ue("access");
+    let to_n3iwf = SocketAddrV4::new(N3IWF_INNER, 0).into();
+    gre.send_to(&uplink(QFI, &pdu(PDU_ADDRESS, HOST, 100)), &to_n3iwf)
+        .unwrap();
+    assert_eq!(
+        Message::decode(&datagram(&upf)).unwrap().header.teid,
+        UL_TEID
+    );
+    world.n3iwf.run(|| drop(relay));
+}
