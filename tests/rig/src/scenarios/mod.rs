@@ -195,6 +195,18 @@ pub const ALL: &[Scenario] = &[
         run: rekey::rekey,
     },
     Scenario {
+        name: "rekey-hybrid",
+        about: "the same in mode hybrid: every key exchange again, and a QKD key each",
+        mode: KeyMode::Hybrid,
+        run: rekey::rekey,
+    },
+    Scenario {
+        name: "rekey-psk",
+        about: "the same in mode psk: every key exchange again",
+        mode: KeyMode::Psk,
+        run: rekey::rekey,
+    },
+    Scenario {
         name: "roam",
         about: "the UE's address changes, three times by itself and by command: MOBIKE keeps the attach",
         mode: KeyMode::Qkd,

@@ -1,4 +1,4 @@
-//! Fresh QKD keys under traffic (RFC 7296 2.8).
+//! Fresh keys under traffic (RFC 7296 2.8).
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -11,15 +11,31 @@ use super::faults::{clean_slate, nothing_stays};
 use crate::bulk::Direction;
 use crate::control::{self, text};
 use crate::exec;
+use crate::files::KeyMode;
 use crate::report::{Finding, Report};
 use crate::steps::{self, Attached};
 use crate::topology::Place;
 use crate::world::{Role, World};
 
-/// QKD keys of an attach, of a Child SA and of an IKE SA.
-const KEYS: u64 = 7;
-const KEYS_OF_A_CHILD: u64 = 2;
-const KEYS_OF_IKE: u64 = 3;
+/// QKD keys of an attach, of a rekeyed Child SA and of a rekeyed IKE SA.
+#[derive(Clone, Copy)]
+struct Cost {
+    attach: u64,
+    child: u64,
+    ike: u64,
+}
+
+impl Cost {
+    const fn of(mode: KeyMode) -> Self {
+        let (attach, child, ike) = match mode {
+            KeyMode::Qkd => (7, 2, 3),
+            KeyMode::Hybrid => (1, 1, 1),
+            KeyMode::Psk | KeyMode::Cert => (0, 0, 0),
+        };
+        Self { attach, child, ike }
+    }
+}
+
 /// Signalling and one PDU session.
 const CHILDREN: u64 = 2;
 /// How often each side rekeys both kinds of SA.
@@ -43,6 +59,7 @@ pub(super) fn rekey(report: &mut Report, world: &mut World) -> Option<()> {
         world.reconfigure(Role::N3iwf, |text| text.replace("dataplane:\n", &limits))?;
         Ok(Finding::new(format!("{SOFT_BYTES} octets each way")))
     })?;
+    let cost = Cost::of(world.options().mode);
     let before = clean_slate(report, world)?;
     steps::bring_up(report, world)?;
     let attached = report.step_with("attach", || {
@@ -53,7 +70,7 @@ pub(super) fn rekey(report: &mut Report, world: &mut World) -> Option<()> {
     report.step("every SA rekeyed from each side, no echo lost", || {
         under_traffic(world, &attached)
     })?;
-    let mut keys = KEYS + ROUNDS * 2 * (CHILDREN * KEYS_OF_A_CHILD + KEYS_OF_IKE);
+    let mut keys = cost.attach + ROUNDS * 2 * (CHILDREN * cost.child + cost.ike);
     report.step("fresh keys for each, every one accounted for", || {
         steps::keys(world, keys)
     })?;
@@ -66,7 +83,7 @@ pub(super) fn rekey(report: &mut Report, world: &mut World) -> Option<()> {
     report.step("the kernel's limit, in the middle of a transfer", || {
         by_limit(world, &attached)
     })?;
-    keys += KEYS_OF_A_CHILD;
+    keys += cost.child;
     report.step("every key is accounted for", || steps::keys(world, keys))?;
     report.step("TCP to the UE", || {
         steps::tcp(world, &attached, Direction::Down, 256 << 10)
@@ -75,7 +92,7 @@ pub(super) fn rekey(report: &mut Report, world: &mut World) -> Option<()> {
         rekeyed(world, Role::Ue, false)?;
         steps::deregister(world)
     })?;
-    keys += CHILDREN * KEYS_OF_A_CHILD;
+    keys += CHILDREN * cost.child;
     report.step("every key is accounted for", || steps::keys(world, keys))?;
     nothing_stays(report, world, &before)
 }
