@@ -682,7 +682,8 @@ fn aggregate_maximum_bit_rates_hold() {
                 elapsed.as_secs_f64() * 1e3
             );
             assert!(passed as f64 <= most, "{what}: {passed} > {most}");
-            let least = (most - 25.0).min(PACKETS as f64);
+            // A tick at either end, and in an emulated machine ticks come late by as much again.
+            let least = (most - 11.0 - 40.0).min(PACKETS as f64);
             assert!(passed as f64 >= least, "{what}: {passed} < {least}");
         };
         // Up, the limit of the session itself.
