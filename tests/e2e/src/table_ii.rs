@@ -263,7 +263,7 @@ impl<F: Frame> fmt::Display for Attach<'_, F> {
             writeln!(f, "{:<26} {:>8} {paper:>12}", row.name, frame.length())?;
         }
         let (total, paper) = (self.total(), column.total());
-        let per_mille = total * 1000 / paper;
+        let per_mille = (total * 1000 + paper / 2) / paper;
         let share = format!("{}.{} %", per_mille / 10, per_mille % 10);
         writeln!(f, "{:<26} {total:>8} {paper:>12}   {share}", "total")
     }
