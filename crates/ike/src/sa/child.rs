@@ -3,18 +3,19 @@
 use keys::{KeyId, QkdKey};
 
 use super::{
-    Command, Cx, Phase, Sa, child_exchange::ChildExchange, keys as key_material, lifetime::Life,
+    Command, Cx, Phase, Sa,
+    child_exchange::ChildExchange,
+    keys as key_material,
+    lifetime::Life,
+    naming::{Named, Proof},
     ppk::fresh,
 };
 use crate::{
-    config::{Mode, Profile},
+    config::Mode,
     crypto::{EspSuite, keymat, ppk, qkd as schedule},
     event::{ChildFailure, ChildId, ChildSa, Event, KeyRequestId, QkdFailure},
     time::Instant,
-    wire::{
-        Delete, ExchangeType, Notify, NotifyType, Payload, SaPayload, TrafficSelector,
-        qkd::{KeyIdFormat, QkdKeyIds},
-    },
+    wire::{Delete, ExchangeType, Notify, NotifyType, Payload, SaPayload, TrafficSelector},
 };
 
 /// Where a Child SA stands.
@@ -70,14 +71,16 @@ pub(super) struct Child {
     pub(super) exchange: ChildExchange,
     /// The peer's proposal as it is to be answered.
     pub(super) answer: Option<SaPayload>,
-    /// QKD_KEY_IDS of the peer's request.
+    /// Slave: what the peer's request says of fresh keys.
     pub(super) named: Option<Notify>,
     pub(super) nonce_i: Vec<u8>,
     pub(super) nonce_r: Vec<u8>,
     pub(super) keys: Option<Vec<QkdKey>>,
     pub(super) key_ids: Vec<KeyId>,
-    /// Whether the keys are fresh, so that the master's message has to name them.
-    pub(super) fresh: bool,
+    /// Slave: what the keys have to prove.
+    pub(super) proof: Option<Proof>,
+    /// What our message says of fresh keys: the master's names, or that the slave has them.
+    pub(super) naming: Option<Notify>,
     pub(super) state: ChildState,
     pub(super) since: Option<Instant>,
     /// The Child SA it takes over from.
@@ -108,7 +111,8 @@ impl Child {
             nonce_r: Vec::new(),
             keys: None,
             key_ids: Vec::new(),
-            fresh: false,
+            proof: None,
+            naming: None,
             state,
             since: None,
             replaces: None,
@@ -117,15 +121,10 @@ impl Child {
         }
     }
 
-    /// QKD_KEY_IDS for the master's message, when the keys are fresh.
-    pub(super) fn key_notify(&self, profile: Profile) -> Option<Payload> {
-        let format = match profile {
-            Profile::Native => KeyIdFormat::Binary,
-            Profile::Paper => KeyIdFormat::Json,
-        };
-        let ids = self.key_ids.clone();
-        self.fresh
-            .then(|| QkdKeyIds { format, ids }.to_notify().into())
+    /// Slave: the keys that the KMS is being asked for.
+    pub(super) fn expect(&mut self, named: Named) {
+        self.key_ids = named.ids;
+        self.proof = named.proof;
     }
 
     /// Takes over its keys.

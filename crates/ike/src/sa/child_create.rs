@@ -1,15 +1,17 @@
 //! CREATE_CHILD_SA begun by this side (RFC 7296 1.3.1), and where the keys of a further Child SA come from.
 //!
 //! Keys in mode `qkd`: the N3IWF (responder of the IKE SA) is master and decides. Its message that makes a Child SA
-//! either names fresh keys in QKD_KEY_IDS, or, without that notify, means the keys IKE_SA_INIT named for the first
-//! user-plane Child SA.
+//! either names fresh keys ([`naming`](super::naming)) or means those that IKE_SA_INIT named for the first user-plane
+//! Child SA.
 
-use keys::{KeyId, QkdKey};
+use keys::QkdKey;
 
 use super::{
     Command, Cx, Sa,
     child::{Child, ChildState},
-    keys as key_material, ledger, selectors,
+    keys as key_material, ledger,
+    naming::{Named, Proof},
+    selectors,
 };
 use crate::{
     config::Mode,
@@ -17,7 +19,7 @@ use crate::{
     event::{
         ChildFailure, ChildId, CommandError, Event, KeyRequestId, KeysWanted, NewChild, QkdFailure,
     },
-    wire::{ExchangeType, NotifyType, Payload, find_notify, notifies, qkd::QkdKeyIds},
+    wire::{ExchangeType, NotifyType, Payload, notifies},
 };
 
 /// Where the slave's keys come from.
@@ -25,7 +27,7 @@ pub(super) enum KeySource {
     /// They were named in IKE_SA_INIT and are here.
     Held(Vec<QkdKey>),
     /// The KMS is being asked for these.
-    Asked(KeyRequestId, Vec<KeyId>),
+    Asked(KeyRequestId, Named),
 }
 
 impl Sa {
@@ -90,40 +92,26 @@ impl Sa {
         payloads: &[Payload],
         rekey: bool,
     ) -> Result<KeySource, ChildFailure> {
-        let Some(notify) = find_notify(payloads, NotifyType::QKD_KEY_IDS) else {
+        let Some(named) = self.named(payloads, self.child_key_count(true))? else {
             return match self.user_keys.take_if(|_| !rekey) {
                 Some(keys) => Ok(KeySource::Held(keys)),
-                None => Err(ChildFailure::InvalidAnswer("no QKD_KEY_IDS")),
+                None => Err(ChildFailure::InvalidAnswer("no names of keys")),
             };
         };
-        let ids = QkdKeyIds::from_data(&notify.data)
-            .map_err(|_| ChildFailure::InvalidAnswer("QKD_KEY_IDS"))?
-            .ids;
-        let reused = ids.iter().any(|id| {
-            self.ledger.holds(id)
-                || self.ike_keys.contains(id)
-                || self
-                    .children
-                    .values()
-                    .any(|child| child.key_ids.contains(id))
-        });
-        if reused || ids.len() != self.child_key_count(true) {
-            return Err(ChildFailure::InvalidAnswer("QKD_KEY_IDS"));
-        }
         let Some(master) = self.peer_sae.clone() else {
             return Err(ChildFailure::Qkd(QkdFailure::UnknownSae));
         };
         let request = cx.ids.key_request();
         let wanted = KeysWanted::Collect {
             master,
-            ids: ids.clone(),
+            ids: named.ids.clone(),
         };
         cx.events.push_back(Event::KeysNeeded {
             sa: self.id,
             request,
             wanted,
         });
-        Ok(KeySource::Asked(request, ids))
+        Ok(KeySource::Asked(request, named))
     }
 
     pub(super) fn child_waiting_for(&self, request: KeyRequestId) -> Option<ChildId> {
@@ -143,18 +131,24 @@ impl Sa {
         let number = self.child_key_count(true);
         let hybrid = self.mode == Mode::Hybrid;
         let master = self.is_master();
+        let prf = self.suite.map(|suite| suite.prf);
+        // The master's names of what it has just been given.
+        let naming = match &keys {
+            Ok(keys) if master => self.name(keys),
+            _ => None,
+        };
         let Some(child) = self.children.get_mut(&id) else {
             return ledger::lose_unclaimed(self.id, keys.unwrap_or_default(), cx.events);
         };
         let checked = match keys {
             Err(failure) => Err(failure),
             // The slave noted the IDs it asked for.
-            Ok(keys) if !master => {
-                key_material::in_order(&child.key_ids, keys).map_err(|unwanted| {
+            Ok(keys) if !master => key_material::in_order(&child.key_ids, keys)
+                .and_then(|keys| Proof::check(child.proof.as_ref(), prf, keys))
+                .map_err(|unwanted| {
                     ledger::lose_unclaimed(self.id, unwanted, cx.events);
                     QkdFailure::UnknownKey
-                })
-            }
+                }),
             Ok(keys) if keys.len() == number => Ok(keys),
             Ok(keys) => {
                 ledger::lose_unclaimed(self.id, keys, cx.events);
@@ -169,7 +163,10 @@ impl Sa {
             true => self.ledger.take_ppk(&keys),
             false => self.ledger.take_child(&keys),
         }
-        child.fresh = master;
+        child.naming = match master {
+            true => naming,
+            false => child.proof.take().map(|proof| proof.consent()),
+        };
         child.give_keys(keys);
         if child.ours && master {
             child.state = ChildState::Queued;
@@ -195,8 +192,7 @@ impl Sa {
 
     /// Sends the CREATE_CHILD_SA request.
     pub(super) fn send_child_request(&mut self, cx: &mut Cx<'_>, id: ChildId) {
-        let profile = self.profile();
-        let nonce = key_material::child_nonce_len(profile).map(|len| cx.random(len));
+        let nonce = key_material::child_nonce_len(self.profile()).map(|len| cx.random(len));
         if !self.still_wanted(id) {
             self.current = None;
             return self.fail_child(cx, id, ChildFailure::Superseded);
@@ -221,7 +217,7 @@ impl Sa {
             Payload::TsR(child.ts_remote.clone()),
         ]);
         payloads.extend(child.own_notifies.iter().cloned().map(Payload::Notify));
-        payloads.extend(child.key_notify(profile));
+        payloads.extend(child.naming.clone().map(Payload::Notify));
         self.request(cx, ExchangeType::CreateChildSa, &payloads);
     }
 
@@ -272,9 +268,11 @@ impl Sa {
         };
         child.nonce_r = nonce.unwrap_or_default();
         let rekey = child.replaces.is_some();
+        let offered = child.key_ids.clone();
         if self.lost_collision(id) {
             return Err(ChildFailure::Superseded);
         }
+        self.check_consent(&offered, payloads)?;
         self.finish_child_ke(id, payloads)?;
         let source = match self.is_master() || self.child_key_count(rekey) == 0 {
             true => None,
@@ -284,8 +282,8 @@ impl Sa {
             return Err(ChildFailure::Abandoned);
         };
         match source {
-            Some(KeySource::Asked(request, ids)) => {
-                child.key_ids = ids;
+            Some(KeySource::Asked(request, named)) => {
+                child.expect(named);
                 child.state = ChildState::AwaitKeys(request);
                 return Ok(());
             }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     crypto::ChildSuite,
     event::{ChildAnswer, ChildFailure, ChildId, Event},
-    wire::{Notify, NotifyType, Payload, find_notify, qkd::QkdKeyIds},
+    wire::{Notify, NotifyType, Payload, find_notify},
 };
 
 impl Sa {
@@ -27,6 +27,7 @@ impl Sa {
         if !matches!(self.phase, Phase::Established) {
             return Err(deny(NotifyType::TEMPORARY_FAILURE));
         }
+        self.refuse_foreign_ppks(payloads)?;
         let mut offer = None;
         let mut nonce = None;
         let mut ts_i = None;
@@ -69,10 +70,10 @@ impl Sa {
             return Err(deny(NotifyType::TS_UNACCEPTABLE));
         }
         let exchange = ChildExchange::respond(selection.suite.ke, ke, cx.rng)?;
-        let named = find_notify(payloads, NotifyType::QKD_KEY_IDS);
+        let named = find_notify(payloads, self.naming_kind());
         if self.child_key_count(replaces.is_some()) > 0 && !self.is_master() {
             let usable = match named {
-                Some(notify) => QkdKeyIds::from_data(&notify.data).is_ok(),
+                Some(notify) => self.read_naming(notify).is_ok(),
                 None => replaces.is_none() && self.user_keys.is_some(),
             };
             if !usable {
@@ -175,8 +176,8 @@ impl Sa {
                         child.give_keys(keys);
                         self.install_child(cx, id);
                     }
-                    Ok(KeySource::Asked(request, ids)) => {
-                        child.key_ids = ids;
+                    Ok(KeySource::Asked(request, named)) => {
+                        child.expect(named);
                         child.state = ChildState::AwaitKeys(request);
                     }
                     Err(failure) => {
@@ -193,7 +194,6 @@ impl Sa {
     /// Answers the peer: the Child SA is installed here, or IKE_FOLLOWUP_KE is to come.
     pub(super) fn grant_child(&mut self, cx: &mut Cx<'_>, id: ChildId) {
         self.answering = None;
-        let profile = self.profile();
         let Some(child) = self.children.get_mut(&id) else {
             return;
         };
@@ -212,7 +212,7 @@ impl Sa {
             Payload::TsR(child.ts_local.clone()),
         ]);
         payloads.extend(child.own_notifies.iter().cloned().map(Payload::Notify));
-        payloads.extend(child.key_notify(profile));
+        payloads.extend(child.naming.take().map(Payload::Notify));
         self.respond(cx, &payloads);
     }
 }

@@ -21,6 +21,7 @@ mod ledger;
 mod legacy;
 mod lifetime;
 mod mobike;
+mod naming;
 mod plain;
 mod ppk;
 mod recognition;
@@ -32,7 +33,10 @@ mod status;
 mod timers;
 pub(crate) mod window;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use ::keys::{QkdKey, SaeId, Secret};
 
@@ -49,6 +53,7 @@ use self::{
     ledger::Ledger,
     lifetime::Life,
     mobike::Mobility,
+    naming::PpkContext,
     ppk::Ppk,
     rekey_ike::{Heir, OwnRekey, PeerRekey},
     retired::Retired,
@@ -168,6 +173,8 @@ pub(crate) struct Sa {
     msk: Option<Secret>,
     /// Mode `hybrid`, until established.
     ppk: Option<Ppk>,
+    /// Mode `hybrid` with RFC 9867, once established: what PPK Confirmation covers of the current IKE SA.
+    ppk_context: Option<Arc<PpkContext>>,
     /// What AUTH covers of IKE_INTERMEDIATE.
     int_auth: Option<Vec<u8>>,
     /// Hash algorithms the peer announced for signatures (RFC 7427).
@@ -261,6 +268,7 @@ impl Sa {
             signalling_keys: None,
             msk: None,
             ppk: None,
+            ppk_context: None,
             int_auth: None,
             peer_hashes: None,
             contact: Contact::default(),
@@ -373,6 +381,7 @@ impl Sa {
             .filter(|_| !self.never_rekeys(cx.config));
         self.life = Life::begin(cx, lifetime);
         self.msk = None;
+        self.begin_naming();
         self.ppk = None;
         self.int_auth = None;
         self.transcript = Transcript::default();

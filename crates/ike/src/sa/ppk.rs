@@ -6,8 +6,8 @@
 //!
 //! In mode `plain` it is a key of the configuration, in the only IKE_AUTH exchange, and rekeys have none (RFC 8784).
 //!
-//! In mode `hybrid` a rekey has a fresh one, whose `prf+(PPK, SK_d)` stands for `SK_d` (RFC 9867 3.2). The N3IWF, master of the keys, names
-//! it in QKD_KEY_IDS of its CREATE_CHILD_SA message, whoever began.
+//! In mode `hybrid` a rekey has a fresh one, whose `prf+(PPK, SK_d)` stands for `SK_d` (RFC 9867 3.2); see
+//! [`naming`](super::naming).
 
 use ::keys::{QkdKey, Secret};
 

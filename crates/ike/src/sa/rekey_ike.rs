@@ -3,7 +3,7 @@
 //! | initiator of the rekey | in CREATE_CHILD_SA | responder of the rekey |
 //! |---|---|---|
 //! | modes with a key exchange | SA, Ni, KEi; SA, Nr, KEr; additional ones in IKE_FOLLOWUP_KE, see [`followup`] | |
-//! | mode `hybrid` | the same; the N3IWF's message names a fresh PPK | |
+//! | mode `hybrid` | the same; the N3IWF's message names a fresh PPK, see [`naming`](super::naming) | |
 //! | mode `qkd` | SA, Ni; SA, Nr; the N3IWF's message names two or four keys and a new `K_auth` | |
 //!
 //! The suite, and with it the PRF, stays: 2.18 is read in two ways when it changes. The initiator goes over to the new
@@ -17,6 +17,8 @@ mod collision;
 mod followup;
 mod keys;
 
+use std::sync::Arc;
+
 use ::keys::{KeyId, QkdKey, Secret};
 
 use self::followup::{Awaited, Following};
@@ -25,16 +27,14 @@ use super::{
     keys::{self as key_material, Crypt, key_method},
     ledger,
     lifetime::Life,
+    naming::{Named, PpkContext, Proof},
     retired::Retired,
 };
 use crate::{
     config::Profile,
     crypto::{IkeSuite, KeSecret},
     event::{ChildFailure, CommandError, Event, KeyRequestId, QkdFailure},
-    wire::{
-        ExchangeType, Notify, NotifyType, Payload, Protocol, SaPayload, notifies,
-        qkd::{KeyIdFormat, QkdKeyIds},
-    },
+    wire::{ExchangeType, Notify, NotifyType, Payload, Protocol, SaPayload, notifies},
 };
 
 const NONCE_LEN: usize = 32;
@@ -52,7 +52,7 @@ enum Step {
     /// Slave: the response names keys, for which the KMS is being asked.
     Collecting {
         request: KeyRequestId,
-        ids: Vec<KeyId>,
+        named: Named,
         spi_r: u64,
         nonce_r: Vec<u8>,
     },
@@ -81,7 +81,7 @@ impl OwnRekey {
 pub(super) struct PeerRekey {
     request: Option<KeyRequestId>,
     /// Slave: the keys named.
-    ids: Vec<KeyId>,
+    named: Option<Named>,
     new: Born,
     /// Until CREATE_CHILD_SA is answered.
     answer: Option<SaPayload>,
@@ -108,8 +108,8 @@ pub(super) struct Heir {
     pub(super) crypt: Crypt,
     initiator: bool,
     key_ids: Vec<KeyId>,
-    /// The lower of the two nonces it was made with.
-    lowest_nonce: Vec<u8>,
+    ni: Vec<u8>,
+    nr: Vec<u8>,
 }
 
 /// Where the keys come from.
@@ -185,12 +185,12 @@ impl Sa {
         };
         match std::mem::replace(&mut own.step, Step::Queued) {
             Step::Collecting {
-                ids,
+                named,
                 spi_r,
                 nonce_r,
                 ..
             } => {
-                let made = self.sorted(cx, &ids, keys).and_then(|keys| {
+                let made = self.sorted(cx, &named, keys).and_then(|keys| {
                     let new = Born {
                         spi_i: own.spi,
                         spi_r,
@@ -227,6 +227,7 @@ impl Sa {
             self.current = None;
             return;
         };
+        let naming = self.own_rekey.as_ref().and_then(|own| self.name(&own.keys));
         let Some(own) = &mut self.own_rekey else {
             self.current = None;
             return;
@@ -240,7 +241,7 @@ impl Sa {
             method: ke.method().id(),
             data: ke.public().to_vec(),
         }));
-        payloads.extend(key_ids(&own.key_ids));
+        payloads.extend(naming.map(Payload::Notify));
         self.request(cx, ExchangeType::CreateChildSa, &payloads);
     }
 
@@ -292,6 +293,7 @@ impl Sa {
         if self.own_rekey_loses(&new) {
             return self.close_redundant(cx, own, &new, read.ke);
         }
+        self.check_consent(&own.key_ids, payloads)?;
         match (&own.ke, read.ke) {
             (None, _) => {}
             (Some(ke), Some((id, value))) if id == ke.method().id() => {
@@ -300,7 +302,9 @@ impl Sa {
             }
             _ => return Err(invalid("no KE")),
         }
-        if let Some(following) = Following::begin(&suite, spi_r, nonce, payloads)? {
+        if let Some(following) =
+            Following::begin(&suite, spi_r, nonce, payloads, self.naming_kind())?
+        {
             own.step = Step::Following(following);
             return Ok(None);
         }
@@ -325,10 +329,10 @@ impl Sa {
         if !self.is_established() {
             return Err(ChildFailure::Abandoned);
         }
-        let (request, ids) = self.collect_for_ike(cx, payloads)?;
+        let (request, named) = self.collect_for_ike(cx, payloads)?;
         own.step = Step::Collecting {
             request,
-            ids,
+            named,
             spi_r,
             nonce_r: nonce_r.to_vec(),
         };
@@ -341,8 +345,8 @@ impl Sa {
         }
         self.queue.retain(|command| *command != Command::RekeyIke);
         self.ledger.lost(self.id, &own.key_ids, cx.events);
-        if let Step::Collecting { ids, .. } = &own.step {
-            self.ledger.lost(self.id, ids, cx.events);
+        if let Step::Collecting { named, .. } = &own.step {
+            self.ledger.lost(self.id, &named.ids, cx.events);
         }
         if reason == ChildFailure::Superseded {
             return;
@@ -382,6 +386,7 @@ impl Sa {
         let (Some(suite), Some(sa), Some(nonce)) = (self.suite, read.sa, read.nonce) else {
             return Err(Denial::syntax("rekey of the IKE SA without a Nonce"));
         };
+        self.refuse_foreign_ppks(payloads)?;
         self.make_way(cx).map_err(|()| busy())?;
         let selection =
             IkeSuite::select(&[suite], sa).ok_or(deny(NotifyType::NO_PROPOSAL_CHOSEN))?;
@@ -398,7 +403,7 @@ impl Sa {
         };
         let mut peer = PeerRekey {
             request: None,
-            ids: Vec::new(),
+            named: None,
             answer: Some(selection.answer(new.spi_r.to_be_bytes().to_vec())),
             new,
             ke: None,
@@ -420,13 +425,14 @@ impl Sa {
             self.go_on_with_peer(cx, peer);
             return Ok(());
         }
-        let (request, ids) = match self.is_master() {
-            true => (self.allocate_for_ike(cx), Vec::new()),
-            false => self
+        if self.is_master() {
+            peer.request = Some(self.allocate_for_ike(cx));
+        } else {
+            let (request, named) = self
                 .collect_for_ike(cx, payloads)
-                .map_err(|_| deny(NotifyType::INVALID_SYNTAX))?,
-        };
-        (peer.request, peer.ids) = (Some(request), ids);
+                .map_err(|_| deny(NotifyType::INVALID_SYNTAX))?;
+            (peer.request, peer.named) = (Some(request), Some(named));
+        }
         self.peer_rekey = Some(Box::new(peer));
         Ok(())
     }
@@ -460,9 +466,9 @@ impl Sa {
         mut peer: PeerRekey,
         keys: Result<Vec<QkdKey>, QkdFailure>,
     ) {
-        let keys = match self.is_master() {
-            true => self.allocated_for_ike(cx, keys),
-            false => self.sorted(cx, &peer.ids, keys),
+        let keys = match &peer.named {
+            None => self.allocated_for_ike(cx, keys),
+            Some(named) => self.sorted(cx, named, keys),
         };
         match keys {
             Ok(keys) => {
@@ -492,9 +498,13 @@ impl Sa {
             payloads.push(Payload::Nonce(peer.new.nr.clone()));
         }
         payloads.extend(peer.ke.take());
-        if self.is_master() && payloads.len() > 1 {
-            let ids: Vec<KeyId> = peer.keys.iter().map(|key| key.id).collect();
-            payloads.extend(key_ids(&ids));
+        if payloads.len() > 1 {
+            let proof = peer.named.as_ref().and_then(|named| named.proof.as_ref());
+            let naming = match self.is_master() {
+                true => self.name(&peer.keys),
+                false => proof.map(Proof::consent),
+            };
+            payloads.extend(naming.map(Payload::Notify));
         }
         if let Some(link) = peer.awaited.next_link(cx) {
             payloads.push(link);
@@ -557,6 +567,14 @@ impl Sa {
             fragments: self.fragments,
             until: cx.now + cx.config.timing.linger,
         });
+        if self.ppk_context.is_some() {
+            self.ppk_context = Some(Arc::new(PpkContext {
+                ni: heir.ni,
+                nr: heir.nr,
+                spi_i: self.spi_i,
+                spi_r: self.spi_r,
+            }));
+        }
         let under_way = self.current.take();
         self.mobike_rekeyed(under_way);
         let replaced = std::mem::replace(&mut self.ike_keys, heir.key_ids);
@@ -638,10 +656,4 @@ fn deny(kind: NotifyType) -> Denial {
         answer: Notify::status(kind, Vec::new()),
         fatal: None,
     }
-}
-
-fn key_ids(ids: &[KeyId]) -> Option<Payload> {
-    let format = KeyIdFormat::Binary;
-    let ids = ids.to_vec();
-    (!ids.is_empty()).then(|| QkdKeyIds { format, ids }.to_notify().into())
 }

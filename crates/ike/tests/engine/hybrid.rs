@@ -26,14 +26,19 @@ use crate::{
     },
 };
 
-const MODES: [Mode; 2] = [Hybrid, Psk];
+pub(crate) const MODES: [Mode; 2] = [Hybrid, Psk];
 
-fn seconds(n: u64) -> Duration {
+pub(crate) fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
 /// An N3IWF with these suites.
-fn n3iwf(modes: &[Mode], policy: QkdPolicy, place: PpkUse, suite: IkeSuite) -> EndpointConfig {
+pub(crate) fn n3iwf(
+    modes: &[Mode],
+    policy: QkdPolicy,
+    place: PpkUse,
+    suite: IkeSuite,
+) -> EndpointConfig {
     let mut config = setup::accepting(modes, policy);
     config.responder.as_mut().unwrap().ike_suites = vec![suite];
     config.acceptance.ppk = place;
@@ -41,27 +46,27 @@ fn n3iwf(modes: &[Mode], policy: QkdPolicy, place: PpkUse, suite: IkeSuite) -> E
     config
 }
 
-fn ue() -> EndpointConfig {
+pub(crate) fn ue() -> EndpointConfig {
     let mut config = setup::ue_endpoint();
     config.lifetimes.from_peer = true;
     config
 }
 
-fn config(suite: IkeSuite) -> InitiatorConfig {
+pub(crate) fn config(suite: IkeSuite) -> InitiatorConfig {
     InitiatorConfig {
         ike_suites: vec![suite],
         ..setup::native()
     }
 }
 
-fn offering(modes: &[Mode], policy: QkdPolicy, place: PpkUse) -> Offer {
+pub(crate) fn offering(modes: &[Mode], policy: QkdPolicy, place: PpkUse) -> Offer {
     Offer {
         ppk: place,
         ..setup::offering(modes, policy)
     }
 }
 
-fn plain() -> IkeSuite {
+pub(crate) fn plain() -> IkeSuite {
     setup::exchange(KeMethod::Curve25519)
 }
 
@@ -401,7 +406,7 @@ fn suites_with_additional_exchanges_are_not_chosen_for_a_peer_that_has_none() {
 
 /// Keys of each stage, on the side that is asked.
 #[derive(Default)]
-struct Stages(Mutex<Vec<(u64, u64, IkeSuite, IkeKeys)>>);
+pub(crate) struct Stages(pub(crate) Mutex<Vec<(u64, u64, IkeSuite, IkeKeys)>>);
 
 impl std::fmt::Debug for Stages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -461,141 +466,4 @@ fn the_keys_of_the_last_stage_are_those_of_rfc_9867() {
     let installed = world.ue.record.installed.values().next().unwrap();
     assert_eq!(installed.key_out, child.first.encr.expose());
     assert_eq!(installed.key_in, child.second.encr.expose());
-}
-
-/// An established pair with one user-plane Child SA.
-fn pair(seed: u64, place: PpkUse, suite: IkeSuite) -> World {
-    let mut world = World::new(seed, ue(), n3iwf(&MODES, Prefer, place, suite));
-    let (_, sa) = world.attach_with(config(suite), &offering(&MODES, Prefer, place));
-    world.command(N3iwf, |endpoint, now| {
-        endpoint
-            .create_child(now, sa, setup::user_child(1))
-            .unwrap()
-    });
-    world.run(seconds(1));
-    assert_eq!(world.ue.record.installed.len(), 2);
-    assert_eq!(world.kme.allocations, 1, "a further Child SA costs no key");
-    world
-}
-
-/// Every key of both sides, for what it was used.
-fn spent(world: &mut World, side: Side) -> usize {
-    let record = &world.node(side).record;
-    assert_eq!(record.provided, record.fates.len());
-    for fate in record.fates.values() {
-        let Fate::Used { purpose, .. } = fate else {
-            panic!("a key is lost");
-        };
-        assert_eq!(*purpose, KeyPurpose::Ppk);
-    }
-    record.fates.len()
-}
-
-#[test]
-fn a_child_sa_is_rekeyed_with_a_fresh_key_from_either_side() {
-    for (seed, side, place) in [
-        (1200, Ue, PpkUse::Either),
-        (1201, N3iwf, PpkUse::Either),
-        (1202, Ue, PpkUse::Auth),
-        (1203, N3iwf, PpkUse::Auth),
-    ] {
-        let mut world = pair(seed, place, plain());
-        for child in world.established(side)[0].children.clone() {
-            let sa = world.established(side)[0].id;
-            world.command(side, |endpoint, now| {
-                endpoint.rekey_child(now, sa, child.id).unwrap()
-            });
-            world.run(seconds(1));
-        }
-        for end in [Ue, N3iwf] {
-            assert_eq!(world.node(end).record.switched.len(), 2, "{side:?}");
-            assert_eq!(spent(&mut world, end), 3);
-            let children = world.established(end)[0].children.clone();
-            assert_eq!(children.len(), 2);
-            assert!(children.iter().all(|child| child.key_ids.len() == 1));
-        }
-        world.check_keys();
-    }
-}
-
-#[test]
-fn the_ike_sa_is_rekeyed_with_a_fresh_key_from_either_side() {
-    let suite = setup::additional(&[KeMethod::MlKem768]);
-    for (seed, side, suite) in [
-        (1204, Ue, plain()),
-        (1205, N3iwf, plain()),
-        (1206, Ue, suite),
-        (1207, N3iwf, suite),
-    ] {
-        let mut world = pair(seed, PpkUse::Either, suite);
-        let first = world.established(Ue)[0].key_ids.clone();
-        for _ in 0..2 {
-            let sa = world.established(side)[0].id;
-            world.command(side, |endpoint, now| endpoint.rekey_ike(now, sa).unwrap());
-            world.run(seconds(1));
-        }
-        for end in [Ue, N3iwf] {
-            assert_eq!(world.node(end).record.ike_rekeys, 2);
-            assert_eq!(spent(&mut world, end), 3);
-            assert_ne!(world.established(end)[0].key_ids, first);
-        }
-        // The new SK_d is one and the same.
-        let sa = world.established(N3iwf)[0].id;
-        world.command(N3iwf, |endpoint, now| {
-            endpoint
-                .create_child(now, sa, setup::user_child(2))
-                .unwrap()
-        });
-        world.run(seconds(1));
-        assert_eq!(world.ue.record.installed.len(), 3);
-        world.check_keys();
-    }
-}
-
-#[test]
-fn without_a_key_a_rekey_fails_and_everything_goes_on() {
-    for (seed, side, master) in [
-        (1208, Ue, true),
-        (1209, Ue, false),
-        (1210, N3iwf, true),
-        (1211, N3iwf, false),
-    ] {
-        let mut world = pair(seed, PpkUse::Either, plain());
-        let failure = Some(QkdFailure::NoKeys);
-        match master {
-            true => world.kme.faults.master = failure,
-            false => world.kme.faults.slave = failure,
-        }
-        let status = world.established(side).remove(0);
-        let child = status.children[1].id;
-        world.command(side, |endpoint, now| {
-            endpoint.rekey_child(now, status.id, child).unwrap()
-        });
-        world.run(seconds(3));
-        world.command(side, |endpoint, now| {
-            endpoint.rekey_ike(now, status.id).unwrap();
-        });
-        world.run(seconds(3));
-        let record = &world.node(side).record;
-        assert_eq!(record.rekeys_failed.len(), 1, "{side:?}");
-        assert_eq!(record.ike_rekeys_failed.len(), 1, "{side:?}");
-        for end in [Ue, N3iwf] {
-            assert_eq!(world.established(end).len(), 1);
-            assert_eq!(world.node(end).record.installed.len(), 2);
-            let record = &world.node(end).record;
-            assert_eq!(record.provided, record.fates.len());
-        }
-        world.check_keys();
-    }
-}
-
-#[test]
-fn another_key_in_a_rekey_shows_at_once_in_an_ike_sa() {
-    let mut world = pair(1212, PpkUse::Either, plain());
-    world.kme.faults.wrong_octets = Some(0);
-    let sa = world.established(N3iwf)[0].id;
-    world.command(N3iwf, |endpoint, now| endpoint.rekey_ike(now, sa).unwrap());
-    world.run(seconds(400));
-    // Neither end can read the other on the new one, so it is given up on both.
-    assert!(world.established(N3iwf).is_empty() && world.established(Ue).is_empty());
 }

@@ -18,6 +18,7 @@ mod forged;
 mod fragments;
 mod fuzzed;
 mod hybrid;
+mod hybrid_rekey;
 mod kme;
 mod mobike;
 mod modes;

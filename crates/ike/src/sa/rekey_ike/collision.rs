@@ -21,7 +21,13 @@ use crate::{
 };
 
 impl Born {
-    pub(super) fn lowest_nonce(&self) -> &[u8] {
+    fn lowest_nonce(&self) -> &[u8] {
+        self.ni.as_slice().min(self.nr.as_slice())
+    }
+}
+
+impl Heir {
+    fn lowest_nonce(&self) -> &[u8] {
         self.ni.as_slice().min(self.nr.as_slice())
     }
 }
@@ -29,7 +35,7 @@ impl Born {
 impl Sa {
     /// Whether the peer's rekey stands beside ours and ours has the lowest nonce.
     pub(super) fn own_rekey_loses(&self, own: &Born) -> bool {
-        let heir = self.heir.as_ref().map(|heir| heir.lowest_nonce.as_slice());
+        let heir = self.heir.as_ref().map(|heir| heir.lowest_nonce());
         let waiting = self.peer_rekey.as_ref().map(|peer| peer.new.lowest_nonce());
         heir.or(waiting)
             .is_some_and(|rival| own.lowest_nonce() < rival)

@@ -41,7 +41,7 @@ pub(super) struct Following {
     link: Vec<u8>,
     spi_r: u64,
     nonce_r: Vec<u8>,
-    /// QKD_KEY_IDS of the response to CREATE_CHILD_SA.
+    /// Names of keys in the response to CREATE_CHILD_SA.
     named: Option<Notify>,
 }
 
@@ -52,6 +52,7 @@ impl Following {
         spi_r: u64,
         nonce_r: &[u8],
         payloads: &[Payload],
+        naming: NotifyType,
     ) -> Result<Option<Self>, ChildFailure> {
         let left = additional(suite);
         if left.is_empty() {
@@ -63,7 +64,7 @@ impl Following {
             link: link(payloads).ok_or(missing)?,
             spi_r,
             nonce_r: nonce_r.to_vec(),
-            named: find_notify(payloads, NotifyType::QKD_KEY_IDS).cloned(),
+            named: find_notify(payloads, naming).cloned(),
         }))
     }
 }

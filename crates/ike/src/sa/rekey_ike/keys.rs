@@ -7,6 +7,7 @@ use super::{
         Cx, Sa,
         keys::{self as key_material, Crypt},
         ledger,
+        naming::{Named, Proof},
         ppk::fresh,
     },
     Born, Heir, Source,
@@ -15,7 +16,7 @@ use crate::{
     config::Mode,
     crypto::{IkeSuite, keymat, ppk, qkd as schedule},
     event::{ChildFailure, Event, KeyRequestId, KeysWanted, QkdFailure},
-    wire::{NotifyType, Payload, find_notify, qkd::QkdKeyIds},
+    wire::Payload,
 };
 
 impl Sa {
@@ -37,21 +38,10 @@ impl Sa {
         &mut self,
         cx: &mut Cx<'_>,
         payloads: &[Payload],
-    ) -> Result<(KeyRequestId, Vec<KeyId>), ChildFailure> {
-        let invalid = ChildFailure::InvalidAnswer("QKD_KEY_IDS");
-        let notify = find_notify(payloads, NotifyType::QKD_KEY_IDS).ok_or(invalid)?;
-        let ids = QkdKeyIds::from_data(&notify.data).map_err(|_| invalid)?.ids;
-        let reused = ids.iter().any(|id| {
-            self.ledger.holds(id)
-                || self.ike_keys.contains(id)
-                || self
-                    .children
-                    .values()
-                    .any(|child| child.key_ids.contains(id))
-        });
-        if reused || ids.len() != self.ike_key_count() {
-            return Err(invalid);
-        }
+    ) -> Result<(KeyRequestId, Named), ChildFailure> {
+        let named = self
+            .named(payloads, self.ike_key_count())?
+            .ok_or(ChildFailure::InvalidAnswer("no names of keys"))?;
         let master = self
             .peer_sae
             .clone()
@@ -62,24 +52,27 @@ impl Sa {
             request,
             wanted: KeysWanted::Collect {
                 master,
-                ids: ids.clone(),
+                ids: named.ids.clone(),
             },
         });
-        Ok((request, ids))
+        Ok((request, named))
     }
 
-    /// Slave: the keys named, in their order.
+    /// Slave: the keys named, in their order, if they prove to be the master's.
     pub(super) fn sorted(
         &mut self,
         cx: &mut Cx<'_>,
-        ids: &[KeyId],
+        named: &Named,
         keys: Result<Vec<QkdKey>, QkdFailure>,
     ) -> Result<Vec<QkdKey>, ChildFailure> {
         let keys = keys.map_err(ChildFailure::Qkd)?;
-        let keys = key_material::in_order(ids, keys).map_err(|unwanted| {
-            ledger::lose_unclaimed(self.id, unwanted, cx.events);
-            ChildFailure::Qkd(QkdFailure::UnknownKey)
-        })?;
+        let prf = self.suite.map(|suite| suite.prf);
+        let keys = key_material::in_order(&named.ids, keys)
+            .and_then(|keys| Proof::check(named.proof.as_ref(), prf, keys))
+            .map_err(|unwanted| {
+                ledger::lose_unclaimed(self.id, unwanted, cx.events);
+                ChildFailure::Qkd(QkdFailure::UnknownKey)
+            })?;
         self.hold_for_ike(&keys);
         Ok(keys)
     }
@@ -155,7 +148,8 @@ impl Sa {
             crypt,
             initiator,
             key_ids,
-            lowest_nonce: new.lowest_nonce().to_vec(),
+            ni: new.ni.clone(),
+            nr: new.nr.clone(),
         })
     }
 
