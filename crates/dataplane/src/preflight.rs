@@ -21,7 +21,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ChildSaSpec, EncrAlg, Error, EspKeys, IntegAlg, Limits, Plane,
+    ChildSaSpec, EncrAlg, Error, EspKeys, IntegAlg, Limits, Plane, Suite,
     link::Links,
     loader::{Attachment, attachment},
     sys::enable_udp_encap,
@@ -102,18 +102,29 @@ fn probe_ipsec() -> Vec<Fact> {
             .map(|_| "NETLINK_XFRM answers".to_owned())
             .map_err(|e| e.to_string());
         facts.push(Fact::new("xfrm", false, found, DISTRIBUTION));
-        for (name, integ) in [
-            ("esp-aes-gcm", None),
-            ("esp-aes-cbc-sha256", Some(IntegAlg::HmacSha2_256_128)),
-            ("esp-aes-cbc-sha1", Some(IntegAlg::HmacSha1_96)),
+        let suite = |encr, integ| Suite { encr, integ };
+        for (name, suite) in [
+            ("esp-aes-gcm", suite(EncrAlg::AesGcm16, None)),
+            (
+                "esp-chacha20-poly1305",
+                suite(EncrAlg::ChaCha20Poly1305, None),
+            ),
+            (
+                "esp-aes-cbc-sha256",
+                suite(EncrAlg::AesCbc, Some(IntegAlg::HmacSha2_256_128)),
+            ),
+            (
+                "esp-aes-cbc-sha1",
+                suite(EncrAlg::AesCbc, Some(IntegAlg::HmacSha1_96)),
+            ),
         ] {
             facts.push(Fact::new(
                 name,
                 // The first suite is the default; the others are for peers that want them.
-                integ.is_some(),
-                try_state(db, integ),
+                suite.encr != EncrAlg::AesGcm16,
+                try_state(db, suite),
                 "modprobe -a esp4 esp6 gcm cbc ctr ghash_generic hmac sha1_generic sha256_generic \
-                 authenc seqiv echainiv, or use a kernel that has CONFIG_INET_ESP",
+                 authenc seqiv echainiv chacha20poly1305, or use a kernel that has CONFIG_INET_ESP",
             ));
         }
     }
@@ -138,7 +149,8 @@ fn probe_ipsec() -> Vec<Fact> {
 }
 
 /// Adds, reads back and deletes a state.
-fn try_state(db: &mut XfrmDb, integ: Option<IntegAlg>) -> Result<String, String> {
+fn try_state(db: &mut XfrmDb, suite: Suite) -> Result<String, String> {
+    let Suite { encr, integ } = suite;
     let key = || EspKeys {
         encr: Secret::filled(32, |octets| octets.fill(0x11)),
         salt: [0x22; 4],
@@ -152,11 +164,7 @@ fn try_state(db: &mut XfrmDb, integ: Option<IntegAlg>) -> Result<String, String>
         pdu_session: None,
         spi_in: 0x1000_0000,
         spi_out: 0x1000_0001,
-        encr: if integ.is_some() {
-            EncrAlg::AesCbc
-        } else {
-            EncrAlg::AesGcm16
-        },
+        encr,
         integ,
         keys_in: key(),
         keys_out: key(),

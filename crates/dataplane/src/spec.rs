@@ -37,6 +37,29 @@ pub enum EncrAlg {
     AesGcm16,
     /// AES-CBC (RFC 3602); needs an integrity algorithm.
     AesCbc,
+    /// ChaCha20-Poly1305 with a 16-octet ICV (RFC 7634), 32-octet key; needs a salt, no integrity
+    /// algorithm.
+    #[serde(rename = "chacha20_poly1305")]
+    ChaCha20Poly1305,
+}
+
+impl EncrAlg {
+    /// By IKEv2 Transform ID (type 1).
+    pub const fn from_transform(id: u16) -> Option<Self> {
+        match id {
+            12 => Some(Self::AesCbc),
+            20 => Some(Self::AesGcm16),
+            28 => Some(Self::ChaCha20Poly1305),
+            _ => None,
+        }
+    }
+
+    const fn takes_key(self, octets: usize) -> bool {
+        match self {
+            Self::AesGcm16 | Self::AesCbc => matches!(octets, 16 | 24 | 32),
+            Self::ChaCha20Poly1305 => octets == 32,
+        }
+    }
 }
 
 /// ESP integrity, for encryption that has none of its own.
@@ -54,6 +77,17 @@ pub enum IntegAlg {
 }
 
 impl IntegAlg {
+    /// By IKEv2 Transform ID (type 3).
+    pub const fn from_transform(id: u16) -> Option<Self> {
+        match id {
+            2 => Some(Self::HmacSha1_96),
+            12 => Some(Self::HmacSha2_256_128),
+            13 => Some(Self::HmacSha2_384_192),
+            14 => Some(Self::HmacSha2_512_256),
+            _ => None,
+        }
+    }
+
     /// Length of the key, octets.
     pub const fn key_len(self) -> usize {
         match self {
@@ -212,11 +246,11 @@ impl ChildSaSpec {
             return Err(SpecError::Spi(self.spi_in.min(self.spi_out)));
         }
         for keys in [&self.keys_in, &self.keys_out] {
-            if !matches!(keys.encr.len(), 16 | 24 | 32) {
+            if !self.encr.takes_key(keys.encr.len()) {
                 return Err(SpecError::EncrKey(keys.encr.len()));
             }
             match (self.encr, self.integ, &keys.integ) {
-                (EncrAlg::AesGcm16, None, None) => {}
+                (EncrAlg::AesGcm16 | EncrAlg::ChaCha20Poly1305, None, None) => {}
                 (EncrAlg::AesCbc, Some(alg), Some(key)) if key.len() == alg.key_len() => {}
                 (EncrAlg::AesCbc, Some(alg), Some(key)) => {
                     return Err(SpecError::IntegKey {
@@ -308,11 +342,19 @@ mod tests {
     #[test]
     fn contradictions_are_named() {
         type Change = fn(&mut ChildSaSpec);
-        let cases: [(SpecError, Change); 12] = [
+        let cases: [(SpecError, Change); 14] = [
             (SpecError::Spi(255), |sa| sa.spi_in = 255),
             (SpecError::Spi(0), |sa| sa.spi_out = 0),
             (SpecError::EncrKey(20), |sa| {
                 sa.keys_out.encr = Secret::filled(20, |o| o.fill(1));
+            }),
+            (SpecError::EncrKey(16), |sa| {
+                sa.encr = EncrAlg::ChaCha20Poly1305;
+                sa.keys_in.encr = Secret::filled(16, |o| o.fill(1));
+            }),
+            (SpecError::Integrity, |sa| {
+                sa.encr = EncrAlg::ChaCha20Poly1305;
+                sa.integ = Some(IntegAlg::HmacSha2_256_128);
             }),
             (SpecError::Integrity, |sa| sa.encr = EncrAlg::AesCbc),
             (SpecError::Integrity, |sa| {

@@ -14,16 +14,26 @@ pub struct Suite {
 }
 
 impl Suite {
+    /// By IKEv2 Transform IDs (types 1 and 3). `None`: the data plane does not have one of them.
+    pub fn from_transforms(encr: u16, integ: Option<u16>) -> Option<Self> {
+        let integ = match integ {
+            Some(id) => Some(IntegAlg::from_transform(id)?),
+            None => None,
+        };
+        let encr = EncrAlg::from_transform(encr)?;
+        Some(Self { encr, integ })
+    }
+
     pub(crate) const fn iv(self) -> usize {
         match self.encr {
-            EncrAlg::AesGcm16 => 8,
+            EncrAlg::AesGcm16 | EncrAlg::ChaCha20Poly1305 => 8,
             EncrAlg::AesCbc => 16,
         }
     }
 
     pub(crate) const fn icv(self) -> usize {
         match (self.encr, self.integ) {
-            (EncrAlg::AesGcm16, _) => 16,
+            (EncrAlg::AesGcm16 | EncrAlg::ChaCha20Poly1305, _) => 16,
             (EncrAlg::AesCbc, Some(integ)) => integ.icv_len(),
             (EncrAlg::AesCbc, None) => 0,
         }
@@ -33,7 +43,7 @@ impl Suite {
     /// section 2.4).
     pub(crate) const fn block(self) -> usize {
         match self.encr {
-            EncrAlg::AesGcm16 => 4,
+            EncrAlg::AesGcm16 | EncrAlg::ChaCha20Poly1305 => 4,
             EncrAlg::AesCbc => 16,
         }
     }

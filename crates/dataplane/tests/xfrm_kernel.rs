@@ -391,6 +391,16 @@ fn aes_gcm_over_ipv6_carries_traffic() {
 }
 
 #[test]
+fn chacha20_poly1305_carries_traffic() {
+    if ready() {
+        carries_traffic(Case {
+            encr: EncrAlg::ChaCha20Poly1305,
+            ..GCM
+        });
+    }
+}
+
+#[test]
 fn aes_cbc_sha256_in_udp_carries_traffic() {
     if ready() {
         carries_traffic(Case {

@@ -1,9 +1,9 @@
 //! Child SAs between the engine and the data plane.
 
-use dataplane::{ChildSaSpec, EncrAlg, EspKeys, IntegAlg, Plane};
+use dataplane::{ChildSaSpec, EspKeys, Plane, Suite};
 use ike::{
     ChildId, ChildSa, SaId,
-    crypto::{DirectionKeys, Encr, Integ},
+    crypto::{DirectionKeys, Integ},
 };
 use tracing::warn;
 
@@ -48,19 +48,8 @@ impl N3iwf {
     }
 
     fn spec(&mut self, number: u32, child: ChildSa) -> Option<(u32, ChildSaSpec)> {
-        let encr = match child.suite.encr {
-            Encr::AesGcm16(_) => EncrAlg::AesGcm16,
-            Encr::AesCbc(_) => EncrAlg::AesCbc,
-            _ => return None,
-        };
-        let integ = match child.suite.integ {
-            None => None,
-            Some(Integ::HmacSha1_96) => Some(IntegAlg::HmacSha1_96),
-            Some(Integ::HmacSha2_256_128) => Some(IntegAlg::HmacSha2_256_128),
-            Some(Integ::HmacSha2_384_192) => Some(IntegAlg::HmacSha2_384_192),
-            Some(Integ::HmacSha2_512_256) => Some(IntegAlg::HmacSha2_512_256),
-            Some(_) => return None,
-        };
+        let Suite { encr, integ } =
+            Suite::from_transforms(child.suite.encr.id(), child.suite.integ.map(Integ::id))?;
         let ue = self.ues.get_mut(&number)?;
         let inner_remote = ue.inner?;
         let replaced = match child.replaces {

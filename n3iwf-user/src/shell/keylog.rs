@@ -68,14 +68,13 @@ impl DebugKeyLog {
     /// Both directions of a Child SA.
     pub(super) fn child_sa(&self, spec: &ChildSaSpec) {
         let (local, remote) = (spec.local, spec.remote);
-        append(
-            &self.esp,
-            &esp_row(spec, remote, local, spec.spi_in, &spec.keys_in),
-        );
-        append(
-            &self.esp,
-            &esp_row(spec, local, remote, spec.spi_out, &spec.keys_out),
-        );
+        let rows = [
+            esp_row(spec, remote, local, spec.spi_in, &spec.keys_in),
+            esp_row(spec, local, remote, spec.spi_out, &spec.keys_out),
+        ];
+        for row in rows.iter().flatten() {
+            append(&self.esp, row);
+        }
     }
 }
 
@@ -140,14 +139,15 @@ fn ike_row(spi_i: u64, spi_r: u64, suite: &IkeSuite, keys: &IkeKeys) -> Option<Z
     )))
 }
 
-/// `"IPv4","source","destination","0xspi","encryption","0xkey","integrity","0xkey"`.
+/// `"IPv4","source","destination","0xspi","encryption","0xkey","integrity","0xkey"`. `None` for
+/// algorithms Wireshark has no name for: one such row spoils the table.
 fn esp_row(
     spec: &ChildSaSpec,
     source: SocketAddr,
     destination: SocketAddr,
     spi: u32,
     keys: &EspKeys,
-) -> Zeroizing<String> {
+) -> Option<Zeroizing<String>> {
     let version = match source.ip() {
         IpAddr::V4(_) => "IPv4",
         IpAddr::V6(_) => "IPv6",
@@ -159,6 +159,7 @@ fn esp_row(
             "AES-GCM with 16 octet ICV [RFC4106]"
         }
         EncrAlg::AesCbc => "AES-CBC [RFC3602]",
+        EncrAlg::ChaCha20Poly1305 => return None,
     };
     let integrity = match spec.integ {
         // The ICV is the AEAD's own.
@@ -174,13 +175,13 @@ fn esp_row(
         .map(|key| hex(key.expose()))
         .unwrap_or_default();
     let prefix = if integ.is_empty() { "" } else { "0x" };
-    Zeroizing::new(format!(
+    Some(Zeroizing::new(format!(
         "\"{version}\",\"{}\",\"{}\",\"0x{spi:08x}\",\"{encryption}\",\"0x{}\",\"{integrity}\",\"{prefix}{}\"\n",
         source.ip(),
         destination.ip(),
         *encr,
         *integ,
-    ))
+    )))
 }
 
 fn hex(octets: &[u8]) -> Zeroizing<String> {
@@ -242,9 +243,15 @@ pub(super) mod tests {
         let path = directory.path().join("keys");
         let log = DebugKeyLog::open(&path).unwrap();
         log.child_sa(&spec(EncrAlg::AesGcm16, None));
+        log.child_sa(&spec(EncrAlg::ChaCha20Poly1305, None));
         log.child_sa(&spec(EncrAlg::AesCbc, Some(IntegAlg::HmacSha1_96)));
         let table = fs::read_to_string(path.join("esp_sa")).unwrap();
         let rows: Vec<&str> = table.lines().collect();
+        assert_eq!(
+            rows.len(),
+            4,
+            "Wireshark 4.0 has no name for ChaCha20-Poly1305"
+        );
         assert_eq!(
             rows[0],
             format!(

@@ -2,13 +2,11 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-use anyhow::{Result, bail};
-use dataplane::{
-    ChildSaSpec, Dataplane, EncrAlg, EspKeys, IntegAlg, Kind, Options, Plane as Traffic, Role,
-};
+use anyhow::{Context as _, Result};
+use dataplane::{ChildSaSpec, Dataplane, EspKeys, Kind, Options, Plane as Traffic, Role, Suite};
 use ike::{
     ChildId, ChildSa, Path,
-    crypto::{DirectionKeys, Encr, Integ},
+    crypto::{DirectionKeys, Integ},
 };
 
 use crate::config::{Config, Esp};
@@ -65,19 +63,9 @@ impl Plane {
             self.next_reqid
         });
         self.reqids.insert(child.id, reqid);
-        let encr = match child.suite.encr {
-            Encr::AesGcm16(_) => EncrAlg::AesGcm16,
-            Encr::AesCbc(_) => EncrAlg::AesCbc,
-            other => bail!("the data plane has no {other}"),
-        };
-        let integ = match child.suite.integ {
-            None => None,
-            Some(Integ::HmacSha1_96) => Some(IntegAlg::HmacSha1_96),
-            Some(Integ::HmacSha2_256_128) => Some(IntegAlg::HmacSha2_256_128),
-            Some(Integ::HmacSha2_384_192) => Some(IntegAlg::HmacSha2_384_192),
-            Some(Integ::HmacSha2_512_256) => Some(IntegAlg::HmacSha2_512_256),
-            Some(other) => bail!("the data plane has no {other}"),
-        };
+        let Suite { encr, integ } =
+            Suite::from_transforms(child.suite.encr.id(), child.suite.integ.map(Integ::id))
+                .with_context(|| format!("the data plane has no {}", child.suite))?;
         kernel
             .install(ChildSaSpec {
                 id: child.id.number(),

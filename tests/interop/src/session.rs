@@ -92,13 +92,6 @@ impl Outcome {
 /// Octets carried each way after every change, where the kernel carries ESP.
 const BULK: u64 = 256 * 1024;
 
-/// Why a row cannot be run here, if it cannot.
-#[must_use]
-pub fn obstacle(places: &Places, row: &Row) -> Option<&'static str> {
-    (places.kernel_esp && row.esp.starts_with("chacha20"))
-        .then_some("`crates/dataplane` has no ChaCha20-Poly1305")
-}
-
 /// Runs a row through all columns; after the first failure the rest is not tried.
 pub fn run(lab: &Lab, places: &Places, theirs: &mut Strongswan<'_>, row: &Row) -> Outcome {
     let mut marks = BTreeMap::new();

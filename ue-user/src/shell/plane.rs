@@ -3,12 +3,12 @@
 use std::{net::IpAddr, sync::Arc};
 
 use dataplane::{
-    ChildSaSpec, Dataplane, EncrAlg, EspKeys, IntegAlg, Plane, Sums,
+    ChildSaSpec, Dataplane, EspKeys, Plane, Suite, Sums,
     relay::{SessionReading, TunRelay, TunRelayConfig, Tunnel, UeRelay, UeSession, UplinkRules},
 };
 use ike::{
     ChildId,
-    crypto::{DirectionKeys, Encr, Integ},
+    crypto::{DirectionKeys, Integ},
 };
 use ipnet::{IpNet, Ipv4Net};
 use tracing::{debug, warn};
@@ -175,19 +175,9 @@ impl UserPlane {
 
     fn spec(&self, install: Install) -> Result<ChildSaSpec, String> {
         let child = install.child;
-        let encr = match child.suite.encr {
-            Encr::AesGcm16(_) => EncrAlg::AesGcm16,
-            Encr::AesCbc(_) => EncrAlg::AesCbc,
-            other => return Err(format!("the data plane has no {other}")),
-        };
-        let integ = match child.suite.integ {
-            None => None,
-            Some(Integ::HmacSha1_96) => Some(IntegAlg::HmacSha1_96),
-            Some(Integ::HmacSha2_256_128) => Some(IntegAlg::HmacSha2_256_128),
-            Some(Integ::HmacSha2_384_192) => Some(IntegAlg::HmacSha2_384_192),
-            Some(Integ::HmacSha2_512_256) => Some(IntegAlg::HmacSha2_512_256),
-            Some(other) => return Err(format!("the data plane has no {other}")),
-        };
+        let Suite { encr, integ } =
+            Suite::from_transforms(child.suite.encr.id(), child.suite.integ.map(Integ::id))
+                .ok_or_else(|| format!("the data plane has no {}", child.suite))?;
         let (plane, protocol) = match install.pdu_session {
             None => (Plane::Control, PROTOCOL_TCP),
             Some(_) => (Plane::User, PROTOCOL_GRE),

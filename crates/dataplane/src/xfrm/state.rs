@@ -107,12 +107,16 @@ fn algorithms(sa: &ChildSaSpec, keys: &EspKeys) -> Result<Vec<XfrmAttrs>, Error>
     // Room for all attributes, so that growing never leaves a copy behind.
     let mut nlas = Vec::with_capacity(8);
     match sa.encr {
-        EncrAlg::AesGcm16 => {
+        EncrAlg::AesGcm16 | EncrAlg::ChaCha20Poly1305 => {
+            let name = match sa.encr {
+                EncrAlg::ChaCha20Poly1305 => "rfc7539esp(chacha20,poly1305)",
+                _ => "rfc4106(gcm(aes))",
+            };
             let mut key = Vec::with_capacity(keys.encr.len() + SALT);
             key.extend_from_slice(keys.encr.expose());
             key.extend_from_slice(&keys.salt);
             nlas.push(XfrmAttrs::EncryptionAlgAead(AlgAead {
-                alg_name: alg_name("rfc4106(gcm(aes))"),
+                alg_name: alg_name(name),
                 alg_key_len: bits(key.len()),
                 alg_icv_len: 128,
                 alg_key: key,

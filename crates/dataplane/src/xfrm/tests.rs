@@ -106,6 +106,20 @@ fn gcm_state_carries_key_and_salt() {
 }
 
 #[test]
+fn chacha_state_carries_key_and_salt() {
+    let sa = ChildSaSpec {
+        encr: EncrAlg::ChaCha20Poly1305,
+        ..gcm()
+    };
+    let aead = attribute(&encoded(&sa, Direction::Out), 18).unwrap();
+    assert!(aead.starts_with(b"rfc7539esp(chacha20,poly1305)\0"));
+    assert_eq!(aead[64..68], 288u32.to_ne_bytes());
+    assert_eq!(aead[68..72], 128u32.to_ne_bytes());
+    assert_eq!(aead[72..104], [0xa5; 32]);
+    assert_eq!(aead[104..], [1, 2, 3, 4]);
+}
+
+#[test]
 fn inbound_state_turns_addresses_and_ports_around() {
     let octets = encoded(&gcm(), Direction::In);
     assert_eq!(octets[56..60], [192, 0, 2, 1]);
