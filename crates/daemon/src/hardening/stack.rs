@@ -3,9 +3,11 @@
 //! A function that used a key leaves copies of it where its frame was: the octets a cipher was made of, a value that
 //! was moved. They stay until something is written over them, on an idle daemon's stack for hours. So work with keys
 //! is done in frames of its own, and those are overwritten when it is done. What is not ours to put into such frames,
-//! the TLS and HTTP of a KMS connection, is overwritten before the daemon sleeps.
+//! the TLS and HTTP of a KMS connection, is overwritten before the daemon sleeps: and where that is certain, the frames
+//! are too, since whoever waits for an answer need not wait for that.
 
 use std::{
+    cell::Cell,
     future::Future,
     hint::black_box,
     pin::Pin,
@@ -15,11 +17,19 @@ use std::{
 /// Octets overwritten: more than the deepest calls of a daemon's core take.
 const DEPTH: usize = 128 * 1024;
 
-/// Does `work`, and overwrites the stack that it has used.
+thread_local! {
+    /// Whether this thread's stack is overwritten whenever it goes to sleep.
+    static WIPED_ASLEEP: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does `work`, and overwrites the stack that it has used: before the thread sleeps, where its runtime sees to that
+/// ([`wipe_when_idle`]), and at once everywhere else.
 #[inline(never)]
 pub fn sheltered<R>(work: impl FnOnce() -> R) -> R {
     let result = apart(work);
-    wipe();
+    if !WIPED_ASLEEP.get() {
+        wipe();
+    }
     result
 }
 
@@ -31,7 +41,10 @@ pub fn sheltered_steps<F: Future>(future: F) -> impl Future<Output = F::Output> 
 /// Overwrites the stack whenever `runtime` has nothing more to do: of whatever its tasks did, libraries' among them,
 /// nothing is left while the thread sleeps.
 pub fn wipe_when_idle(runtime: &mut tokio::runtime::Builder) {
-    runtime.on_thread_park(wipe);
+    runtime.on_thread_park(|| {
+        WIPED_ASLEEP.set(true);
+        wipe();
+    });
 }
 
 struct Steps<F>(Pin<Box<F>>);
@@ -166,6 +179,26 @@ mod tests {
     fn an_idle_runtime_has_nothing_on_its_stack() {
         assert!(left_by_a_task(8, |_| ()) > 0, "or this test sees nothing");
         assert_eq!(left_by_a_task(400, wipe_when_idle), 0);
+    }
+
+    #[test]
+    fn what_is_sheltered_may_wait_for_the_next_sleep_and_no_longer() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        wipe_when_idle(&mut runtime);
+        let runtime = runtime.enable_time().build().unwrap();
+        let moment = std::time::Duration::from_millis(1);
+        runtime.block_on(async {
+            tokio::time::sleep(moment).await;
+            assert_eq!(sheltered(|| careless(20)), octet(LEN - 1));
+            tokio::time::sleep(moment).await;
+            assert_eq!(left_behind(), 0);
+        });
+        // Another thread's stack is overwritten at once.
+        let other = std::thread::spawn(|| {
+            sheltered(|| careless(20));
+            left_behind()
+        });
+        assert_eq!(other.join().unwrap(), 0);
     }
 
     #[test]
