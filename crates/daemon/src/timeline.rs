@@ -71,6 +71,8 @@ pub struct Timeline {
     current: Option<(Phase, Duration)>,
     waiting_kms: Option<Duration>,
     waiting_core: Option<Duration>,
+    /// The phase that has ended since the last [`handled`](Self::handled).
+    ended: Option<Phase>,
 }
 
 impl Timeline {
@@ -97,6 +99,7 @@ impl Timeline {
         self.done_waiting(Party::Core, now);
         if let Some((phase, since)) = self.current.take() {
             self.times(phase).wall += now.saturating_sub(since);
+            self.ended = Some(phase);
         }
     }
 
@@ -109,6 +112,25 @@ impl Timeline {
     pub fn add_own(&mut self, spent: Duration) {
         if let Some((phase, _)) = self.current {
             self.times(phase).own += spent;
+        }
+    }
+
+    /// What a handler took, by the clock and of the processor. Within it, all happens at the time at which it began;
+    /// what ended a phase there is done only when the handler is (the secret of a key exchange is computed, and
+    /// IKE_SA_INIT over), so the whole handler belongs to that phase.
+    pub fn handled(&mut self, took: Duration, spent: Duration) {
+        let Some(phase) = self.ended.take() else {
+            return self.add_own(spent);
+        };
+        let times = self.times(phase);
+        times.own += spent;
+        times.wall += took;
+        if let Some((_, since)) = &mut self.current {
+            *since += took;
+            let since = *since;
+            for wait in [&mut self.waiting_kms, &mut self.waiting_core] {
+                *wait = wait.map(|begun| begun.max(since));
+            }
         }
     }
 
@@ -271,6 +293,24 @@ mod tests {
         timeline.end(ms(20));
         assert_eq!(timeline.of(Phase::Init).core, ms(6));
         assert_eq!(timeline.of(Phase::Auth).core, ms(3));
+    }
+
+    #[test]
+    fn a_handler_belongs_to_the_phase_that_it_ends() {
+        let mut timeline = Timeline::begin(ms(0));
+        timeline.handled(ms(3), ms(2));
+        // A response comes at 10 and takes 4 to be worked on; the request that it leads to is waited for.
+        timeline.enter(Phase::Auth, ms(10));
+        timeline.wait(Party::Core, ms(10));
+        timeline.handled(ms(4), ms(3));
+        timeline.done_waiting(Party::Core, ms(20));
+        timeline.handled(ms(1), ms(1));
+        timeline.end(ms(30));
+        timeline.handled(ms(2), ms(2));
+        timeline.handled(ms(9), ms(9));
+        let (init, auth) = (timeline.of(Phase::Init), timeline.of(Phase::Auth));
+        assert_eq!((init.wall, init.own), (ms(14), ms(5)));
+        assert_eq!((auth.wall, auth.own, auth.core), (ms(18), ms(3), ms(6)));
     }
 
     #[test]

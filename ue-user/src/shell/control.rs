@@ -36,7 +36,6 @@ pub(super) async fn page(
 impl Daemon {
     /// Answers one request.
     pub(super) async fn answer(&mut self, request: Request) -> Result<Value, String> {
-        let now = self.now();
         let command = match request {
             Request::Status => return self.picture(false).await,
             Request::Sas => return self.picture(true).await,
@@ -59,7 +58,7 @@ impl Daemon {
             }
             Request::Deregister => Command::Deregister,
         };
-        self.ue.command(now, command)?;
+        self.timed(|ue, now| ue.command(now, command))?;
         Ok(json!({ "state": self.ue.state() }))
     }
 

@@ -489,19 +489,18 @@ impl Daemon {
     }
 
     fn command(&mut self, command: Command) {
-        self.timed(|ue, now| {
-            if let Err(why) = ue.command(now, command) {
-                info!(why, "nothing to do");
-            }
-        });
+        if let Err(why) = self.timed(|ue, now| ue.command(now, command)) {
+            info!(why, "nothing to do");
+        }
     }
 
-    /// Calls the core and charges the attach with the processor time.
-    fn timed(&mut self, call: impl FnOnce(&mut Ue, Instant)) {
+    /// Calls the core and charges the attach with what it took.
+    fn timed<R>(&mut self, call: impl FnOnce(&mut Ue, Instant) -> R) -> R {
         let now = self.now();
         let watch = Stopwatch::start();
-        sheltered(|| call(&mut self.ue, now));
-        self.ue.add_own(watch.cpu());
+        let result = sheltered(|| call(&mut self.ue, now));
+        self.ue.handled(watch.wall(), watch.cpu());
+        result
     }
 
     fn now(&self) -> Instant {

@@ -363,9 +363,9 @@ impl Ue {
         outcome
     }
 
-    /// Adds processor time of the daemon's handlers to the phase of the attach that runs.
-    pub fn add_own(&mut self, spent: Duration) {
-        self.timeline.add_own(spent);
+    /// What one of the daemon's handlers took, by the clock and of the processor, for the phases of the attach.
+    pub fn handled(&mut self, took: Duration, spent: Duration) {
+        self.timeline.handled(took, spent);
     }
 
     /// How far the UE is.
