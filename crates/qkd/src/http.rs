@@ -1,20 +1,32 @@
 //! One HTTPS request to one endpoint: octets out, octets in, errors typed.
+//!
+//! Keys come over connections of their own ([`lines`]), since whoever asks for them waits; a status, which nobody waits
+//! for, by `reqwest`.
 
-use std::{error::Error as StdError, time::Duration};
+mod body;
+mod lines;
+
+use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use keys::SaeId;
-use reqwest::{Client, Response, StatusCode, Url, header, redirect};
-use zeroize::{Zeroize, Zeroizing};
+use reqwest::{Client, StatusCode, Url, header, redirect};
+use zeroize::Zeroizing;
 
+use self::{
+    body::read,
+    lines::{Lines, Site},
+};
 use crate::{
-    KmsConfig, Malformed, QkdError, SetupError,
+    KmsConfig, QkdError, SetupError,
     codec::{self, Operation},
     tls,
 };
 
 /// How long a connection is kept that nobody uses. Its buffers hold the last response, keys and all,
-/// until it closes; the pool looks once in this time, so they are gone after twice of it.
+/// until it closes; the pools look once in this time, so they are gone after twice of it.
 const IDLE: Duration = Duration::from_secs(12);
+/// Connections to one endpoint that are kept.
+const KEPT: usize = 8;
 
 /// What a request carries.
 pub(crate) enum Payload {
@@ -33,9 +45,12 @@ pub(crate) struct Failure {
     pub(crate) uncertain: bool,
 }
 
-/// The connection pool to all endpoints.
+/// The connections to all endpoints.
 pub(crate) struct Http {
+    /// For statuses.
     client: Client,
+    /// For keys.
+    lines: Lines,
     endpoints: Vec<Endpoint>,
 }
 
@@ -44,6 +59,9 @@ struct Endpoint {
     url: String,
     /// Scheme, authority and prefix, without slash at the end.
     base: String,
+    /// The prefix alone.
+    prefix: String,
+    site: Arc<Site>,
 }
 
 impl Http {
@@ -56,8 +74,10 @@ impl Http {
             .iter()
             .map(|url| endpoint(url))
             .collect::<Result<_, _>>()?;
+        let tls = tls::client_config(config)?;
+        let lines = Lines::new(tls.clone(), config.connect_timeout, config.timeout);
         let client = Client::builder()
-            .tls_backend_preconfigured(tls::client_config(config)?)
+            .tls_backend_preconfigured(tls)
             .https_only(true)
             .http1_only()
             .no_proxy()
@@ -69,10 +89,14 @@ impl Http {
             .tcp_keepalive(Duration::from_secs(30))
             .tcp_nodelay(true)
             .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(8)
+            .pool_max_idle_per_host(KEPT)
             .build()
             .map_err(|error| SetupError::Http(chain(&error)))?;
-        Ok(Self { client, endpoints })
+        Ok(Self {
+            client,
+            lines,
+            endpoints,
+        })
     }
 
     pub(crate) fn urls(&self) -> impl ExactSizeIterator<Item = &str> {
@@ -97,28 +121,13 @@ impl Http {
             .ok_or_else(|| refused("no such endpoint"))?;
         let path = codec::path(operation, sae)
             .ok_or_else(|| refused("this SAE ID cannot be part of a URL"))?;
-        let url = format!("{}{path}", endpoint.base);
-        let request = match payload {
-            Payload::None => self.client.get(url),
-            Payload::Query(query) => self.client.get(format!("{url}?{query}")),
-            Payload::Body(body) => self
-                .client
-                .post(url)
-                .header(header::CONTENT_TYPE, "application/json")
-                .body(body.clone()),
+        let (status, body) = match operation {
+            Operation::Status => self.status(endpoint, &path).await?,
+            Operation::EncKeys | Operation::DecKeys => {
+                let path = format!("{}{path}", endpoint.prefix);
+                self.lines.ask(&endpoint.site, &path, payload).await?
+            }
         };
-        let response = request
-            .header(header::ACCEPT, "application/json")
-            .send()
-            .await
-            .map_err(broken)?;
-        let status = response.status();
-        let limit = if status == StatusCode::OK {
-            codec::MAX_BODY
-        } else {
-            MAX_ERROR_BODY
-        };
-        let body = read(response, limit).await;
         if status == StatusCode::OK {
             return body;
         }
@@ -129,6 +138,31 @@ impl Http {
             // A gateway that lost the KME's answer says 502 or 504.
             uncertain: status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE,
         })
+    }
+
+    async fn status(&self, endpoint: &Endpoint, path: &str) -> Result<Answer, Failure> {
+        let response = self
+            .client
+            .get(format!("{}{path}", endpoint.base))
+            .header(header::ACCEPT, "application/json")
+            .send()
+            .await
+            .map_err(broken)?;
+        let status = response.status();
+        let body = read(reqwest::Body::from(response), status, broken).await;
+        Ok((status, body))
+    }
+}
+
+/// A status code, and the body as far as it could be read.
+type Answer = (StatusCode, Result<Zeroizing<Vec<u8>>, Failure>);
+
+/// The longest body that is read with this status code.
+fn limit_of(status: StatusCode) -> usize {
+    if status == StatusCode::OK {
+        codec::MAX_BODY
+    } else {
+        MAX_ERROR_BODY
     }
 }
 
@@ -168,44 +202,6 @@ fn not_found(message: &str) -> bool {
         .trim()
         .trim_end_matches('.')
         .eq_ignore_ascii_case(codec::KEYS_NOT_FOUND)
-}
-
-/// Reads a body of at most `limit` octets into memory that is wiped.
-///
-/// The read buffers inside the HTTP and TLS libraries are theirs; a chunk is wiped where we are
-/// its only owner.
-async fn read(mut response: Response, limit: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let too_long = || Failure {
-        error: Malformed::TooLong { limit }.into(),
-        uncertain: true,
-    };
-    let announced = response
-        .content_length()
-        .map_or(Ok(0), usize::try_from)
-        .ok()
-        .filter(|length| *length <= limit)
-        .ok_or_else(too_long)?;
-    let mut body = Zeroizing::new(Vec::with_capacity(announced.max(4096)));
-    while let Some(chunk) = response.chunk().await.map_err(|error| Failure {
-        uncertain: true,
-        ..broken(error)
-    })? {
-        let needed = body.len() + chunk.len();
-        if needed > limit {
-            return Err(too_long());
-        }
-        if needed > body.capacity() {
-            // Growing in place would free the old buffer without wiping it.
-            let mut larger = Zeroizing::new(Vec::with_capacity(needed.saturating_mul(2)));
-            larger.extend_from_slice(&body);
-            body = larger;
-        }
-        body.extend_from_slice(&chunk);
-        if let Ok(mut chunk) = chunk.try_into_mut() {
-            chunk.as_mut().zeroize();
-        }
-    }
-    Ok(body)
 }
 
 /// Types an error of the HTTP client.
@@ -290,6 +286,8 @@ fn endpoint(url: &str) -> Result<Endpoint, SetupError> {
     Ok(Endpoint {
         url: url.to_owned(),
         base: parsed.as_str().trim_end_matches('/').to_owned(),
+        prefix: parsed.path().trim_end_matches('/').to_owned(),
+        site: Arc::new(Site::of(&parsed).ok_or_else(|| wrong("not a host that TLS can verify"))?),
     })
 }
 

@@ -35,3 +35,4 @@ pub use config::{KmsConfig, Method, RetryConfig};
 pub use error::{Malformed, QkdError, Reason, SetupError};
 pub use keys::{KeyId, QkdKey, SaeId, Secret};
 pub use kms::{Kms, Observation, Stock};
+pub use tls::client_config as tls_config;

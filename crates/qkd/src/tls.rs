@@ -24,7 +24,10 @@ use zeroize::Zeroizing;
 use crate::{KmsConfig, SetupError};
 
 /// The TLS side of the client, from the PEM files of the configuration.
-pub(crate) fn client_config(config: &KmsConfig) -> Result<ClientConfig, SetupError> {
+///
+/// # Errors
+/// [`SetupError`] naming the configuration key at fault.
+pub fn client_config(config: &KmsConfig) -> Result<ClientConfig, SetupError> {
     let tls = |error: Error| SetupError::Tls(error.to_string());
     let provider = Arc::new(crypto::ring::default_provider());
 

@@ -15,6 +15,7 @@ use keys::{KeyId, QkdKey, SaeId, Secret};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
+use zeroize::Zeroizing;
 
 use crate::{
     api::{Answer, Call, KeyRequest, Refusal},
@@ -319,9 +320,8 @@ impl Node {
         if !enough {
             return Err(Refusal::unavailable("not enough keys"));
         }
-        let mut keys = Vec::new();
-        for _ in 0..number {
-            let key = generate(size)?;
+        let keys = generate(size, number)?;
+        for key in &keys {
             let record = |slaves: &[SaeId]| Record {
                 id: key.id,
                 secret: key.secret.duplicate(),
@@ -340,7 +340,6 @@ impl Node {
                     _ => return Err(Refusal::unavailable("the QKD link is down")),
                 }
             }
-            keys.push(key);
         }
         self.state().counters.delivered_enc += number;
         Ok(Answer::Keys(keys))
@@ -463,18 +462,23 @@ fn write_down(keys: &[QkdKey], journal: &Path) -> io::Result<()> {
     file.write_all(lines.as_bytes())
 }
 
-/// Stands for the QKD link: bits that nobody knows, and a fresh UUID (version 4) for them.
-fn generate(bits: u32) -> Result<QkdKey, Refusal> {
-    let failed = |_| Refusal::unavailable("no randomness");
-    let octets = usize::try_from(bits / 8).map_err(|_| Refusal::unavailable("no memory"))?;
-    let mut filled = Ok(());
-    let secret = Secret::filled(octets, |octets| filled = getrandom::fill(octets));
-    filled.map_err(failed)?;
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(failed)?;
-    let id = uuid::Builder::from_random_bytes(id).into_uuid();
-    Ok(QkdKey {
-        id: KeyId::from_octets(*id.as_bytes()),
-        secret,
-    })
+/// Stands for the QKD link: bits that nobody knows, and fresh UUIDs (version 4) for them.
+fn generate(bits: u32, number: u64) -> Result<Vec<QkdKey>, Refusal> {
+    const ID: usize = 16;
+    let memory = || Refusal::unavailable("no memory");
+    let octets = usize::try_from(bits / 8).map_err(|_| memory())?;
+    let number = usize::try_from(number).map_err(|_| memory())?;
+    let each = octets.checked_add(ID).ok_or_else(memory)?;
+    let mut material = Zeroizing::new(vec![0; each.checked_mul(number).ok_or_else(memory)?]);
+    getrandom::fill(&mut material).map_err(|_| Refusal::unavailable("no randomness"))?;
+    let key = |material: &[u8]| {
+        let (id, secret) = material.split_first_chunk::<ID>()?;
+        let id = uuid::Builder::from_random_bytes(*id).into_uuid();
+        Some(QkdKey {
+            id: KeyId::from_octets(*id.as_bytes()),
+            secret: Secret::from_slice(secret),
+        })
+    };
+    let keys: Option<Vec<QkdKey>> = material.chunks_exact(each).map(key).collect();
+    keys.ok_or_else(memory)
 }
