@@ -10,8 +10,8 @@ use aya_ebpf::{
         bpf_xfrm_state, bpf_xfrm_state__bindgen_ty_1,
     },
     helpers::generated::{
-        bpf_ktime_get_coarse_ns, bpf_skb_adjust_room, bpf_skb_get_xfrm_state, bpf_skb_load_bytes,
-        bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
+        bpf_ktime_get_coarse_ns, bpf_skb_adjust_room, bpf_skb_change_proto, bpf_skb_get_xfrm_state,
+        bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -90,6 +90,15 @@ fn write<const N: usize>(ctx: &TcContext, offset: u32, octets: &[u8; N], flags: 
 pub(crate) fn adjust_room(ctx: &TcContext, by: i32) -> bool {
     // SAFETY: the helper takes the context of this program.
     let ret = unsafe { bpf_skb_adjust_room(ctx.skb.skb, by, BPF_ADJ_ROOM_MAC, 0) };
+    ret == 0
+}
+
+/// Makes an IPv4 packet one of IPv6 (20 octets longer) or the reverse: the kernel's notion of it, and room;
+/// what the header says is left to the caller. `false`: nothing was changed.
+#[inline(always)]
+pub(crate) fn change_protocol(ctx: &TcContext, ethertype: u16) -> bool {
+    // SAFETY: the helper takes the context of this program.
+    let ret = unsafe { bpf_skb_change_proto(ctx.skb.skb, ethertype.to_be(), 0) };
     ret == 0
 }
 

@@ -48,16 +48,28 @@ static SA_COUNTERS: PerCpuHashMap<SaKey, Counter, MAX_SAS, NO_PREALLOC> = PerCpu
 #[btf_map(name = "nwu_meta")]
 static META: Array<NwuMeta, 1> = Array::new();
 
-/// GRE out of the tunnel becomes GTP-U on N3. On ingress of the XFRM interfaces.
+/// GRE out of the tunnel becomes GTP-U on N3 over IPv4. On ingress of the XFRM interfaces.
 #[classifier]
 pub fn relay_uplink(ctx: TcContext) -> i32 {
-    relay::uplink(&ctx)
+    relay::uplink::<false>(&ctx)
 }
 
-/// GTP-U on N3 becomes GRE into the tunnel. On ingress of the N3 interface.
+/// GTP-U on N3 over IPv4 becomes GRE into the tunnel. On ingress of the N3 interface.
 #[classifier]
 pub fn relay_downlink(ctx: TcContext) -> i32 {
-    relay::downlink(&ctx)
+    relay::downlink::<false>(&ctx)
+}
+
+/// [`relay_uplink`] with N3 over IPv6.
+#[classifier]
+pub fn relay_uplink6(ctx: TcContext) -> i32 {
+    relay::uplink::<true>(&ctx)
+}
+
+/// [`relay_downlink`] with N3 over IPv6.
+#[classifier]
+pub fn relay_downlink6(ctx: TcContext) -> i32 {
+    relay::downlink::<true>(&ctx)
 }
 
 /// Packets of a PDU session become GRE with the QFI that QoS rules say. On egress of the UE's interface

@@ -6,16 +6,16 @@ use ebpf_common::{Class, SaInfo};
 use crate::buffer::{be16, be32, octets};
 
 pub(crate) const ETH_P_IP: u16 = 0x0800;
-const ETH_P_IPV6: u16 = 0x86dd;
+pub(crate) const ETH_P_IPV6: u16 = 0x86dd;
 const ETH_P_8021Q: u16 = 0x8100;
 const ETH_P_8021AD: u16 = 0x88a8;
 
-const IPPROTO_HOPOPTS: u8 = 0;
+pub(crate) const IPPROTO_HOPOPTS: u8 = 0;
 pub(crate) const IPPROTO_UDP: u8 = 17;
-const IPPROTO_ROUTING: u8 = 43;
-const IPPROTO_FRAGMENT: u8 = 44;
+pub(crate) const IPPROTO_ROUTING: u8 = 43;
+pub(crate) const IPPROTO_FRAGMENT: u8 = 44;
 const IPPROTO_ESP: u8 = 50;
-const IPPROTO_DSTOPTS: u8 = 60;
+pub(crate) const IPPROTO_DSTOPTS: u8 = 60;
 const IPPROTO_MOBILITY: u8 = 135;
 
 const PORT_IKE: u16 = 500;

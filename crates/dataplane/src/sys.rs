@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    net::{SocketAddrV6, UdpSocket},
     os::fd::{AsFd, AsRawFd},
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -45,6 +46,31 @@ pub fn enable_udp_encap(socket: &impl AsFd) -> Result<(), Error> {
         });
     }
     Err(Error::io("set UDP_ENCAP on the NAT-T socket", error))
+}
+
+/// The MTU of the path from `ours` to `to` as the kernel knows it: of the route, or what "packet too big"
+/// has said (`IPV6_MTU`, linux/in6.h). Octets.
+pub(crate) fn path_mtu(ours: SocketAddrV6, to: SocketAddrV6) -> io::Result<u16> {
+    let socket = UdpSocket::bind(SocketAddrV6::new(*ours.ip(), 0, 0, ours.scope_id()))?;
+    socket.connect(to)?;
+    let mut mtu: libc::c_int = 0;
+    let mut len = size_of_val(&mtu) as libc::socklen_t;
+    // SAFETY: the descriptor is open; the kernel writes at most an int, as the length says.
+    let ret = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU,
+            (&raw mut mtu).cast(),
+            &raw mut len,
+        )
+    };
+    if ret == 0 {
+        // A loopback interface has more than fits.
+        Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h).

@@ -16,7 +16,7 @@ mod world;
 
 use std::{
     io::Read,
-    net::{IpAddr, Ipv6Addr, SocketAddrV4, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddrV4, SocketAddrV6, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
@@ -40,8 +40,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Of 1500 octets on N3: IPv6 40, UDP 8, GTP-U 16 are not the PDU's.
 const LARGEST: usize = 1436;
 
-/// Three namespaces with IPv6 on N3, if the tests can run here.
+/// Three namespaces with IPv6 on N3, if the tests can run here. Checksums are made and looked at by
+/// software, as between hosts.
 fn ready() -> Option<World> {
+    let world = ready_with_offloads()?;
+    for space in [&world.n3iwf, &world.core] {
+        space.run(|| run("ethtool", &["-K", "n3", "tx", "off", "rx", "off"]));
+    }
+    Some(world)
+}
+
+/// The same with checksums that the devices leave for later.
+fn ready_with_offloads() -> Option<World> {
     if !is_root() {
         skip("the relay needs root");
         return None;
@@ -56,8 +66,6 @@ fn ready() -> Option<World> {
             let address = format!("{address}/64");
             space.ip(&["address", "add", &address, "dev", "n3", "nodad"]);
         }
-        // Checksums are made and looked at by software then, as between hosts.
-        space.run(|| run("ethtool", &["-K", "n3", "tx", "off", "rx", "off"]));
     }
     Some(world)
 }
@@ -129,7 +137,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// PDUs both ways, small ones and such as go in fragments.
-fn pdus_pass(world: &World, relay: &dyn AccessRelay) {
+fn pdus_pass(world: &World, relay: &dyn AccessRelay, path: Path) {
     let gre = world.gre_at_ue("access");
     let upf = core_socket(&world.core, UPF);
     let on_the_link = with_headers(&world.core);
@@ -157,7 +165,7 @@ fn pdus_pass(world: &World, relay: &dyn AccessRelay) {
         assert_eq!(payload, pdu(HOST, PDU_ADDRESS, len));
     }
     let reading = &relay.readings()[0];
-    assert_eq!(reading.path, Path::User);
+    assert_eq!(reading.path, path);
     for traffic in [reading.uplink, reading.downlink] {
         assert_eq!(traffic.packets, sizes.len() as u64);
         assert_eq!(traffic.bytes, sizes.iter().sum::<usize>() as u64);
@@ -180,30 +188,135 @@ fn pdus_pass_both_ways_with_checksums() {
         return;
     };
     let relay = start(&world, false);
-    pdus_pass(&world, &*relay);
+    pdus_pass(&world, &*relay, Path::User);
     world.n3iwf.run(|| drop(relay));
 }
 
-#[test]
-fn the_kernel_relay_leaves_such_sessions_to_user_space() {
-    let Some(world) = ready() else {
-        return;
-    };
+/// The kernel relay with its session, or nothing without the object.
+fn start_kernel(world: &World) -> Option<Box<dyn AccessRelay>> {
     if object().is_none() {
         skip("there is no eBPF object: run `cargo xtask build`");
-        return;
+        return None;
     }
-    let relay = start(&world, true);
-    world.n3iwf.run(|| relay.bind(DL_TEID, 1));
-    pdus_pass(&world, &*relay);
-    let reasons = relay.kernel_reasons().unwrap();
-    for (direction, reasons) in [("up", reasons.uplink), ("down", reasons.downlink)] {
-        assert!(
-            reasons.values().all(|count| *count == 0),
-            "{direction}: {reasons:?}"
+    Some(start(world, true))
+}
+
+#[test]
+fn the_programs_relay_what_fits() {
+    for offloads in [false, true] {
+        let world = if offloads {
+            ready_with_offloads()
+        } else {
+            ready()
+        };
+        let Some(world) = world else { return };
+        let Some(relay) = start_kernel(&world) else {
+            return;
+        };
+        pdus_pass(&world, &*relay, Path::Kernel);
+        // What was left to user space: PDUs that do not fit, and packets that came in fragments, two
+        // or three of them.
+        let reasons = relay.kernel_reasons().unwrap();
+        for (reasons, expected) in [
+            (reasons.uplink, &[("too_big", 1), ("fragment", 3)]),
+            (reasons.downlink, &[("too_big", 1), ("fragment", 5)]),
+        ] {
+            let found: Vec<(&str, u64)> = reasons
+                .iter()
+                .map(|(name, count)| (name.as_str(), *count))
+                // Neighbour discovery and the like.
+                .filter(|(name, count)| *count > 0 && *name != "other")
+                .collect();
+            assert_eq!(found.len(), expected.len(), "{found:?}");
+            for one in expected {
+                assert!(found.contains(one), "{found:?}");
+            }
+        }
+        world.n3iwf.run(|| drop(relay));
+    }
+}
+
+/// Somebody on the way to the UPF says that its link carries `mtu` octets.
+fn packet_too_big(core: &Space, mtu: u32) {
+    let socket = core.run(|| {
+        let icmpv6 = Some(Protocol::ICMPV6);
+        let socket = Socket::new(Domain::IPV6, Type::RAW, icmpv6).unwrap();
+        socket
+            .bind(&SocketAddrV6::new(OTHER, 0, 0, 0).into())
+            .unwrap();
+        socket
+    });
+    // RFC 4443, 3.2; the kernel puts the checksum in.
+    let mut message = vec![2, 0, 0, 0];
+    message.extend(mtu.to_be_bytes());
+    message.extend([0x60, 0, 0, 0, 0x05, 0x40, 17, 63]);
+    message.extend(N3IWF.octets());
+    message.extend(UPF.octets());
+    message.extend([0x08, 0x68, 0x08, 0x68, 0x05, 0x40, 0, 0]);
+    message.resize(message.len() + 64, 0);
+    let to = SocketAddrV6::new(N3IWF, 0, 0, 0).into();
+    socket.send_to(&message, &to).unwrap();
+}
+
+/// What fits a narrower path still goes by the programs; what does not is fragmented by its sender, or its
+/// own sender is told.
+#[test]
+fn a_narrow_path_is_learnt() {
+    const NARROW: usize = 1300;
+    for kernel in [false, true] {
+        let Some(world) = ready() else { return };
+        if kernel && object().is_none() {
+            skip("there is no eBPF object: run `cargo xtask build`");
+            return;
+        }
+        let relay = start(&world, kernel);
+        let gre = world.gre_at_ue("access");
+        let upf = core_socket(&world.core, UPF);
+        let to_n3iwf = SocketAddrV4::new(N3IWF_INNER, 0).into();
+        let send = |len: usize, dont_fragment: bool| {
+            let mut pdu = pdu(PDU_ADDRESS, HOST, len);
+            pdu[6] = u8::from(dont_fragment) << 6;
+            gre.send_to(&uplink(QFI, &pdu), &to_n3iwf).unwrap();
+        };
+        packet_too_big(&world.core, NARROW as u32);
+        let limit = NARROW - 64;
+        // Too long by one octet: an answer, once the path is known.
+        let mut told = None;
+        gre.set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        eventually("the sender is told", || {
+            world.n3iwf.run(|| relay.poll_event());
+            send(limit + 1, true);
+            let mut room = [0; 2000];
+            told = (&gre).read(&mut room).ok().map(|len| room[..len].to_vec());
+            told.is_some()
+        });
+        let octets = told.unwrap();
+        let (_, answer) = GreHeader::decode(&octets[20..]).unwrap();
+        assert_eq!((answer[9], &answer[20..22]), (1, &[3, 4][..]), "ICMP");
+        assert_eq!(answer[26..28], (limit as u16).to_be_bytes());
+        // Before that, the PDU went: the UPF has it.
+        upf.set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        let mut room = [0; 2000];
+        while upf.recv(&mut room).is_ok() {}
+        upf.set_read_timeout(Some(PATIENCE)).unwrap();
+        let before = snmp6(&world.n3iwf, "Ip6FragCreates");
+        send(limit, true);
+        assert_eq!(
+            Message::decode(&datagram(&upf)).unwrap().payload.len(),
+            limit
         );
+        assert_eq!(snmp6(&world.n3iwf, "Ip6FragCreates"), before);
+        send(limit + 1, false);
+        let whole = datagram(&upf);
+        assert_eq!(Message::decode(&whole).unwrap().payload.len(), limit + 1);
+        assert!(snmp6(&world.n3iwf, "Ip6FragCreates") > before);
+        if kernel {
+            assert!(relay.kernel_reasons().unwrap().uplink["too_big"] >= 2);
+        }
+        world.n3iwf.run(|| drop(relay));
     }
-    world.n3iwf.run(|| drop(relay));
 }
 
 #[test]

@@ -599,7 +599,7 @@ fn rare_events_are_told_and_bursts_not_one_by_one() {
                 source,
             } => {
                 assert!(count.is_power_of_two());
-                assert_eq!((*source, event.dl_teid), (UE_INNER, Some(DL_TEID)));
+                assert_eq!((*source, event.dl_teid), (UE_INNER.into(), Some(DL_TEID)));
                 flow += 1;
             }
             KernelEventKind::Refused {
@@ -607,7 +607,7 @@ fn rare_events_are_told_and_bursts_not_one_by_one() {
                 reason: "no_session",
                 count: 1,
                 source,
-            } => assert_eq!((*source, event.dl_teid), (UPF, None)),
+            } => assert_eq!((*source, event.dl_teid), (UPF.into(), None)),
             other => panic!("{other:?}"),
         }
     }

@@ -14,7 +14,7 @@
 use crate::Counter;
 
 /// Version of the layouts in this module, stored in [`RelayMeta`].
-pub const RELAY_LAYOUT_VERSION: u32 = 3;
+pub const RELAY_LAYOUT_VERSION: u32 = 4;
 
 /// Name of the uplink sessions: `Array<UplinkSession>`.
 pub const MAP_RELAY_UL: &str = "relay_ul";
@@ -25,6 +25,8 @@ pub const MAP_RELAY_DL: &str = "relay_dl";
 /// Name of the places of downlink sessions that are not where their TEID says:
 /// `HashMap<TEID, u32>`.
 pub const MAP_RELAY_DL_MORE: &str = "relay_dl_more";
+/// Name of the peers on N3: `Array<RelayPeer>`, by [`UplinkSession::peer`].
+pub const MAP_RELAY_PEERS: &str = "relay_peers";
 /// Name of the XFRM interfaces of sessions with several Child SAs: `HashMap<u32, [u32; 64]>`, by
 /// [`DownlinkSession::session`], then by QFI; 0: [`DownlinkSession::ifindex`].
 pub const MAP_RELAY_DL_WAYS: &str = "relay_dl_ways";
@@ -45,10 +47,20 @@ pub const MAP_RELAY_RATES: &str = "relay_rates";
 pub const MAP_RELAY_EVENTS: &str = "relay_events";
 /// Name of the one-entry array that holds [`RelayMeta`].
 pub const MAP_RELAY_META: &str = "relay_meta";
-/// Name of the program for packets that come out of the tunnel.
+/// Name of the program for packets that come out of the tunnel, with N3 over IPv4.
 pub const PROGRAM_UPLINK: &str = "relay_uplink";
-/// Name of the program for packets that arrive on N3.
+/// Name of the program for packets that arrive on N3 over IPv4.
 pub const PROGRAM_DOWNLINK: &str = "relay_downlink";
+/// [`PROGRAM_UPLINK`] with N3 over IPv6.
+pub const PROGRAM_UPLINK6: &str = "relay_uplink6";
+/// [`PROGRAM_DOWNLINK`] with N3 over IPv6.
+pub const PROGRAM_DOWNLINK6: &str = "relay_downlink6";
+
+/// Longest PDU that [`PROGRAM_UPLINK6`] takes, and longest UDP datagram of which [`PROGRAM_DOWNLINK6`]
+/// checks the checksum, octets: the verifier wants an end to every sum.
+pub const SUMMED: u32 = SUMMED_CHUNK * 32;
+/// Octets that are summed by one call of a helper.
+pub const SUMMED_CHUNK: u32 = 512;
 
 /// Index into [`MAP_RELAY_DROPS`]: GRE to GTP-U.
 pub const UPLINK: u32 = 0;
@@ -103,10 +115,8 @@ pub struct UplinkSession {
     pub state: u32,
     /// TEID that the UPF chose.
     pub teid: [u8; 4],
-    /// The UPF's address on N3.
-    pub upf: [u8; 4],
-    /// The interface that leads to the UPF.
-    pub n3_ifindex: u32,
+    /// Place of the UPF in [`MAP_RELAY_PEERS`].
+    pub peer: u32,
     /// Place of the session's first flow in [`MAP_RELAY_UL_FLOWS`].
     pub flows: u32,
     /// Place of the session in [`MAP_RELAY_REFUSED`].
@@ -118,6 +128,8 @@ pub struct UplinkSession {
     pub reqids: [u32; SESSION_SAS],
     /// Places in [`MAP_RELAY_RATES`]; 0: no limit.
     pub rates: [u32; SESSION_RATES],
+    /// Zero: fills the cache line.
+    pub unused: u32,
 }
 
 /// Value of [`MAP_RELAY_DL`].
@@ -128,8 +140,8 @@ pub struct DownlinkSession {
     pub qfis: u64,
     /// Our TEID, which G-PDUs of the session carry.
     pub teid: [u8; 4],
-    /// The UPF's address on N3: G-PDUs of others are not this session's.
-    pub upf: [u8; 4],
+    /// Place of the UPF in [`MAP_RELAY_PEERS`]: G-PDUs of others are not this session's.
+    pub peer: u32,
     /// [`FREE`] or [`TAKEN`].
     pub state: u32,
     /// The UE's inner address.
@@ -152,6 +164,26 @@ pub struct DownlinkSession {
     pub ways: u32,
     /// Zero: fills the cache line.
     pub unused: u32,
+}
+
+/// Value of [`MAP_RELAY_PEERS`]: a UPF as it is reached by an interface.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RelayPeer {
+    /// Its address on N3; IPv4 is mapped into IPv6 (RFC 4291, 2.5.5.2).
+    pub address: [u8; 16],
+    /// The interface that leads to it.
+    pub ifindex: u32,
+    /// Largest PDU that fits the path to it.
+    pub pdu_max: u32,
+    /// Zero: two peers are one cache line.
+    pub unused: [u32; 2],
+}
+
+/// An IPv4 address as [`RelayPeer::address`] has it.
+#[inline(always)]
+pub const fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
 /// Value of [`MAP_RELAY_UL_FLOWS`] and [`MAP_RELAY_DL_FLOWS`]: the flow at place n is number
@@ -199,8 +231,11 @@ pub struct RelayEvent {
     pub session: u32,
     /// SPI of the SA that decrypted a first packet; 0: there was none.
     pub spi: u32,
-    /// Outer source of a refused packet: the UE's inner address, or a peer on N3. 0 when unknown.
-    pub source: [u8; 4],
+    /// Zero.
+    pub unused: u32,
+    /// Outer source of a refused packet: the UE's inner address, or a peer on N3; IPv4 is mapped into
+    /// IPv6. Zeroes when unknown.
+    pub source: [u8; 16],
 }
 
 impl RelayEvent {
@@ -216,7 +251,8 @@ impl RelayEvent {
             reason: u32::from_ne_bytes(word(24)?),
             session: u32::from_ne_bytes(word(28)?),
             spi: u32::from_ne_bytes(word(32)?),
-            source: word(36)?,
+            unused: u32::from_ne_bytes(word(36)?),
+            source: *octets.get(40..)?.first_chunk()?,
         })
     }
 }
@@ -278,14 +314,12 @@ pub const fn flow_place(qfis: u64, qfi: u32) -> u32 {
 pub struct RelayMeta {
     /// [`RELAY_LAYOUT_VERSION`] of the daemon that made the maps.
     pub layout_version: u32,
-    /// Our address on N3.
-    pub n3_address: [u8; 4],
+    /// Our address on N3, as [`RelayPeer::address`].
+    pub n3_address: [u8; 16],
     /// UP_IP4_ADDRESS.
     pub up_address: [u8; 4],
     /// GRE protocol type that is sent.
     pub gre_protocol: u32,
-    /// Largest PDU that fits N3.
-    pub uplink_max: u32,
     /// Largest PDU that fits the tunnel.
     pub downlink_max: u32,
     /// Largest TCP segment over IPv4 that fits both; over IPv6 it is 20 less. 0: none is clamped.
@@ -439,7 +473,7 @@ mod tests {
 
     #[test]
     fn events_are_read_as_they_are_laid_out() {
-        let mut octets = [0u8; 40];
+        let mut octets = [0u8; 56];
         for (octet, n) in octets.iter_mut().zip(0..) {
             *octet = n;
         }
@@ -451,11 +485,12 @@ mod tests {
             (event.reason, offset_of!(RelayEvent, reason)),
             (event.session, offset_of!(RelayEvent, session)),
             (event.spi, offset_of!(RelayEvent, spi)),
+            (event.unused, offset_of!(RelayEvent, unused)),
         ] {
             assert_eq!(field.to_ne_bytes(), octets[at..at + 4]);
         }
-        assert_eq!(event.source, [36, 37, 38, 39]);
-        assert_eq!(RelayEvent::read(&octets[..39]), None);
+        assert_eq!(event.source, octets[40..]);
+        assert_eq!(RelayEvent::read(&octets[..55]), None);
     }
 
     #[test]
@@ -484,7 +519,7 @@ mod tests {
     /// A change here is a change of [`RELAY_LAYOUT_VERSION`].
     #[test]
     fn layout_is_as_published() {
-        assert_eq!(RELAY_LAYOUT_VERSION, 3);
+        assert_eq!(RELAY_LAYOUT_VERSION, 4);
         assert_eq!(size_of::<UplinkKey>(), 8);
         // A cache line each.
         assert_eq!(size_of::<UplinkSession>(), 64);
@@ -492,9 +527,10 @@ mod tests {
         assert_eq!(size_of::<FlowBlock>(), 64 * 24);
         assert_eq!(size_of::<SessionDrops>(), 80);
         assert_eq!(size_of::<RelayRate>(), 48);
-        assert_eq!(size_of::<RelayMeta>(), 32);
-        assert_eq!(size_of::<RelayEvent>(), 40);
-        assert_eq!(offset_of!(RelayEvent, source), 36);
+        assert_eq!(size_of::<RelayPeer>(), 32);
+        assert_eq!(size_of::<RelayMeta>(), 40);
+        assert_eq!(size_of::<RelayEvent>(), 56);
+        assert_eq!(offset_of!(RelayEvent, source), 40);
         assert_eq!(size_of::<RelayReasons>(), REASONS as usize * 8);
         for (reason, offset) in [
             (Reason::Other, offset_of!(RelayReasons, other)),
@@ -538,8 +574,11 @@ mod tests {
             MAP_RELAY_EVENTS,
             MAP_RELAY_DROPS,
             MAP_RELAY_META,
+            MAP_RELAY_PEERS,
             PROGRAM_UPLINK,
             PROGRAM_DOWNLINK,
+            PROGRAM_UPLINK6,
+            PROGRAM_DOWNLINK6,
         ] {
             assert!(name.len() <= 15, "{name}");
         }

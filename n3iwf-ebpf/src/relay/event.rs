@@ -27,7 +27,8 @@ pub(super) fn first_packet(state: *const u32, session: u16, spi: u32, now: u64) 
         reason: 0,
         session: session.into(),
         spi,
-        source: [0; 4],
+        unused: 0,
+        source: [0; 16],
     });
 }
 
@@ -37,7 +38,7 @@ pub(super) fn refused(
     direction: u32,
     reason: u32,
     session: u32,
-    source: [u8; 4],
+    source: [u8; 16],
     count: u64,
     now: u64,
 ) {
@@ -53,6 +54,7 @@ pub(super) fn refused(
         reason,
         session,
         spi: 0,
+        unused: 0,
         source,
     });
 }

@@ -1,4 +1,4 @@
-//! IPv4 headers, read and written.
+//! IPv4 headers, and those of the tunnel, read and written.
 
 use aya_ebpf::{helpers::bpf_get_prandom_u32, programs::TcContext};
 use ebpf_common::relay::Reason;
@@ -11,7 +11,8 @@ pub(super) const UDP: u32 = 8;
 pub(crate) const GRE: u32 = 8;
 pub(crate) const IPPROTO_GRE: u8 = 47;
 
-const TTL: u8 = 64;
+/// TTL, hop limit.
+pub(super) const HOPS: u8 = 64;
 
 /// Where an IPv4 packet lies in the buffer.
 pub(super) struct Place {
@@ -95,16 +96,16 @@ pub(super) fn find(
 
 /// The first octets of the packet at `link`, which must start with `header`.
 #[inline(always)]
-pub(super) fn headers<const N: usize>(
+pub(super) fn headers<const N: usize, const M: usize>(
     ctx: &TcContext,
     link: u32,
-    header: &[u8; IPV4 as usize],
+    header: &[u8; M],
 ) -> Option<[u8; N]> {
     let octets: [u8; N] = buffer::octets(ctx, link)?;
     // Octet by octet: a call of `memcmp` is more than the verifier follows.
     let mut difference = 0;
     let mut at = 0;
-    while at < IPV4 as usize {
+    while at < M {
         difference |= octets[at] ^ header[at];
         at += 1;
     }
@@ -123,6 +124,28 @@ fn sum(header: &[u8]) -> u16 {
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);
     sum as u16
+}
+
+/// UDP and GTP-U with a PDU Session Container of four octets.
+pub(super) const TUNNEL: u32 = UDP + 16;
+const GTP_U_PORT: [u8; 2] = 2152u16.to_be_bytes();
+
+/// Writes UDP without a checksum, GTP-U (TS 29.281, 5.1) and a PDU Session Container (TS 38.415) to `at` of
+/// `out`.
+#[inline(always)]
+pub(super) fn write_tunnel(out: &mut [u8], at: usize, pdu: u32, teid: [u8; 4], qfi: u8) {
+    let udp = ((pdu + TUNNEL) as u16).to_be_bytes();
+    let gtp = ((pdu + 8) as u16).to_be_bytes();
+    let [p, q] = GTP_U_PORT;
+    let header: [u8; TUNNEL as usize] = [
+        p, q, p, q, udp[0], udp[1], 0, 0, 0x34, 0xff, gtp[0], gtp[1], teid[0], teid[1], teid[2],
+        teid[3], 0, 0, 0, 0x85, 1, 0x10, qfi, 0,
+    ];
+    let mut n = 0;
+    while n < TUNNEL as usize {
+        out[at + n] = header[n];
+        n += 1;
+    }
 }
 
 /// Writes an IPv4 header to the front of `out`. Routers may fragment the packet, so it has an ID.
@@ -146,7 +169,7 @@ pub(crate) fn write_ipv4(
     out[5] = id as u8;
     out[6] = 0;
     out[7] = 0;
-    out[8] = TTL;
+    out[8] = HOPS;
     out[9] = protocol;
     out[10] = 0;
     out[11] = 0;

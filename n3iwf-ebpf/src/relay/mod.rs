@@ -3,9 +3,11 @@
 //! What is not plain user traffic of a known session goes on to user space (`TCX_NEXT`), where a
 //! relay with the same sessions decides about it; only what is certainly wrong is dropped here.
 
+mod checksum;
 mod downlink;
 mod event;
 pub(crate) mod header;
+mod ipv6;
 mod mss;
 mod rate;
 mod session;
@@ -25,7 +27,7 @@ use ebpf_common::{
     Counter,
     relay::{
         BLOCK, DOWNLINK, FlowBlock, NO_SESSION, REASONS, Reason, RelayMeta, RelayReasons,
-        SessionDrops, UPLINK,
+        SessionDrops, UPLINK, mapped,
     },
 };
 
@@ -90,27 +92,32 @@ impl Verdict {
     }
 }
 
+/// `V6`: N3 is of IPv6.
 #[inline(always)]
-pub(crate) fn uplink(ctx: &TcContext) -> i32 {
-    match uplink::relay(ctx) {
+pub(crate) fn uplink<const V6: bool>(ctx: &TcContext) -> i32 {
+    match uplink::relay::<V6>(ctx) {
         Ok(action) => action,
         Err(verdict) => refuse(ctx, UPLINK, &verdict),
     }
 }
 
 #[inline(always)]
-pub(crate) fn downlink(ctx: &TcContext) -> i32 {
-    match downlink::relay(ctx) {
+pub(crate) fn downlink<const V6: bool>(ctx: &TcContext) -> i32 {
+    match downlink::relay::<V6>(ctx) {
         Ok(action) => action,
         Err(verdict) => refuse(ctx, DOWNLINK, &verdict),
     }
 }
 
-/// The IPv4 source of a packet that is left as it came.
+/// The source of a packet that is left as it came.
 #[inline(always)]
-fn source(ctx: &TcContext) -> Option<[u8; 4]> {
-    let header: [u8; 16] = buffer::network_octets(ctx)?;
-    Some([header[12], header[13], header[14], header[15]])
+fn source(ctx: &TcContext) -> Option<[u8; 16]> {
+    let header: [u8; 20] = buffer::network_octets(ctx)?;
+    if header[0] >> 4 == 4 {
+        return Some(mapped([header[12], header[13], header[14], header[15]]));
+    }
+    let header: [u8; 24] = buffer::network_octets(ctx)?;
+    header.last_chunk().copied()
 }
 
 #[inline(always)]
@@ -128,7 +135,7 @@ fn refuse(ctx: &TcContext, direction: u32, verdict: &Verdict) -> i32 {
             *count
         };
         if verdict.reason.is_told() {
-            let source = source(ctx).unwrap_or([0; 4]);
+            let source = source(ctx).unwrap_or([0; 16]);
             let session = verdict.session.map_or(NO_SESSION, u32::from);
             event::refused(direction, index, session, source, count, coarse_time());
         }

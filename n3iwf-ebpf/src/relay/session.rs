@@ -5,7 +5,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use ebpf_common::relay::{
-    DownlinkSession, FRESH, TAKEN, UplinkKey, UplinkSession, downlink_place, uplink_place,
+    DownlinkSession, FRESH, RelayPeer, TAKEN, UplinkKey, UplinkSession, downlink_place,
+    uplink_place,
 };
 
 use super::MAX_SESSIONS;
@@ -28,6 +29,15 @@ static MORE_DOWNLINKS: HashMap<[u8; 4], u32, MAX_SESSIONS, NO_PREALLOC> = HashMa
 
 #[btf_map(name = "relay_dl_ways")]
 static WAYS: HashMap<u32, [u32; 64], MAX_SESSIONS, NO_PREALLOC> = HashMap::new();
+
+#[btf_map(name = "relay_peers")]
+static PEERS: Array<RelayPeer, MAX_SESSIONS> = Array::new();
+
+/// The UPF of a session. User space changes a place only when no session has it.
+#[inline(always)]
+pub(super) fn peer(place: u32) -> Option<&'static RelayPeer> {
+    PEERS.get(place)
+}
 
 /// The interface that a flow of a session goes through.
 #[inline(always)]

@@ -4,23 +4,24 @@ use aya_ebpf::programs::TcContext;
 use ebpf_common::relay::{FRESH, Reason, SESSION_SAS, UplinkKey, UplinkSession, flow_place};
 
 use super::{
-    META, UPLINK_FLOWS, Verdict, count, counter, event,
-    header::{self, GRE, IPPROTO_GRE, IPV4, Place, UDP, write_ipv4},
+    META, UPLINK_FLOWS, Verdict,
+    checksum::Sum,
+    count, counter, event,
+    header::{self, GRE, Head, IPPROTO_GRE, IPV4, Place, TUNNEL, write_ipv4, write_tunnel},
+    ipv6::{self, IPV6},
     mss, rate, redirect_neigh, session,
 };
 use crate::{
     buffer::{self, coarse_time},
-    packet::IPPROTO_UDP,
+    packet::{ETH_P_IPV6, IPPROTO_UDP},
 };
 
-/// GTP-U with the optional fields and a PDU Session Container of four octets.
-const GTP_U: u32 = 16;
 const OLD: u32 = IPV4 + GRE;
-const NEW: u32 = IPV4 + UDP + GTP_U;
-const PORT: [u8; 2] = 2152u16.to_be_bytes();
+const NEW: u32 = IPV4 + TUNNEL;
+const NEW6: u32 = IPV6 + TUNNEL;
 
 #[inline(always)]
-pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
+pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
     let meta = META.get(0).ok_or(Verdict::pass(Reason::Other))?;
     let (header, Place { link, total }) = header::find(ctx, IPPROTO_GRE, meta.up_address)?;
     if total < OLD {
@@ -47,8 +48,9 @@ pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
     if (session.qfis >> qfi) & 1 == 0 {
         return Err(Verdict::pass(Reason::QfiNotAllowed).of(session.session));
     }
+    let peer = session::peer(session.peer).ok_or(Verdict::pass(Reason::Other))?;
     let pdu = total - OLD;
-    if pdu > meta.uplink_max {
+    if pdu > peer.pdu_max {
         return Err(Verdict::pass(Reason::TooBig).of(session.session));
     }
     let now = coarse_time();
@@ -67,38 +69,65 @@ pub(super) fn relay(ctx: &TcContext) -> Result<i32, Verdict> {
     if session.state == FRESH {
         event::first_packet(&raw const session.state, session.session, spi, now);
     }
-    let head = header::Head::read(ctx, link + OLD, pdu);
-    let mut new = [0u8; NEW as usize];
-    write_ipv4(
-        &mut new,
-        head.tos(session.dscp, header[1]),
-        (pdu + NEW) as u16,
-        IPPROTO_UDP,
-        meta.n3_address,
-        session.upf,
-    );
-    let udp = ((pdu + UDP + GTP_U) as u16).to_be_bytes();
-    let gtp = ((pdu + 8) as u16).to_be_bytes();
-    let teid = session.teid;
-    // UDP without a checksum, as RFC 768 allows over IPv4.
-    [new[20], new[21], new[22], new[23]] = [PORT[0], PORT[1], PORT[0], PORT[1]];
-    [new[24], new[25]] = udp;
-    [new[28], new[29], new[30], new[31]] = [0x34, 0xff, gtp[0], gtp[1]];
-    [new[32], new[33], new[34], new[35]] = teid;
-    [new[39], new[40], new[41], new[42]] = [0x85, 1, 0x10, qfi];
-
+    let head = Head::read(ctx, link + OLD, pdu);
     if meta.mss != 0 {
         mss::clamp(ctx, &head, link + OLD, pdu, meta.mss);
     }
-    if !buffer::adjust_room(ctx, (NEW - OLD) as i32) {
-        return Err(Verdict::pass(Reason::Failed));
+    let tos = head.tos(session.dscp, header[1]);
+    let teid = session.teid;
+    if V6 {
+        let mut new = [0u8; NEW6 as usize];
+        let len = pdu + TUNNEL;
+        ipv6::write(&mut new, tos, len as u16, &meta.n3_address, &peer.address);
+        write_tunnel(&mut new, IPV6 as usize, pdu, teid, qfi);
+        let sum = Sum::of_udp(len).add(addressed(&new));
+        let sum = sum
+            .add_packet(ctx, link + OLD, pdu)
+            .ok_or(Verdict::pass(Reason::Failed))?
+            .checksum();
+        [new[46], new[47]] = sum;
+        // It makes 20 octets of room.
+        if !buffer::change_protocol(ctx, ETH_P_IPV6) {
+            return Err(Verdict::pass(Reason::Failed));
+        }
+        if !buffer::adjust_room(ctx, (NEW6 - OLD - 20) as i32) || !buffer::store(ctx, link, &new) {
+            return Err(Verdict::drop(Reason::Failed));
+        }
+    } else {
+        let mut new = [0u8; NEW as usize];
+        write_ipv4(
+            &mut new,
+            tos,
+            (pdu + NEW) as u16,
+            IPPROTO_UDP,
+            last(&meta.n3_address),
+            last(&peer.address),
+        );
+        // UDP without a checksum, as RFC 768 allows over IPv4.
+        write_tunnel(&mut new, IPV4 as usize, pdu, teid, qfi);
+        if !buffer::adjust_room(ctx, (NEW - OLD) as i32) {
+            return Err(Verdict::pass(Reason::Failed));
+        }
+        if !buffer::store(ctx, link, &new) {
+            return Err(Verdict::drop(Reason::Failed));
+        }
     }
-    if !buffer::store(ctx, link, &new) {
-        return Err(Verdict::drop(Reason::Failed));
-    }
-    let action = redirect_neigh(ctx, session.n3_ifindex, link)?;
+    let action = redirect_neigh(ctx, peer.ifindex, link)?;
     count(counter, pdu, now);
     Ok(action)
+}
+
+/// The IPv4 address of a mapped one.
+#[inline(always)]
+fn last(&[.., a, b, c, d]: &[u8; 16]) -> [u8; 4] {
+    [a, b, c, d]
+}
+
+/// What a UDP checksum covers of these headers: addresses, UDP and GTP-U.
+#[inline(always)]
+fn addressed(new: &[u8; NEW6 as usize]) -> &[u8; NEW6 as usize - 8] {
+    // SAFETY: the array ends where the other one does.
+    unsafe { &*new.as_ptr().add(8).cast() }
 }
 
 /// The SPI of the SA that decrypted the packet, if it is one of the session's; 0 where none is asked

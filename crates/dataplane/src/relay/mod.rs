@@ -11,6 +11,7 @@ mod limit;
 mod mmsg;
 mod n3iwf;
 mod packet;
+mod path;
 mod reflect;
 mod rules;
 mod segment;

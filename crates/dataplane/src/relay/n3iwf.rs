@@ -25,6 +25,7 @@ use super::{
     limit::Limit,
     mmsg::{Outgoing, Receiver, Room, send},
     packet::ipv4,
+    path::Paths,
     segment::Parts,
     table::{Counters, Entry, Table, UnknownTeid},
     too_big,
@@ -85,6 +86,7 @@ struct Shared {
     unknown: Counters,
     events: Mutex<VecDeque<AccessEvent>>,
     sequence: AtomicU16,
+    paths: RwLock<Paths>,
     /// Limits what is sent about PDUs that do not fit.
     answers: Limit,
     /// Rate limits count from here.
@@ -108,6 +110,7 @@ impl GtpRelay {
         let gtp =
             open().map_err(|error| Error::io(format!("opening GTP-U on {}", config.gtp), error))?;
         let shared = Arc::new(Shared {
+            paths: RwLock::new(Paths::new(config.n3_mtu)),
             config,
             gtp,
             table: RwLock::default(),
@@ -162,6 +165,20 @@ impl GtpRelay {
         Err(Error::Config(format!(
             "the UPF {upf} cannot be reached from {ours}, our address on N3"
         )))
+    }
+
+    /// Largest PDU that fits the path to a UPF, octets.
+    pub(super) fn uplink_max(&self, upf: IpAddr) -> usize {
+        self.shared.uplink_max(&read(&self.shared.paths), upf)
+    }
+
+    /// Asks the kernel now and then for paths that are narrower than N3.
+    fn look_at_paths(&self) {
+        if !read(&self.shared.paths).is_due() {
+            return;
+        }
+        let upfs = read(&self.shared.table).upfs();
+        write(&self.shared.paths).ask(self.shared.config.gtp, upfs);
     }
 
     fn close_uplink(&self, slot: u32) {
@@ -238,6 +255,7 @@ impl AccessRelay for GtpRelay {
     }
 
     fn poll_event(&self) -> Option<AccessEvent> {
+        self.look_at_paths();
         lock(&self.shared.events).pop_front()
     }
 }
@@ -250,8 +268,6 @@ pub(super) fn unknown_session(dl_teid: u32) -> Error {
 impl Shared {
     /// Uplink: GRE in, GTP-U out.
     fn serve_gre(&self, socket: &Socket, slot: Option<u32>, stop: &Stop, room: Room) {
-        let limit =
-            usize::from(self.config.n3_mtu).saturating_sub(n3_overhead(self.config.gtp.ip()));
         let mut receiver = Receiver::new(room);
         while stop.wait(socket.as_fd()) {
             let received = match receiver.receive(socket.as_fd()) {
@@ -273,12 +289,18 @@ impl Shared {
                     pdus.extend(table.uplink(slot, ip.source, ip.payload, now, &self.unknown));
                 }
             }
-            let parts: Vec<Parts<'_>> = pdus
-                .iter()
-                .map(|(_, _, pdu)| Parts::new(pdu, limit))
-                .collect();
+            let parts: Vec<(usize, Parts<'_>)> = {
+                let paths = read(&self.paths);
+                pdus.iter()
+                    .map(|(entry, _, pdu)| {
+                        let limit = self.uplink_max(&paths, entry.session.upf);
+                        (limit, Parts::new(pdu, limit))
+                    })
+                    .collect()
+            };
             let mut out = Vec::with_capacity(pdus.len());
-            for ((entry, container, pdu), parts) in pdus.iter().zip(&parts) {
+            for ((entry, container, pdu), (limit, parts)) in pdus.iter().zip(&parts) {
+                let limit = *limit;
                 if parts.too_long(limit) && self.refuse(entry, Direction::Uplink, pdu, limit) {
                     continue;
                 }
@@ -304,6 +326,10 @@ impl Shared {
             let refused = send(self.gtp.as_fd(), &out);
             self.unknown.send_failed.fetch_add(refused, Relaxed);
         }
+    }
+
+    fn uplink_max(&self, paths: &Paths, upf: IpAddr) -> usize {
+        usize::from(paths.mtu(upf)).saturating_sub(n3_overhead(self.config.gtp.ip()))
     }
 
     /// N3: G-PDUs down to GRE, and what belongs to the path.

@@ -1,7 +1,7 @@
 //! The N3IWF's sessions and the decision per packet, without a socket.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr},
     sync::{
         Arc,
@@ -244,6 +244,12 @@ impl Table {
         self.by_teid
             .values()
             .any(|entry| entry.session.has_slot(slot))
+    }
+
+    /// The UPFs of all sessions.
+    pub(super) fn upfs(&self) -> BTreeSet<IpAddr> {
+        let sessions = self.by_teid.values();
+        sessions.map(|entry| entry.session.upf).collect()
     }
 
     /// The session whose `ul_teid` a peer does not know.

@@ -10,22 +10,33 @@ use ebpf_common::{
     Counter,
     relay::{
         BLOCK, DownlinkSession, FlowBlock, MAP_RELAY_DL, MAP_RELAY_DL_FLOWS, MAP_RELAY_DL_MORE,
-        MAP_RELAY_DROPS, MAP_RELAY_META, MAP_RELAY_RATES, MAP_RELAY_REFUSED, MAP_RELAY_UL,
-        MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, PROGRAM_DOWNLINK, PROGRAM_UPLINK,
-        RELAY_LAYOUT_VERSION, RelayMeta, RelayRate, RelayReasons, SessionDrops, TAKEN, UplinkKey,
-        UplinkSession, downlink_place, uplink_place,
+        MAP_RELAY_DROPS, MAP_RELAY_META, MAP_RELAY_PEERS, MAP_RELAY_RATES, MAP_RELAY_REFUSED,
+        MAP_RELAY_UL, MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, PROGRAM_DOWNLINK, PROGRAM_DOWNLINK6,
+        PROGRAM_UPLINK, PROGRAM_UPLINK6, RELAY_LAYOUT_VERSION, RelayMeta, RelayPeer, RelayRate,
+        RelayReasons, SessionDrops, TAKEN, UplinkKey, UplinkSession, downlink_place, mapped,
+        uplink_place,
     },
 };
 
 pub(crate) const N3IWF: [u8; 4] = [203, 0, 113, 1];
 pub(crate) const UPF: [u8; 4] = [203, 0, 113, 2];
 pub(crate) const UP_ADDRESS: [u8; 4] = [10, 0, 0, 1];
+pub(crate) const N3IWF6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+pub(crate) const UPF6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 pub(crate) const UPLINK_MAX: usize = 1456;
+/// The same with N3 over IPv6.
+pub(crate) const UPLINK_MAX6: usize = 1436;
 pub(crate) const DOWNLINK_MAX: usize = 1358;
 pub(crate) const MSS: u16 = 1318;
 /// Both flow identifiers that the sessions have.
 pub(crate) const QFIS: [u8; 2] = [9, 63];
 pub(crate) const DEFAULT_QFI: u8 = 9;
+const ALL: [&str; 4] = [
+    PROGRAM_UPLINK,
+    PROGRAM_DOWNLINK,
+    PROGRAM_UPLINK6,
+    PROGRAM_DOWNLINK6,
+];
 /// Where a test run happens: the loopback interface of the namespace.
 const LOOPBACK: u32 = 1;
 
@@ -97,6 +108,7 @@ pub(crate) struct Programs {
     downlink_flows: PerCpuArray<MapData, Raw<FlowBlock>>,
     refused: PerCpuArray<MapData, Raw<SessionDrops>>,
     rates: Array<MapData, Raw<RelayRate>>,
+    peers: Array<MapData, Raw<RelayPeer>>,
     mask: u32,
     reasons: PerCpuArray<MapData, Raw<RelayReasons>>,
 }
@@ -112,6 +124,15 @@ pub(crate) struct Ran {
 impl Programs {
     /// Loads the object with room for `sessions`; the verifier's word is final.
     pub(crate) fn load(sessions: u32) -> Self {
+        Self::load_with(sessions, false)
+    }
+
+    /// The same with N3 over IPv6.
+    pub(crate) fn load6(sessions: u32) -> Self {
+        Self::load_with(sessions, true)
+    }
+
+    fn load_with(sessions: u32, over_ipv6: bool) -> Self {
         let object = std::fs::read(crate::support::object().unwrap()).unwrap();
         let places = (sessions * 2).next_power_of_two();
         let mut ebpf = EbpfLoader::new()
@@ -129,10 +150,9 @@ impl Programs {
         let mut meta: Array<_, Raw<RelayMeta>> = take(MAP_RELAY_META).try_into().unwrap();
         let value = RelayMeta {
             layout_version: RELAY_LAYOUT_VERSION,
-            n3_address: N3IWF,
+            n3_address: if over_ipv6 { N3IWF6 } else { mapped(N3IWF) },
             up_address: UP_ADDRESS,
             gre_protocol: 0,
-            uplink_max: UPLINK_MAX as u32,
             downlink_max: DOWNLINK_MAX as u32,
             mss: MSS.into(),
             mask: places - 1,
@@ -145,14 +165,16 @@ impl Programs {
         let uplink_flows = take(MAP_RELAY_UL_FLOWS).try_into().unwrap();
         let downlink_flows = take(MAP_RELAY_DL_FLOWS).try_into().unwrap();
         let refused = take(MAP_RELAY_REFUSED).try_into().unwrap();
+        let peers = take(MAP_RELAY_PEERS).try_into().unwrap();
         let rates = take(MAP_RELAY_RATES).try_into().unwrap();
         let reasons = take(MAP_RELAY_DROPS).try_into().unwrap();
-        for name in [PROGRAM_UPLINK, PROGRAM_DOWNLINK] {
+        for name in ALL {
             program(&mut ebpf, name)
                 .load()
                 .unwrap_or_else(|error| panic!("{name}: {error:?}"));
         }
-        Self {
+        let mut programs = Self {
+            peers,
             ebpf,
             uplinks,
             more_uplinks,
@@ -164,7 +186,24 @@ impl Programs {
             rates,
             mask: places - 1,
             reasons,
+        };
+        if over_ipv6 {
+            programs.set_peer(UPF6, UPLINK_MAX6);
+        } else {
+            programs.set_peer(mapped(UPF), UPLINK_MAX);
         }
+        programs
+    }
+
+    /// The UPF of all sessions.
+    pub(crate) fn set_peer(&mut self, address: [u8; 16], pdu_max: usize) {
+        let peer = RelayPeer {
+            address,
+            ifindex: LOOPBACK,
+            pdu_max: pdu_max as u32,
+            ..RelayPeer::default()
+        };
+        self.peers.set(0, Raw(peer), 0).unwrap();
     }
 
     pub(crate) fn add(&mut self, session: Session) {
@@ -191,18 +230,18 @@ impl Programs {
             ifindex: key.ifindex,
             state: TAKEN,
             teid: session.ul_teid().to_be_bytes(),
-            upf: UPF,
-            n3_ifindex: LOOPBACK,
+            peer: 0,
             flows,
             session: counters as u16,
             dscp: extras.dscp[0],
             reqids: [session.reqid; 4],
             rates: extras.rates,
+            unused: 0,
         };
         let downlink = DownlinkSession {
             qfis,
             teid,
-            upf: UPF,
+            peer: 0,
             state: TAKEN,
             inner: session.inner(),
             ifindex: LOOPBACK,
@@ -310,13 +349,11 @@ impl Programs {
 
     /// Instructions that the verifier went through, by program.
     pub(crate) fn verified(&self) -> Vec<(&'static str, Option<u32>)> {
-        [PROGRAM_UPLINK, PROGRAM_DOWNLINK]
-            .map(|name| {
-                let program: &SchedClassifier =
-                    self.ebpf.program(name).unwrap().try_into().unwrap();
-                (name, program.info().unwrap().verified_instruction_count())
-            })
-            .to_vec()
+        ALL.map(|name| {
+            let program: &SchedClassifier = self.ebpf.program(name).unwrap().try_into().unwrap();
+            (name, program.info().unwrap().verified_instruction_count())
+        })
+        .to_vec()
     }
 }
 

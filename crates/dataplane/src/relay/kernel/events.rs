@@ -1,6 +1,9 @@
 //! What the programs tell by their ring buffer.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use aya::maps::{MapData, RingBuf};
 use ebpf_common::relay::{EVENT_FIRST_PACKET, RelayEvent, RelayReasons, UPLINK};
@@ -37,7 +40,7 @@ pub enum KernelEventKind {
         /// How many of this reason the processor has seen.
         count: u64,
         /// Outer source of the last one.
-        source: Ipv4Addr,
+        source: IpAddr,
     },
 }
 
@@ -53,7 +56,7 @@ impl KernelEvent {
                 uplink: event.direction == UPLINK,
                 reason: reason.map_or("unknown", |(name, _)| *name),
                 count: event.count,
-                source: event.source.into(),
+                source: Ipv6Addr::from(event.source).to_canonical(),
             }
         };
         Self {

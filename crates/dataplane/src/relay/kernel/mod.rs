@@ -3,13 +3,14 @@
 //! Every session is in both. tc programs relay what they can; whatever they pass up (GTP-U
 //! signalling, fragments, PDUs that do not fit, unknown peers) reaches [`GtpRelay`] as if there
 //! were no programs. A session that the kernel cannot serve is served by [`GtpRelay`] alone, and
-//! [`SessionReading::path`] says so: so it is with N3 over IPv6, whose UDP checksum covers the PDU.
+//! [`SessionReading::path`] says so.
 //!
 //! Relayed packets pass no netfilter hook and no XFRM policy of N3. Where this host itself protects
 //! N3 by IPsec, [`super::RelayKind::User`] is the right relay.
 
 mod events;
 mod filters;
+mod peers;
 mod places;
 mod programs;
 mod sessions;
@@ -17,20 +18,21 @@ mod ue;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::PathBuf,
     sync::{Mutex, PoisonError},
 };
 
 use ebpf_common::relay::{
-    DownlinkSession, RateState, RelayMeta, RelayRate, RelayReasons, SESSION_SAS, SessionDrops,
-    UplinkSession,
+    DownlinkSession, RateState, RelayMeta, RelayRate, RelayReasons, SESSION_SAS, SUMMED,
+    SessionDrops, UplinkSession, mapped,
 };
 use tracing::{info, warn};
 
 pub use self::events::{KernelEvent, KernelEventKind};
 pub(super) use self::ue::UePrograms;
 use self::{
+    peers::Peer,
     programs::{Programs, Side},
     sessions::{Held, Ways},
 };
@@ -130,15 +132,13 @@ impl KernelRelay {
         let uplink_max = largest(config.user.n3_mtu, n3_overhead(config.user.gtp.ip()));
         let downlink_max = largest(config.user.tunnel_mtu, GRE_OVERHEAD);
         let n3_address = match config.user.gtp.ip() {
-            IpAddr::V4(address) => address,
-            // No session is served then, and no program attached.
-            IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+            IpAddr::V4(address) => mapped(address.octets()),
+            IpAddr::V6(address) => address.octets(),
         };
         let meta = RelayMeta {
-            n3_address: n3_address.octets(),
+            n3_address,
             up_address: config.user.up_address.octets(),
             gre_protocol: config.user.gre_protocol.into(),
-            uplink_max,
             downlink_max,
             mss: uplink_max
                 .min(downlink_max)
@@ -209,7 +209,7 @@ impl AccessRelay for KernelRelay {
                 },
             );
             if self.config.clear_access {
-                state.serve(&self.config, dl_teid);
+                state.serve(&self.config, &self.user, dl_teid);
             }
         });
         Ok(())
@@ -229,14 +229,14 @@ impl AccessRelay for KernelRelay {
                 return;
             }
             session.reqids.push(reqid);
-            state.serve(&self.config, dl_teid);
+            state.serve(&self.config, &self.user, dl_teid);
         });
     }
 
     fn modify(&self, session: AccessSession) -> Result<(), Error> {
         // What comes while the kernel's part is made anew goes by user space.
         self.user.modify(session.clone())?;
-        self.with(|state| state.modify(&self.config, session))
+        self.with(|state| state.modify(&self.config, &self.user, session))
     }
 
     fn set_ue_ambr(&self, ue: u32, ambr: Ambr) {
@@ -305,13 +305,22 @@ impl AccessRelay for KernelRelay {
         for event in self.take_events() {
             event.log();
         }
-        self.user.poll_event()
+        let event = self.user.poll_event();
+        // Which looks at the paths now and then.
+        let changed = self.with(|state| {
+            let peers = &mut state.programs.sessions.peers;
+            peers.set_pdu_max(|upf| pdu_max(&self.user, upf))
+        });
+        if let Err(error) = changed {
+            warn!(%error, "kernel relay");
+        }
+        event
     }
 }
 
 impl State {
     /// Puts a session into the kernel, or says why it stays in user space.
-    fn serve(&mut self, config: &KernelRelayConfig, dl_teid: u32) {
+    fn serve(&mut self, config: &KernelRelayConfig, user: &GtpRelay, dl_teid: u32) {
         let Some(session) = self.sessions.get_mut(&dl_teid) else {
             return;
         };
@@ -322,7 +331,8 @@ impl State {
             }
             return;
         }
-        match place(&mut self.programs, config, session) {
+        let pdu_max = pdu_max(user, session.access.upf);
+        match place(&mut self.programs, config, session, pdu_max) {
             Ok(served) => {
                 info!(
                     teid = dl_teid,
@@ -337,7 +347,12 @@ impl State {
     }
 
     /// Makes the kernel's part of a session anew; its counters go on.
-    fn modify(&mut self, config: &KernelRelayConfig, access: AccessSession) -> Result<(), Error> {
+    fn modify(
+        &mut self,
+        config: &KernelRelayConfig,
+        user: &GtpRelay,
+        access: AccessSession,
+    ) -> Result<(), Error> {
         let dl_teid = access.dl_teid;
         let session = self
             .sessions
@@ -353,7 +368,7 @@ impl State {
         }
         session.access = access;
         if old.is_some() || config.clear_access || !session.reqids.is_empty() {
-            self.serve(config, dl_teid);
+            self.serve(config, user, dl_teid);
         }
         // Last, so that the programs stay attached.
         if let Some(served) = old {
@@ -456,14 +471,12 @@ fn place(
     programs: &mut Programs,
     config: &KernelRelayConfig,
     session: &Session,
+    pdu_max: u32,
 ) -> Result<Served, Error> {
     let access = &session.access;
     let refuse = |why: &str| Err(Error::Config(format!("no place in the kernel: {why}")));
     let Some(interface) = &access.interface else {
         return refuse("the session has no interface of its own");
-    };
-    let IpAddr::V4(upf) = access.upf else {
-        return refuse("its UPF is reached over IPv6");
     };
     let mut links = Links::open()?;
     let link = links.get(interface)?;
@@ -474,7 +487,7 @@ fn place(
     if !protected && !config.clear_access {
         return refuse("the interface is no XFRM interface");
     }
-    let (n3_ifindex, _) = links.route_to(IpAddr::V4(upf))?;
+    let (n3_ifindex, _) = links.route_to(access.upf)?;
     let Some(n3) = links
         .list()?
         .into_iter()
@@ -510,8 +523,6 @@ fn place(
         inner: access.ue_inner.octets(),
         ifindex: link.index,
         teid: access.ul_teid.to_be_bytes(),
-        upf: upf.octets(),
-        n3_ifindex,
         dscp: access.n3_dscp.unwrap_or(0).into(),
         reqids: if protected {
             reqids(&session.reqids)
@@ -523,13 +534,16 @@ fn place(
     let downlink = DownlinkSession {
         qfis,
         teid: access.dl_teid.to_be_bytes(),
-        upf: upf.octets(),
         inner: access.ue_inner.octets(),
         ifindex: link.index,
         default_qfi: access.default_qfi.into(),
         link_header: link.ethernet.into(),
         dscp: access.tunnel_dscp.unwrap_or(0).into(),
         ..DownlinkSession::default()
+    };
+    let peer = Peer {
+        address: access.upf,
+        ifindex: n3_ifindex,
     };
     programs.hook(Side::N3, &n3.name)?;
     let mut hooked: Vec<&String> = Vec::new();
@@ -545,6 +559,7 @@ fn place(
                 uplink,
                 downlink,
                 &ways,
+                (peer, pdu_max),
                 access.session_ambr.map(rate),
                 access.ue_ambr.map(|ambr| (access.ue, rate(ambr))),
             )
@@ -560,6 +575,15 @@ fn place(
         access: interfaces,
         n3: n3.name,
     })
+}
+
+/// Largest PDU that the programs may send to a UPF.
+fn pdu_max(user: &GtpRelay, upf: IpAddr) -> u32 {
+    let most = u32::try_from(user.uplink_max(upf)).unwrap_or(u32::MAX);
+    match upf {
+        IpAddr::V4(_) => most,
+        IpAddr::V6(_) => most.min(SUMMED),
+    }
 }
 
 fn rate(ambr: Ambr) -> RelayRate {

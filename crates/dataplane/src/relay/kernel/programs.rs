@@ -18,9 +18,9 @@ use ebpf_common::{
     MAP_SA_STATS, MAP_SAS,
     relay::{
         MAP_RELAY_DL, MAP_RELAY_DL_FLOWS, MAP_RELAY_DL_MORE, MAP_RELAY_DL_WAYS, MAP_RELAY_DROPS,
-        MAP_RELAY_EVENTS, MAP_RELAY_META, MAP_RELAY_RATES, MAP_RELAY_REFUSED, MAP_RELAY_UL,
-        MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, PROGRAM_DOWNLINK, PROGRAM_UPLINK,
-        RELAY_LAYOUT_VERSION, RelayMeta,
+        MAP_RELAY_EVENTS, MAP_RELAY_META, MAP_RELAY_PEERS, MAP_RELAY_RATES, MAP_RELAY_REFUSED,
+        MAP_RELAY_UL, MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, PROGRAM_DOWNLINK, PROGRAM_DOWNLINK6,
+        PROGRAM_UPLINK, PROGRAM_UPLINK6, RELAY_LAYOUT_VERSION, RelayMeta,
     },
 };
 
@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// What is pinned.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 13] = [
     MAP_RELAY_UL,
     MAP_RELAY_UL_MORE,
     MAP_RELAY_DL,
@@ -51,6 +51,7 @@ const MAPS: [&str; 12] = [
     MAP_RELAY_RATES,
     MAP_RELAY_EVENTS,
     MAP_RELAY_META,
+    MAP_RELAY_PEERS,
 ];
 
 /// `BPF_ANY` (linux/bpf.h).
@@ -59,17 +60,20 @@ const BPF_ANY: u64 = 0;
 /// Which way an interface's packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Side {
-    /// Out of the tunnel: [`PROGRAM_UPLINK`].
+    /// Out of the tunnel.
     Access,
-    /// From N3: [`PROGRAM_DOWNLINK`].
+    /// From N3.
     N3,
 }
 
 impl Side {
-    const fn program(self) -> &'static str {
-        match self {
-            Self::Access => PROGRAM_UPLINK,
-            Self::N3 => PROGRAM_DOWNLINK,
+    /// The program, with N3 over IPv6 or over IPv4.
+    const fn program(self, over_ipv6: bool) -> &'static str {
+        match (self, over_ipv6) {
+            (Self::Access, false) => PROGRAM_UPLINK,
+            (Self::N3, false) => PROGRAM_DOWNLINK,
+            (Self::Access, true) => PROGRAM_UPLINK6,
+            (Self::N3, true) => PROGRAM_DOWNLINK6,
         }
     }
 }
@@ -94,6 +98,8 @@ struct Hook {
 pub(super) struct Programs {
     ebpf: Ebpf,
     attachment: Attachment,
+    /// N3 is of IPv6.
+    over_ipv6: bool,
     hooks: BTreeMap<(Side, String), Hook>,
     pub(super) sessions: Sessions,
     pub(super) events: RingBuf<MapData>,
@@ -133,6 +139,7 @@ impl Programs {
             .map_max_entries(MAP_RELAY_UL_FLOWS, sizes.blocks())
             .map_max_entries(MAP_RELAY_DL_FLOWS, sizes.blocks())
             .map_max_entries(MAP_RELAY_REFUSED, sizes.sessions)
+            .map_max_entries(MAP_RELAY_PEERS, sizes.sessions)
             .map_max_entries(MAP_RELAY_RATES, sizes.rates)
             // Made with the object, but not used here.
             .map_max_entries(MAP_SAS, 1)
@@ -154,7 +161,8 @@ impl Programs {
             .map_err(|e| failed("write relay_meta", &e))?;
         let sessions = Sessions::open(&mut ebpf, sizes)?;
         let events = open(&mut ebpf, MAP_RELAY_EVENTS)?;
-        for name in [PROGRAM_UPLINK, PROGRAM_DOWNLINK] {
+        let over_ipv6 = config.user.gtp.is_ipv6();
+        for name in [Side::Access, Side::N3].map(|side| side.program(over_ipv6)) {
             program(&mut ebpf, name)?
                 .load()
                 .map_err(|e| failed(&format!("load program {name}"), &e))?;
@@ -162,6 +170,7 @@ impl Programs {
         Ok(Self {
             ebpf,
             attachment: attachment(),
+            over_ipv6,
             hooks: BTreeMap::new(),
             sessions,
             events,
@@ -177,7 +186,7 @@ impl Programs {
             hook.users += 1;
             return Ok(());
         }
-        let name = side.program();
+        let name = side.program(self.over_ipv6);
         let mut made_clsact = false;
         if self.attachment == Attachment::Clsact {
             // A daemon that was killed leaves its filter behind.
@@ -212,7 +221,7 @@ impl Programs {
         interface: &str,
         link: SchedClassifierLinkId,
     ) -> Result<PinnedLink, Error> {
-        let name = side.program();
+        let name = side.program(self.over_ipv6);
         let doing = format!("pin {name} of {interface}");
         let index = Links::open()?.get(interface)?.index;
         let link = program(&mut self.ebpf, name)?
@@ -238,7 +247,7 @@ impl Programs {
     }
 
     fn detach(&mut self, side: Side, interface: &str, hook: Hook) {
-        let name = side.program();
+        let name = side.program(self.over_ipv6);
         let doing = format!("detach {name} from {interface}");
         let result = match hook.link {
             Link::Clsact(link) => program(&mut self.ebpf, name)
@@ -263,7 +272,12 @@ impl Programs {
 
 /// Takes the programs of an earlier run off every interface.
 fn remove_hooks(pin_dir: &Path) -> Result<(), Error> {
-    let names = [Side::Access, Side::N3].map(Side::program);
+    let names = [
+        PROGRAM_UPLINK,
+        PROGRAM_DOWNLINK,
+        PROGRAM_UPLINK6,
+        PROGRAM_DOWNLINK6,
+    ];
     if attachment() == Attachment::Clsact {
         for link in Links::open()?.list()? {
             for name in names {

@@ -18,7 +18,10 @@ use ebpf_common::{
     },
 };
 
-use super::places::{Places, Ranges};
+use super::{
+    peers::{Peer, Peers},
+    places::{Places, Ranges},
+};
 use crate::{
     Error,
     loader::{failed, open, pod::Raw},
@@ -72,6 +75,7 @@ pub(super) struct Held {
     more: Vec<(UplinkSession, u32)>,
     downlink: DownlinkSession,
     downlink_place: u32,
+    peer: Peer,
     /// The limit of the session itself.
     rate: Option<u32>,
     /// The UE whose limit holds for the session too.
@@ -148,6 +152,7 @@ pub(super) struct Sessions {
     numbers: Places,
     flow_ranges: Ranges,
     rate_places: Places,
+    pub(super) peers: Peers,
     ues: BTreeMap<u32, UeLimit>,
     cpus: usize,
     /// Something was taken out of a map, and a program may still be at it.
@@ -176,6 +181,7 @@ impl Sessions {
             numbers: Places::new(sizes.sessions),
             flow_ranges: Ranges::new(sizes.flows),
             rate_places,
+            peers: Peers::open(ebpf, sizes.sessions)?,
             ues: BTreeMap::new(),
             cpus: nr_cpus().map_err(|(file, e)| Error::io(format!("read {file}"), e))?,
             freed: false,
@@ -189,6 +195,7 @@ impl Sessions {
         uplink: UplinkSession,
         downlink: DownlinkSession,
         ways: &Ways,
+        (peer, pdu_max): (Peer, u32),
         own: Option<RelayRate>,
         ue: Option<(u32, RelayRate)>,
     ) -> Result<Held, Error> {
@@ -219,6 +226,7 @@ impl Sessions {
         .ok_or_else(|| full("place"))?;
         let rate = own.and_then(|_| self.rate_places.any());
         let number = u16::try_from(number).unwrap_or(u16::MAX);
+        let peer_place = self.peers.take(peer, pdu_max)?;
         let mut direct = vec![up_direct];
         let mut more = Vec::with_capacity(further.len());
         for further in further {
@@ -227,6 +235,7 @@ impl Sessions {
                 choose(&mut self.uplink_places, wanted).ok_or_else(|| full("place"))?;
             let further = UplinkSession {
                 state: FREE,
+                peer: peer_place,
                 flows,
                 session: number,
                 ..further
@@ -237,6 +246,7 @@ impl Sessions {
         let mut held = Held {
             uplink: UplinkSession {
                 state: FREE,
+                peer: peer_place,
                 flows,
                 session: number,
                 ..uplink
@@ -245,12 +255,14 @@ impl Sessions {
             more,
             downlink: DownlinkSession {
                 state: FREE,
+                peer: peer_place,
                 flows,
                 session: number,
                 ways: ways.by_qfi.is_some().into(),
                 ..downlink
             },
             downlink_place,
+            peer,
             rate,
             ue: None,
             before: Vec::new(),
@@ -442,6 +454,7 @@ impl Sessions {
             let _ = self.ways.remove(&u32::from(held.downlink.session));
         }
         self.downlink_places.free(held.downlink_place);
+        self.peers.free(held.peer);
         self.numbers.free(held.uplink.session.into());
         self.flow_ranges.free(held.uplink.flows, held.flows());
         if let Some(place) = held.rate {
