@@ -85,6 +85,12 @@ pub fn ue_tunnel(ctx: TcContext) -> i32 {
     ue::tunnel(&ctx)
 }
 
+/// GRE out of the tunnel becomes a packet of its PDU session. On ingress of the UE's XFRM interfaces.
+#[classifier]
+pub fn ue_downlink(ctx: TcContext) -> i32 {
+    ue::downlink::downlink(&ctx)
+}
+
 /// Counts packets that arrive on NWu.
 #[classifier]
 pub fn nwu_ingress(ctx: TcContext) -> i32 {

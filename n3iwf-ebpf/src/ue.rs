@@ -1,11 +1,14 @@
-//! The UE's uplink: the QFI of a packet that leaves by a PDU session's interface, by its QoS rules
-//! (TS 24.501, 6.2.5), and GRE around it (TS 24.502, 9.3.3).
+//! The UE's programs. Uplink: the QFI of a packet that leaves by a PDU session's interface, by its QoS
+//! rules (TS 24.501, 6.2.5), and GRE around it (TS 24.502, 9.3.3). Downlink, in [`downlink`]: GRE off.
 //!
-//! What is not plain goes on to the interface, behind which a relay in user space has the same rules.
+//! What is not plain goes on, to a relay in user space that has the same rules.
 //!
 //! The way into the tunnel is a detour through ingress of the same interface. A packet from a socket has
 //! the route of the session's interface, whose MTU the XFRM interface would hold it to, with the new
 //! headers; on ingress it has none, and the XFRM interface looks its own up.
+
+pub(crate) mod downlink;
+mod flow;
 
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC},
@@ -17,13 +20,13 @@ use aya_ebpf::{
 use ebpf_common::{
     Counter,
     relay::FlowBlock,
-    ue::{HAS_PORTS, HAS_SPI, UE_FILTERS, UeDerived, UeFlow, UePacket, UeSession},
+    ue::{UE_FILTERS, UeDerived, UeFlow, UePacket, UeSession},
 };
 
 use crate::{
     NO_PREALLOC,
     buffer::{self, coarse_time},
-    packet::ETH_P_IP,
+    packet::{ETH_P_IP, ETH_P_IPV6},
     relay::{
         header::{GRE, Head, IPPROTO_GRE, IPV4, write_ipv4},
         redirect_neigh, redirect_xfrm,
@@ -31,10 +34,9 @@ use crate::{
 };
 
 const HEADERS: u32 = IPV4 + GRE;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ESP: u8 = 50;
-const AH: u8 = 51;
+const IPV6: u32 = 40;
+/// What the kernel takes from the front when an IPv6 packet becomes one of IPv4, octets.
+const SHORTER: u32 = 20;
 
 /// The loader sets the numbers; without PDU sessions there are none.
 const FEW: usize = 1;
@@ -48,6 +50,12 @@ static DERIVED: LruHashMap<UeFlow, UeDerived, FEW> = LruHashMap::new();
 #[btf_map(name = "ue_flows")]
 static FLOWS: PerCpuArray<FlowBlock, FEW> = PerCpuArray::new();
 
+#[btf_map(name = "ue_dl_flows")]
+static DOWNLINK_FLOWS: PerCpuArray<FlowBlock, FEW> = PerCpuArray::new();
+
+#[btf_map(name = "ue_tunnels")]
+static TUNNELS: HashMap<u32, u32, FEW, NO_PREALLOC> = HashMap::new();
+
 #[inline(always)]
 pub(crate) fn uplink(ctx: &TcContext) -> i32 {
     relay(ctx).unwrap_or(TC_ACT_UNSPEC)
@@ -60,46 +68,68 @@ fn relay(ctx: &TcContext) -> Option<i32> {
         let skb = ctx.skb.skb;
         ((*skb).protocol, (*skb).len, (*skb).gso_size, (*skb).ifindex)
     };
-    if u16::from_be(ethertype as u16) != ETH_P_IP || gso_size != 0 {
+    if gso_size != 0 {
         return None;
     }
     // SAFETY: user space replaces values, and never changes one.
     let session = unsafe { SESSIONS.get(&ifindex) }?;
-    let header: [u8; IPV4 as usize] = buffer::octets(ctx, 0)?;
-    let total = u32::from(u16::from_be_bytes([header[2], header[3]]));
-    let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
-    if header[0] != 0x45 || fragment != 0 || total != len || total > session.pdu_max {
+    if len > session.pdu_max {
         return None;
     }
-    let source = [header[12], header[13], header[14], header[15]];
-    if u32::from_ne_bytes(source) != u32::from_ne_bytes(session.address) {
-        return None;
-    }
-    let packet = read(ctx, &header);
+    let ethertype = u16::from_be(ethertype as u16);
+    let packet = match ethertype {
+        ETH_P_IP => {
+            let packet = flow::ipv4(ctx, 0, len)?;
+            (packet.local[0] == u32::from_ne_bytes(session.address)).then_some(packet)?
+        }
+        ETH_P_IPV6 if session.ipv6 != 0 => {
+            let packet = flow::ipv6(ctx, 0, len)?;
+            // Which prefix is the session's, the network checks.
+            flow::is_global(&packet.local).then_some(packet)?
+        }
+        _ => return None,
+    };
     let now = coarse_time();
-    let qfi = choose(session, &packet, header[9], ifindex, now)? & 0x3f;
-    if session.tunnels[qfi as usize] == 0 {
+    let qfi = choose(session, &packet, ifindex, now) & 0x3f;
+    if qfi == 0 || session.tunnels[qfi as usize] == 0 {
         return None;
     }
-    let head = Head::read(ctx, 0, total);
-    let mut new = [0u8; HEADERS as usize];
+    let head = Head::read(ctx, 0, len);
+    // GRE, and behind it what the kernel takes of an IPv6 header.
+    let mut new = [0u8; (HEADERS + SHORTER) as usize];
     write_ipv4(
         &mut new,
         head.tos(0, 0),
-        (total + HEADERS) as u16,
+        (len + HEADERS) as u16,
         IPPROTO_GRE,
         session.inner,
         session.up_address,
     );
     let gre_protocol = (session.gre_protocol as u16).to_be_bytes();
     [new[20], new[22], new[23], new[24]] = [0x20, gre_protocol[0], gre_protocol[1], qfi as u8];
-    if !buffer::adjust_room(ctx, HEADERS as i32) {
-        return None;
+    if ethertype == ETH_P_IPV6 {
+        let front: [u8; SHORTER as usize] = buffer::octets(ctx, 0)?;
+        let mut at = 0;
+        while at < SHORTER as usize {
+            new[HEADERS as usize + at] = front[at];
+            at += 1;
+        }
+        if !buffer::change_protocol(ctx, ETH_P_IP) {
+            return None;
+        }
+        if !buffer::adjust_room(ctx, (HEADERS + SHORTER) as i32) || !buffer::store(ctx, 0, &new) {
+            return Some(TC_ACT_SHOT);
+        }
+    } else {
+        if !buffer::adjust_room(ctx, HEADERS as i32) {
+            return None;
+        }
+        let new: &[u8; HEADERS as usize] = new.first_chunk()?;
+        if !buffer::store(ctx, 0, new) {
+            return Some(TC_ACT_SHOT);
+        }
     }
-    if !buffer::store(ctx, 0, &new) {
-        return Some(TC_ACT_SHOT);
-    }
-    count(session.place, qfi, total, now);
+    count(&FLOWS, session.place, qfi, len, now);
     // SAFETY: the helper checks the interface when it sends.
     Some(unsafe { bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32 })
 }
@@ -134,46 +164,11 @@ fn enter(ctx: &TcContext) -> Option<i32> {
     }
 }
 
-/// What filters look at, of a packet that is whole and has no IP options.
+/// The first filter that takes the packet, unless a derived rule comes before it: its QFI, or 0.
 #[inline(always)]
-fn read(ctx: &TcContext, header: &[u8; IPV4 as usize]) -> UePacket {
-    let mut packet = UePacket {
-        remote: u32::from_ne_bytes([header[16], header[17], header[18], header[19]]),
-        local: u32::from_ne_bytes([header[12], header[13], header[14], header[15]]),
-        kind: u32::from(header[9]) | u32::from(header[1]) << 8,
-        ..UePacket::default()
-    };
-    match header[9] {
-        // DCCP, SCTP and UDP-Lite too.
-        TCP | UDP | 33 | 132 | 136 => {
-            if let Some(ports) = buffer::be32(ctx, IPV4) {
-                packet.local_port = (ports >> 16) as u16;
-                packet.remote_port = ports as u16;
-                packet.has = HAS_PORTS;
-            }
-        }
-        kind @ (ESP | AH) => {
-            let at = if kind == ESP { IPV4 } else { IPV4 + 4 };
-            if let Some(spi) = buffer::be32(ctx, at) {
-                packet.spi = spi;
-                packet.has = HAS_SPI;
-            }
-        }
-        _ => {}
-    }
-    packet
-}
-
-/// The first filter that takes the packet, unless a derived rule comes before it.
-#[inline(always)]
-fn choose(
-    session: &UeSession,
-    packet: &UePacket,
-    protocol: u8,
-    ifindex: u32,
-    now: u64,
-) -> Option<u32> {
-    let mut found = None;
+fn choose(session: &UeSession, packet: &UePacket, ifindex: u32, now: u64) -> u32 {
+    // No rule has it.
+    let mut found = 0;
     let mut at = 0;
     while at < UE_FILTERS {
         if at as u32 >= session.count {
@@ -182,38 +177,34 @@ fn choose(
         let filter = &session.filters[at];
         if filter.difference(packet) == 0 {
             if (at as u32) < session.before {
-                return Some(filter.qfi);
+                return filter.qfi;
             }
-            found = Some(filter.qfi);
+            found = filter.qfi;
             break;
         }
         at += 1;
     }
-    let upper = match protocol {
-        TCP | UDP if packet.has == HAS_PORTS => {
-            u32::from(packet.local_port) << 16 | u32::from(packet.remote_port)
-        }
-        ESP if packet.has == HAS_SPI => packet.spi,
-        _ => return found,
-    };
+    if !flow::may_be_derived(packet) {
+        return found;
+    }
     let flow = UeFlow {
         local: packet.local,
         remote: packet.remote,
-        upper,
-        protocol: protocol.into(),
+        upper: flow::upper(packet),
+        protocol: flow::protocol(packet),
         ifindex,
         generation: session.generation,
     };
     // SAFETY: a value is replaced, not changed.
     match unsafe { DERIVED.get(&flow) } {
-        Some(derived) if derived.ends_ns > now => Some(derived.qfi as u32),
+        Some(derived) if derived.ends_ns > now => derived.qfi as u32,
         _ => found,
     }
 }
 
 #[inline(always)]
-fn count(place: u32, qfi: u32, octets: u32, now: u64) {
-    let Some(block) = FLOWS.get_ptr_mut(place) else {
+fn count(flows: &PerCpuArray<FlowBlock, FEW>, place: u32, qfi: u32, octets: u32, now: u64) {
+    let Some(block) = flows.get_ptr_mut(place) else {
         return;
     };
     let counters: *mut Counter = block.cast();

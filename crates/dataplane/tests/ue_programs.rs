@@ -28,7 +28,7 @@ use dataplane::relay::{
     AccessRelay, Component, Drops, GtpRelay, Path, TunRelay, TunRelayConfig, UeRelay, UeSession,
     UplinkRule, UplinkRules,
 };
-use ebpf_common::ue::{PROGRAM_UE_TUNNEL, PROGRAM_UE_UPLINK};
+use ebpf_common::ue::{PROGRAM_UE_DOWNLINK, PROGRAM_UE_TUNNEL, PROGRAM_UE_UPLINK};
 use gtpu::Message;
 use support::{is_root, object, skip};
 use world::{
@@ -49,14 +49,14 @@ fn ready() -> bool {
 }
 
 #[test]
-fn the_verifier_accepts_both() {
+fn the_verifier_accepts_all() {
     if !ready() {
         return;
     }
     let object = std::fs::read(object().unwrap()).unwrap();
     let mut ebpf = EbpfLoader::new().load(&object).unwrap();
     let release = nix::sys::utsname::uname().unwrap();
-    for name in [PROGRAM_UE_UPLINK, PROGRAM_UE_TUNNEL] {
+    for name in [PROGRAM_UE_UPLINK, PROGRAM_UE_TUNNEL, PROGRAM_UE_DOWNLINK] {
         let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
         program
             .load()

@@ -1,10 +1,10 @@
 //! Map keys and values of the UE's programs: QoS rules choose the QFI of an uplink packet, which then
-//! leaves as GRE (TS 24.501, 6.2.5; TS 24.502, 9.3.3).
+//! leaves as GRE (TS 24.501, 6.2.5; TS 24.502, 9.3.3); GRE out of the tunnel becomes a packet of the session.
 //!
 //! Addresses are octets in network byte order, everything else is in host byte order.
 
 /// Version of the layouts in this module.
-pub const UE_LAYOUT_VERSION: u32 = 1;
+pub const UE_LAYOUT_VERSION: u32 = 2;
 
 /// Name of the PDU sessions: `HashMap<u32, UeSession>`, by the index of the session's interface. A value
 /// is replaced as a whole, rules and all.
@@ -13,13 +13,23 @@ pub const MAP_UE_SESSIONS: &str = "ue_sessions";
 pub const MAP_UE_DERIVED: &str = "ue_derived";
 /// Name of the uplink counters: `PerCpuArray<FlowBlock>`, by [`UeSession::place`], then by QFI.
 pub const MAP_UE_FLOWS: &str = "ue_flows";
+/// Name of the downlink counters, likewise.
+pub const MAP_UE_DL_FLOWS: &str = "ue_dl_flows";
+/// Name of the sessions of XFRM interfaces: `HashMap<u32, u32>`, interface index to that of
+/// [`MAP_UE_SESSIONS`].
+pub const MAP_UE_TUNNELS: &str = "ue_tunnels";
 /// Name of the program on egress of a session's interface: QFI and GRE.
 pub const PROGRAM_UE_UPLINK: &str = "ue_uplink";
 /// Name of the program on its ingress: GRE of the other one goes into the tunnel.
 pub const PROGRAM_UE_TUNNEL: &str = "ue_tunnel";
 
+/// Name of the program on ingress of a session's XFRM interfaces: GRE off.
+pub const PROGRAM_UE_DOWNLINK: &str = "ue_downlink";
+
 /// Sessions of a UE: PDU session identities are 1 to 15.
 pub const UE_SESSIONS: u32 = 16;
+/// XFRM interfaces of a UE: each session has one for its default Child SA and further ones.
+pub const UE_TUNNELS: u32 = 4 * UE_SESSIONS;
 /// Packet filters of one session.
 pub const UE_FILTERS: usize = 32;
 /// Derived rules of a UE.
@@ -32,27 +42,37 @@ pub const HAS_PORTS: u32 = 1;
 /// [`UeFilter::needs`]: the packet has an SPI.
 pub const HAS_SPI: u32 = 2;
 
-/// A packet filter over IPv4. It takes a packet of which every masked field is the same, with ports within
-/// the ranges.
+/// [`UeFilter::kind`]: the packet is IPv6.
+pub const IS_IPV6: u32 = 1 << 16;
+
+/// An address as its octets lie in memory; IPv4 is the first word, and the others are zero.
+pub type Words = [u32; 4];
+
+/// A packet filter. It takes a packet of which every masked field is the same, with ports within the
+/// ranges.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UeFilter {
-    /// Destination, as the octets lie in memory.
-    pub remote: u32,
+    /// Destination.
+    pub remote: Words,
     /// Bits of it that matter.
-    pub remote_mask: u32,
+    pub remote_mask: Words,
     /// Source.
-    pub local: u32,
+    pub local: Words,
     /// Bits of it that matter.
-    pub local_mask: u32,
+    pub local_mask: Words,
     /// SPI of ESP or AH, host byte order.
     pub spi: u32,
     /// All ones if it matters.
     pub spi_mask: u32,
-    /// Protocol, and type of service above it (bit 8 on).
+    /// Protocol, type of service or traffic class above it (bit 8 on), [`IS_IPV6`].
     pub kind: u32,
-    /// Bits of both that matter.
+    /// Bits of them that matter.
     pub kind_mask: u32,
+    /// Flow label.
+    pub label: u32,
+    /// All ones if it matters.
+    pub label_mask: u32,
     /// Least and greatest local port.
     pub local_ports: [u16; 2],
     /// Least and greatest remote port.
@@ -66,14 +86,16 @@ pub struct UeFilter {
 /// What filters look at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UePacket {
-    /// Destination, as the octets lie in memory.
-    pub remote: u32,
+    /// Destination.
+    pub remote: Words,
     /// Source.
-    pub local: u32,
+    pub local: Words,
     /// SPI, host byte order.
     pub spi: u32,
     /// As [`UeFilter::kind`].
     pub kind: u32,
+    /// Flow label; 0 over IPv4.
+    pub label: u32,
     /// Local port.
     pub local_port: u16,
     /// Remote port.
@@ -87,8 +109,14 @@ impl UeFilter {
     /// through all filters behind it.
     #[inline(always)]
     pub const fn difference(&self, packet: &UePacket) -> u64 {
-        let mut all = (self.remote ^ packet.remote) & self.remote_mask;
-        all |= (self.local ^ packet.local) & self.local_mask;
+        let mut all = 0;
+        let mut word = 0;
+        while word < 4 {
+            all |= (self.remote[word] ^ packet.remote[word]) & self.remote_mask[word];
+            all |= (self.local[word] ^ packet.local[word]) & self.local_mask[word];
+            word += 1;
+        }
+        all |= (self.label ^ packet.label) & self.label_mask;
         all |= (self.spi ^ packet.spi) & self.spi_mask;
         all |= (self.kind ^ packet.kind) & self.kind_mask;
         all |= self.needs & !packet.has;
@@ -105,11 +133,28 @@ const fn outside(port: u16, range: [u16; 2]) -> u64 {
     (port.wrapping_sub(low) | high.wrapping_sub(port)) >> 63
 }
 
+/// An IPv4 address.
+#[inline(always)]
+pub const fn words4(address: [u8; 4]) -> Words {
+    [u32::from_ne_bytes(address), 0, 0, 0]
+}
+
+/// An IPv6 address.
+#[inline(always)]
+pub const fn words6(a: [u8; 16]) -> Words {
+    [
+        u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
+        u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
+        u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
+        u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
+    ]
+}
+
 /// Value of [`MAP_UE_SESSIONS`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UeSession {
-    /// The PDU address.
+    /// The PDU address; zeroes without IPv4.
     pub address: [u8; 4],
     /// Our inner address: GRE comes from it.
     pub inner: [u8; 4],
@@ -129,6 +174,12 @@ pub struct UeSession {
     pub count: u32,
     /// Filters that come before derived rules.
     pub before: u32,
+    /// 1 when the session has IPv6.
+    pub ipv6: u32,
+    /// Zero.
+    pub unused: u32,
+    /// How long a rule holds that reflective QoS derives, nanoseconds; 0: none are derived.
+    pub rq_timer_ns: u64,
     /// The XFRM interface that each QFI goes through; 0: user space decides.
     pub tunnels: [u32; QFIS],
     /// In the order in which they are tried.
@@ -139,13 +190,13 @@ pub struct UeSession {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct UeFlow {
-    /// Source, as the octets lie in memory.
-    pub local: u32,
+    /// Source.
+    pub local: Words,
     /// Destination.
-    pub remote: u32,
+    pub remote: Words,
     /// Local port above the remote one, or the SPI.
     pub upper: u32,
-    /// Protocol.
+    /// Protocol, [`IS_IPV6`].
     pub protocol: u32,
     /// Index of the session's interface.
     pub ifindex: u32,
@@ -188,19 +239,25 @@ mod tests {
     /// A change here is a change of [`UE_LAYOUT_VERSION`].
     #[test]
     fn layout_is_as_published() {
-        assert_eq!(UE_LAYOUT_VERSION, 1);
-        assert_eq!(size_of::<UeFilter>(), 48);
-        assert_eq!(size_of::<UeSession>(), 40 + 4 * QFIS + 48 * UE_FILTERS);
-        assert_eq!(size_of::<UeFlow>(), 24);
+        assert_eq!(UE_LAYOUT_VERSION, 2);
+        assert_eq!(size_of::<UeFilter>(), 104);
+        assert_eq!(size_of::<UeSession>(), 56 + 4 * QFIS + 104 * UE_FILTERS);
+        assert_eq!(size_of::<UeFlow>(), 48);
         assert_eq!(size_of::<UeDerived>(), 16);
     }
 
     #[test]
     fn names_fit_the_kernel() {
-        let maps = [MAP_UE_SESSIONS, MAP_UE_DERIVED, MAP_UE_FLOWS];
-        for name in maps
-            .into_iter()
-            .chain([PROGRAM_UE_UPLINK, PROGRAM_UE_TUNNEL])
+        let maps = [
+            MAP_UE_SESSIONS,
+            MAP_UE_DERIVED,
+            MAP_UE_FLOWS,
+            MAP_UE_DL_FLOWS,
+            MAP_UE_TUNNELS,
+        ];
+        for name in
+            maps.into_iter()
+                .chain([PROGRAM_UE_UPLINK, PROGRAM_UE_TUNNEL, PROGRAM_UE_DOWNLINK])
         {
             assert!(name.len() <= 15, "{name}");
         }

@@ -15,11 +15,11 @@ pub(crate) const IPPROTO_GRE: u8 = 47;
 pub(super) const HOPS: u8 = 64;
 
 /// Where an IPv4 packet lies in the buffer.
-pub(super) struct Place {
+pub(crate) struct Place {
     /// Octets of the link header in front of it: 0 or 14.
-    pub(super) link: u32,
+    pub(crate) link: u32,
     /// Octets of the packet, which ends where the buffer ends.
-    pub(super) total: u32,
+    pub(crate) total: u32,
 }
 
 /// Congestion experienced (RFC 3168, section 5).
@@ -55,7 +55,7 @@ impl Head {
 /// A whole IPv4 packet of `protocol` to `address` without options. An XFRM interface keeps a link
 /// header in front of the decrypted packet if the encrypted one had one, so only the lengths tell.
 #[inline(always)]
-pub(super) fn find(
+pub(crate) fn find(
     ctx: &TcContext,
     protocol: u8,
     address: [u8; 4],
@@ -96,7 +96,7 @@ pub(super) fn find(
 
 /// The first octets of the packet at `link`, which must start with `header`.
 #[inline(always)]
-pub(super) fn headers<const N: usize, const M: usize>(
+pub(crate) fn headers<const N: usize, const M: usize>(
     ctx: &TcContext,
     link: u32,
     header: &[u8; M],

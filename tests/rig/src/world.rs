@@ -221,6 +221,16 @@ impl World {
         fs::write(&path, changed).with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// Has both daemons relay in the kernel. Writes all configuration files anew, so it comes before
+    /// [`Self::reconfigure`].
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn relay_in_kernel(&mut self) -> Result<()> {
+        self.options.kernel_relay = true;
+        self.write_files()
+    }
+
     /// Starts a program and waits until its control socket answers.
     ///
     /// # Errors

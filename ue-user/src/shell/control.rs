@@ -89,6 +89,7 @@ impl Daemon {
                     "id": reading.pdu_session,
                     "uplink": reading.uplink,
                     "downlink": reading.downlink,
+                    "path": reading.path,
                 })
             })
             .collect();

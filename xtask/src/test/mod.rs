@@ -20,7 +20,10 @@ const ALSO_IN_VM: &[(&str, &str)] = &[
     ("n2", "lib"),
     ("dataplane", "bpf_native"),
     ("dataplane", "relay_programs"),
+    ("dataplane", "relay_programs6"),
+    ("dataplane", "relay_ipv6"),
     ("dataplane", "ue_programs"),
+    ("dataplane", "ue_programs6"),
 ];
 /// Integration tests with this ending run on the kernels of the virtual
 /// machine; where the host lacks something they skip there.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use ebpf_common::ue::UeFlow;
+use ebpf_common::ue::{IS_IPV6, UeFlow, Words, words4, words6};
 
 use super::{
     n3iwf::{read, write},
@@ -71,23 +71,28 @@ impl Flow {
 }
 
 impl Flow {
-    /// As the kernel's programs have it: IPv4 alone.
-    fn reflected(&self, qfi: u8, holds_ns: u64) -> Option<Reflected> {
-        let (IpAddr::V4(local), IpAddr::V4(remote)) = (self.local, self.remote) else {
-            return None;
-        };
+    /// As the kernel's programs have it.
+    fn reflected(&self, qfi: u8, holds_ns: u64) -> Reflected {
+        let version = if self.local.is_ipv6() { IS_IPV6 } else { 0 };
         let flow = UeFlow {
-            local: u32::from_ne_bytes(local.octets()),
-            remote: u32::from_ne_bytes(remote.octets()),
+            local: words(self.local),
+            remote: words(self.remote),
             upper: self.upper,
-            protocol: self.protocol.into(),
+            protocol: u32::from(self.protocol) | version,
             ..UeFlow::default()
         };
-        Some(Reflected {
+        Reflected {
             flow,
             qfi,
             holds_ns,
-        })
+        }
+    }
+}
+
+fn words(address: IpAddr) -> Words {
+    match address {
+        IpAddr::V4(address) => words4(address.octets()),
+        IpAddr::V6(address) => words6(address.octets()),
     }
 }
 
@@ -145,7 +150,7 @@ impl Reflections {
             return old.then(|| {
                 derived.told.store(ends, Relaxed);
                 flow.reflected(qfi, timer)
-            })?;
+            });
         }
         let mut all = write(&self.0);
         if all.len() >= MOST && !all.contains_key(&flow) {
@@ -156,7 +161,7 @@ impl Reflections {
         }
         let (ends, told) = (AtomicU64::new(ends), AtomicU64::new(ends));
         all.insert(flow, Derived { qfi, ends, told });
-        flow.reflected(qfi, timer)
+        Some(flow.reflected(qfi, timer))
     }
 
     /// The QFI of the derived rule that takes an uplink packet.
@@ -243,7 +248,7 @@ mod tests {
         let told = known.learn(&down, 7, timer, 0).unwrap();
         assert_eq!((told.qfi, told.holds_ns), (7, 800));
         assert_eq!(told.flow.upper, 6000 << 16 | 5000);
-        assert_eq!(told.flow.local, u32::from_ne_bytes(UE));
+        assert_eq!(told.flow.local, words4(UE));
         assert_eq!(known.learn(&down, 7, timer, 99), None);
         assert!(known.learn(&down, 7, timer, 100).is_some());
         assert_eq!(known.learn(&down, 7, timer, 199), None);

@@ -44,7 +44,7 @@ pub struct TunRelayConfig {
     pub tunnel_mtu: u16,
 }
 
-/// [`UeRelay`] in user space, or for uplink packets in the kernel with the one in user space behind it.
+/// [`UeRelay`] in user space, or in the kernel with the one in user space behind it.
 pub struct TunRelay {
     config: TunRelayConfig,
     programs: Option<Arc<Mutex<UePrograms>>>,
@@ -103,7 +103,7 @@ impl TunRelay {
         }
     }
 
-    /// The same with the programs of `object` (made by `cargo xtask build`) for uplink packets.
+    /// The same with the programs of `object` (made by `cargo xtask build`) in front.
     pub fn with_programs(config: TunRelayConfig, object: &std::path::Path) -> Result<Self, Error> {
         Ok(Self {
             programs: Some(Arc::new(Mutex::new(UePrograms::load(object)?))),
@@ -290,7 +290,7 @@ impl Shared {
         });
         let id = session.pdu_session;
         match added {
-            Ok(()) => tracing::info!(pdu_session = id, "uplink in the kernel"),
+            Ok(()) => tracing::info!(pdu_session = id, "session in the kernel"),
             Err(error) => {
                 tracing::warn!(pdu_session = id, %error, "the session is served by user space alone");
             }
@@ -307,16 +307,23 @@ impl Shared {
         };
         let flows = (0..QFIS).zip(&self.flows);
         let flows = flows.map(|(qfi, flow)| {
-            let sent = kernel.get(usize::from(qfi)).copied().unwrap_or_default();
-            let mut uplink = flow.traffic(Direction::Uplink);
-            uplink.packets += sent.packets;
-            uplink.bytes += sent.bytes;
+            let kernel = kernel.get(usize::from(qfi)).copied().unwrap_or_default();
+            let [uplink, downlink] = [
+                (Direction::Uplink, kernel.uplink),
+                (Direction::Downlink, kernel.downlink),
+            ]
+            .map(|(direction, counter)| {
+                let mut total = flow.traffic(direction);
+                total.packets += counter.packets;
+                total.bytes += counter.bytes;
+                total
+            });
+            let last = kernel.uplink.last_seen_ns.max(kernel.downlink.last_seen_ns);
             FlowReading {
                 qfi,
                 uplink,
-                downlink: flow.traffic(Direction::Downlink),
-                last_seen: (sent.last_seen_ns != 0)
-                    .then(|| Duration::from_nanos(sent.last_seen_ns)),
+                downlink,
+                last_seen: (last != 0).then(|| Duration::from_nanos(last)),
             }
         });
         let seen = |flow: &FlowReading| flow.uplink.packets != 0 || flow.downlink.packets != 0;

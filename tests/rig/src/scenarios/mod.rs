@@ -9,6 +9,7 @@ mod ipv6;
 mod metrics;
 mod nat;
 mod rekey;
+mod relays;
 mod restart;
 mod roam;
 mod sessions;
@@ -175,6 +176,24 @@ pub const ALL: &[Scenario] = &[
         about: "the same with the kernel relay",
         mode: KeyMode::Qkd,
         run: flows::flows_in_kernel,
+    },
+    Scenario {
+        name: "kernel-relay",
+        about: "both daemons relay in the kernel: ping, TCP, counters as at the UPF",
+        mode: KeyMode::Qkd,
+        run: relays::in_kernel,
+    },
+    Scenario {
+        name: "n3-ipv6",
+        about: "N3 is of IPv6, the relays are in user space",
+        mode: KeyMode::Qkd,
+        run: relays::over_ipv6,
+    },
+    Scenario {
+        name: "n3-ipv6-kernel",
+        about: "N3 is of IPv6, both daemons relay in the kernel",
+        mode: KeyMode::Qkd,
+        run: relays::over_ipv6_in_kernel,
     },
     Scenario {
         name: "ipv6",

@@ -1,10 +1,18 @@
 //! QoS rules as the UE's program takes them.
 
-use ebpf_common::ue::{HAS_PORTS, HAS_SPI, UE_FILTERS, UeFilter};
+use ebpf_common::ue::{HAS_PORTS, HAS_SPI, IS_IPV6, UE_FILTERS, UeFilter, words4, words6};
 
 use crate::relay::rules::{Component, DERIVED, PacketFilter, UplinkRules};
 
 const ANY_PORT: [u16; 2] = [0, u16::MAX];
+/// [`UeFilter::needs`]: no packet has this.
+const NEVER: u32 = 1 << 31;
+
+/// The mask of a prefix length.
+fn mask(prefix: u8) -> [u8; 16] {
+    let host = 128u32.saturating_sub(prefix.into());
+    u128::MAX.checked_shl(host).unwrap_or(0).to_be_bytes()
+}
 
 /// The filters of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,8 +23,7 @@ pub(super) struct Filters {
     pub(super) before: u32,
 }
 
-/// `None`: they are too many, or one has a component twice. Filters for IPv6 are left out: the program takes
-/// IPv4 alone.
+/// `None`: they are too many, or one has a component twice.
 pub(super) fn flatten(rules: &UplinkRules) -> Option<Filters> {
     let mut flat = Filters {
         filters: [UeFilter::default(); UE_FILTERS],
@@ -26,9 +33,7 @@ pub(super) fn flatten(rules: &UplinkRules) -> Option<Filters> {
     let mut places = flat.filters.iter_mut();
     for rule in rules.rules() {
         for filter in &rule.filters {
-            let One::Filter(mut filter) = one(filter)? else {
-                continue;
-            };
+            let mut filter = one(filter)?;
             filter.qfi = rule.qfi.into();
             *places.next()? = filter;
             flat.count += 1;
@@ -40,19 +45,14 @@ pub(super) fn flatten(rules: &UplinkRules) -> Option<Filters> {
     Some(flat)
 }
 
-enum One {
-    Filter(UeFilter),
-    /// No IPv4 packet fits it.
-    Ipv6,
-}
-
-fn one(components: &PacketFilter) -> Option<One> {
+fn one(components: &PacketFilter) -> Option<UeFilter> {
     let mut filter = UeFilter {
         local_ports: ANY_PORT,
         remote_ports: ANY_PORT,
         ..UeFilter::default()
     };
     let mut seen = Vec::new();
+    let mut versions = [false; 2];
     for component in components {
         let kind = std::mem::discriminant(component);
         if seen.contains(&kind) {
@@ -62,12 +62,14 @@ fn one(components: &PacketFilter) -> Option<One> {
         match component {
             Component::Any => {}
             Component::RemoteIpv4(address, mask) => {
-                filter.remote = u32::from_ne_bytes(*address);
-                filter.remote_mask = u32::from_ne_bytes(*mask);
+                filter.remote = words4(*address);
+                filter.remote_mask = words4(*mask);
+                versions[0] = true;
             }
             Component::LocalIpv4(address, mask) => {
-                filter.local = u32::from_ne_bytes(*address);
-                filter.local_mask = u32::from_ne_bytes(*mask);
+                filter.local = words4(*address);
+                filter.local_mask = words4(*mask);
+                versions[0] = true;
             }
             Component::Protocol(protocol) => {
                 filter.kind |= u32::from(*protocol);
@@ -89,12 +91,33 @@ fn one(components: &PacketFilter) -> Option<One> {
                 (filter.spi, filter.spi_mask) = (*spi, u32::MAX);
                 filter.needs |= HAS_SPI;
             }
-            Component::RemoteIpv6(..) | Component::LocalIpv6(..) | Component::FlowLabel(_) => {
-                return Some(One::Ipv6);
+            Component::RemoteIpv6(address, prefix) => {
+                filter.remote = words6(*address);
+                filter.remote_mask = words6(mask(*prefix));
+                versions[1] = true;
+            }
+            Component::LocalIpv6(address, prefix) => {
+                filter.local = words6(*address);
+                filter.local_mask = words6(mask(*prefix));
+                versions[1] = true;
+            }
+            Component::FlowLabel(label) => {
+                (filter.label, filter.label_mask) = (*label, u32::MAX);
+                versions[1] = true;
             }
         }
     }
-    Some(One::Filter(filter))
+    match versions {
+        [false, false] => {}
+        [true, false] => filter.kind_mask |= IS_IPV6,
+        [false, true] => {
+            filter.kind |= IS_IPV6;
+            filter.kind_mask |= IS_IPV6;
+        }
+        // No packet needs what it cannot have.
+        [true, true] => filter.needs |= NEVER,
+    }
+    Some(filter)
 }
 
 #[cfg(test)]
@@ -124,8 +147,9 @@ mod tests {
             ),
         ]));
         let flat = flat.unwrap();
-        assert_eq!((flat.count, flat.before), (3, 2));
-        assert_eq!(flat.filters.map(|filter| filter.qfi)[..4], [60, 60, 200, 0]);
+        assert_eq!((flat.count, flat.before), (4, 3));
+        let qfis = flat.filters.map(|filter| filter.qfi);
+        assert_eq!(qfis[..5], [60, 60, 60, 200, 0]);
     }
 
     #[test]

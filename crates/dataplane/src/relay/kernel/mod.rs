@@ -15,6 +15,7 @@ mod places;
 mod programs;
 mod sessions;
 mod ue;
+mod ue_tunnels;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! The UE's uplink in the kernel, in front of the relay in user space.
+//! The UE's relay in the kernel, in front of the one in user space.
 //!
 //! Programs are loaded at the start, while the daemon has the rights for it, and hang on the interface of
 //! each session. Whatever they leave alone reaches the interface as if there were none.
@@ -14,12 +14,13 @@ use ebpf_common::{
     Counter,
     relay::FlowBlock,
     ue::{
-        MAP_UE_DERIVED, MAP_UE_FLOWS, MAP_UE_SESSIONS, PROGRAM_UE_TUNNEL, PROGRAM_UE_UPLINK, QFIS,
-        UE_DERIVED, UE_FILTERS, UE_SESSIONS, UeDerived, UeFilter, UeFlow, UeSession as Entry,
+        MAP_UE_DERIVED, MAP_UE_DL_FLOWS, MAP_UE_FLOWS, MAP_UE_SESSIONS, MAP_UE_TUNNELS,
+        PROGRAM_UE_DOWNLINK, PROGRAM_UE_TUNNEL, PROGRAM_UE_UPLINK, QFIS, UE_DERIVED, UE_FILTERS,
+        UE_SESSIONS, UE_TUNNELS, UeDerived, UeFilter, UeFlow, UeSession as Entry,
     },
 };
 
-use super::filters::flatten;
+use super::{filters::flatten, ue_tunnels::Tunnels};
 use crate::{
     Error,
     link::Links,
@@ -40,20 +41,28 @@ pub(in crate::relay) struct UePrograms {
     attachment: Attachment,
     sessions: HashMap<MapData, u32, Raw<Entry>>,
     derived: HashMap<MapData, Raw<UeFlow>, Raw<UeDerived>>,
-    flows: PerCpuArray<MapData, Raw<FlowBlock>>,
+    flows: [PerCpuArray<MapData, Raw<FlowBlock>>; 2],
+    tunnels: Tunnels,
     served: BTreeMap<u8, Served>,
 }
 
 struct Served {
     ifindex: u32,
     /// The XFRM interface of the default Child SA.
-    tunnel: u32,
+    tunnel: (u32, String),
     entry: Entry,
     links: Vec<(&'static str, SchedClassifierLinkId)>,
     /// The programs take its rules.
     active: bool,
     /// What the place had counted before.
-    before: Vec<Counter>,
+    before: Vec<Both>,
+}
+
+/// Counters of a flow.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::relay) struct Both {
+    pub(in crate::relay) uplink: Counter,
+    pub(in crate::relay) downlink: Counter,
 }
 
 impl UePrograms {
@@ -64,22 +73,30 @@ impl UePrograms {
             .map_max_entries(MAP_UE_SESSIONS, UE_SESSIONS)
             .map_max_entries(MAP_UE_DERIVED, UE_DERIVED)
             .map_max_entries(MAP_UE_FLOWS, UE_SESSIONS)
+            .map_max_entries(MAP_UE_DL_FLOWS, UE_SESSIONS)
+            .map_max_entries(MAP_UE_TUNNELS, UE_TUNNELS)
             .load(&object)
             .map_err(|e| failed("load the object", &e))?;
         let sessions = open(&mut ebpf, MAP_UE_SESSIONS)?;
         let derived = open(&mut ebpf, MAP_UE_DERIVED)?;
-        let flows = open(&mut ebpf, MAP_UE_FLOWS)?;
-        for name in [PROGRAM_UE_UPLINK, PROGRAM_UE_TUNNEL] {
+        let flows = [
+            open(&mut ebpf, MAP_UE_FLOWS)?,
+            open(&mut ebpf, MAP_UE_DL_FLOWS)?,
+        ];
+        let attachment = attachment();
+        let tunnels = Tunnels::open(&mut ebpf, attachment)?;
+        for name in [PROGRAM_UE_UPLINK, PROGRAM_UE_TUNNEL, PROGRAM_UE_DOWNLINK] {
             program(&mut ebpf, name)?
                 .load()
                 .map_err(|e| failed(&format!("load program {name}"), &e))?;
         }
         Ok(Self {
             ebpf,
-            attachment: attachment(),
+            attachment,
             sessions,
             derived,
             flows,
+            tunnels,
             served: BTreeMap::new(),
         })
     }
@@ -111,6 +128,9 @@ impl UePrograms {
             generation: 0,
             count: 0,
             before: 0,
+            ipv6: session.interface_id.is_some().into(),
+            unused: 0,
+            rq_timer_ns: 0,
             tunnels: [tunnel.index; QFIS],
             filters: [UeFilter::default(); UE_FILTERS],
         };
@@ -119,7 +139,7 @@ impl UePrograms {
         sys::disable_merging(&session.device)?;
         let mut served = Served {
             ifindex,
-            tunnel: tunnel.index,
+            tunnel: (tunnel.index, tunnel.name),
             entry,
             links: Vec::new(),
             active: true,
@@ -186,18 +206,30 @@ impl UePrograms {
         let Some(served) = self.served.get_mut(&pdu_session) else {
             return;
         };
-        let mut tunnels = [served.tunnel; QFIS];
+        let (default, name) = &served.tunnel;
+        let mut tunnels = [*default; QFIS];
+        let mut interfaces = vec![(*default, name.as_str())];
         for tunnel in further {
             let Some(interface) = &tunnel.interface else {
                 continue;
             };
             // What has no interface goes by user space, which knows the same.
             let index = Links::open().and_then(|mut links| links.index(interface));
+            if let Ok(index) = &index {
+                interfaces.push((*index, interface));
+            }
             for qfi in &tunnel.qfis {
                 if let Some(place) = tunnels.get_mut(usize::from(*qfi)) {
                     *place = index.as_ref().copied().unwrap_or(0);
                 }
             }
+        }
+        let own = served.ifindex;
+        let set = self
+            .tunnels
+            .set(&mut self.ebpf, pdu_session, own, &interfaces);
+        if let Err(error) = set {
+            tracing::warn!(pdu_session, %error, "downlink packets go by user space");
         }
         if served.entry.tunnels == tunnels {
             return;
@@ -235,28 +267,35 @@ impl UePrograms {
         self.served.get(&pdu_session).is_some_and(|s| s.active)
     }
 
-    /// Packets and octets that the program sent of a session, by QFI.
-    pub(in crate::relay) fn counters(&self, pdu_session: u8) -> Vec<Counter> {
+    /// Packets and octets that the programs relayed of a session, by QFI.
+    pub(in crate::relay) fn counters(&self, pdu_session: u8) -> Vec<Both> {
         let Some(served) = self.served.get(&pdu_session) else {
             return Vec::new();
         };
         let now = self.counters_at(served.entry.place).unwrap_or_default();
         let both = now.iter().zip(&served.before);
-        both.map(|(now, before)| Counter {
-            packets: now.packets.wrapping_sub(before.packets),
-            bytes: now.bytes.wrapping_sub(before.bytes),
-            last_seen_ns: now.last_seen_ns,
+        both.map(|(now, before)| Both {
+            uplink: since(now.uplink, before.uplink),
+            downlink: since(now.downlink, before.downlink),
         })
         .collect()
     }
 
-    fn counters_at(&self, place: u32) -> Result<Vec<Counter>, Error> {
-        let values = self.flows.get(&place, 0);
-        let values = values.map_err(|e| failed("read ue_flows", &e))?;
-        let mut total = vec![Counter::default(); QFIS];
-        for value in values.iter() {
+    fn counters_at(&self, place: u32) -> Result<Vec<Both>, Error> {
+        let mut total = vec![Both::default(); QFIS];
+        let [up, down] = &self.flows;
+        let read = |map: &PerCpuArray<MapData, Raw<FlowBlock>>| {
+            let values = map.get(&place, 0);
+            values.map_err(|e| failed("read counters of flows", &e))
+        };
+        for value in read(up)?.iter() {
             for (total, more) in total.iter_mut().zip(&value.0.flows) {
-                add(total, more);
+                add(&mut total.uplink, more);
+            }
+        }
+        for value in read(down)?.iter() {
+            for (total, more) in total.iter_mut().zip(&value.0.flows) {
+                add(&mut total.downlink, more);
             }
         }
         Ok(total)
@@ -265,6 +304,10 @@ impl UePrograms {
     /// Ends a session whose interface is still there.
     pub(in crate::relay) fn remove(&mut self, pdu_session: u8) {
         if let Some(served) = self.served.remove(&pdu_session) {
+            if self.tunnels.has(pdu_session) {
+                let own = served.ifindex;
+                let _ = self.tunnels.set(&mut self.ebpf, pdu_session, own, &[]);
+            }
             self.end(served);
         }
     }
@@ -283,6 +326,15 @@ impl UePrograms {
     }
 }
 
+/// What was counted since `before`.
+fn since(now: Counter, before: Counter) -> Counter {
+    Counter {
+        packets: now.packets.wrapping_sub(before.packets),
+        bytes: now.bytes.wrapping_sub(before.bytes),
+        last_seen_ns: now.last_seen_ns,
+    }
+}
+
 fn with_rules(entry: Entry, rules: &UplinkRules) -> Result<Entry, Error> {
     let flat = flatten(rules)
         .ok_or_else(|| Error::Config("its QoS rules are more than the program takes".into()))?;
@@ -290,6 +342,7 @@ fn with_rules(entry: Entry, rules: &UplinkRules) -> Result<Entry, Error> {
         filters: flat.filters,
         count: flat.count,
         before: flat.before,
+        rq_timer_ns: u64::try_from(rules.rq_timer().as_nanos()).unwrap_or(u64::MAX / 2),
         ..entry
     })
 }
