@@ -1,7 +1,10 @@
 //! What relaying costs: `cargo bench -p dataplane --bench relay`, as root, on an idle host.
 //!
 //! First each program alone, packet by packet (`BPF_PROG_TEST_RUN`), with one session and with
-//! 10 000. Then the kernel relay against the one in user space between namespaces, GRE in clear.
+//! 10 000. Then the kernel relay against the one in user space between namespaces, GRE in clear, and
+//! against what the kernel forwards without any relay, which is as fast as a relay can be here: on any
+//! processors, and with all work of the relay on one, so that its cost in processor time shows. What comes
+//! out is dropped at the first place there is, or the receiver would be measured too.
 //! Tables on standard error, JSON lines on standard output.
 #![allow(
     clippy::unwrap_used,
@@ -16,6 +19,8 @@
     reason = "a measurement ends by panicking"
 )]
 
+#[path = "support/flood.rs"]
+mod flood;
 #[path = "../tests/support/programs.rs"]
 mod programs;
 #[path = "../tests/support/mod.rs"]
@@ -24,7 +29,6 @@ mod support;
 mod world;
 
 use std::{
-    os::fd::AsRawFd,
     process::Command,
     sync::Arc,
     thread,
@@ -47,10 +51,12 @@ const RUNS: usize = 20_000;
 const ROUNDS: usize = 5;
 const MANY: u32 = 10_000;
 /// How long packets are sent at each rate.
-const SPAN: Duration = Duration::from_secs(1);
+const SPAN: Duration = Duration::from_millis(500);
 /// Packets per second offered, and at last as many as the sender can. A relay in user space gets
 /// less done when it is flooded, so the best of all counts.
-const OFFERED: [f64; 6] = [25e3, 50e3, 100e3, 200e3, 400e3, f64::INFINITY];
+const OFFERED: [f64; 5] = [50e3, 100e3, 200e3, 400e3, f64::INFINITY];
+/// The processor of the sender, and the one of the relay.
+const PROCESSORS: [usize; 2] = [0, 1];
 /// Packets per system call of the sender.
 const BATCH: usize = 64;
 
@@ -157,44 +163,95 @@ fn single_packets() {
     }
 }
 
+/// What is between the namespaces.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    User,
+    Kernel,
+    /// Plain IPv4 forwarding of packets of the same length.
+    Forward,
+}
+
 fn streams() {
-    eprintln!("direction  PDU octets  user packets/s  kernel packets/s  ratio");
-    for up in [true, false] {
-        for octets in [64, 1300] {
-            let user = stream(Path::User, up, octets);
-            let kernel = stream(Path::Kernel, up, octets);
+    eprintln!(
+        "direction  PDU octets  relay's processors  user packets/s  kernel packets/s  \
+         forwarding packets/s  kernel/user  kernel/forwarding"
+    );
+    for one in [false, true] {
+        for (up, octets) in [(true, 64), (true, 1300), (false, 64), (false, 1300)] {
+            let [user, kernel, forward] =
+                [Way::User, Way::Kernel, Way::Forward].map(|way| stream(way, up, octets, one));
             let direction = if up { "uplink" } else { "downlink" };
-            let ratio = kernel / user;
-            eprintln!("{direction:<9} {octets:>11} {user:>15.0} {kernel:>17.0} {ratio:>6.1}");
+            let processors = if one { "one" } else { "any" };
+            let (against_user, against_forward) = (kernel / user, kernel / forward);
+            eprintln!(
+                "{direction:<9} {octets:>11} {processors:>19} {user:>15.0} {kernel:>17.0} \
+                 {forward:>21.0} {against_user:>12.1} {against_forward:>18.2}"
+            );
             println!(
                 "{{\"bench\":\"relay_stream\",\"direction\":\"{direction}\",\
-                 \"pdu_octets\":{octets},\"user_pps\":{user:.0},\"kernel_pps\":{kernel:.0},\
-                 \"ratio\":{ratio:.2}}}"
+                 \"pdu_octets\":{octets},\"processors\":\"{processors}\",\
+                 \"user_pps\":{user:.0},\"kernel_pps\":{kernel:.0},\
+                 \"forward_pps\":{forward:.0},\"ratio\":{against_user:.2}}}"
             );
         }
     }
 }
 
-/// Packets per second that come out of the relay while more go in than it can take.
-fn stream(path: Path, up: bool, octets: usize) -> f64 {
+/// This thread, and those that it makes from now on, run on these processors alone.
+fn run_on(processors: &[usize]) {
+    let mut set = CpuSet::new();
+    for processor in processors {
+        set.set(*processor).unwrap();
+    }
+    sched_setaffinity(Pid::from_raw(0), &set).unwrap();
+}
+
+/// A program with two instructions that drops what arrives.
+fn drop_all(space: &Space, device: &str) {
+    space.run(|| {
+        support::run("tc", &["qdisc", "add", "dev", device, "clsact"]);
+        let filter = "1,6 0 0 2,";
+        support::run(
+            "tc",
+            &[
+                "filter", "add", "dev", device, "ingress", "bpf", "da", "bytecode", filter,
+            ],
+        );
+    });
+}
+
+/// Packets per second that come out while more go in than can pass. `one`: all of the relay is on one
+/// processor.
+fn stream(way: Way, up: bool, octets: usize, one: bool) -> f64 {
     let world = World::new();
     let config = world.relay_config();
+    let path = if way == Way::Kernel {
+        Path::Kernel
+    } else {
+        Path::User
+    };
     let relay: Arc<dyn AccessRelay> = world.n3iwf.run(|| -> Arc<dyn AccessRelay> {
-        match path {
+        if one {
+            run_on(&PROCESSORS[1..]);
+        }
+        let relay: Arc<dyn AccessRelay> = match path {
             Path::User => Arc::new(GtpRelay::start(config.user).unwrap()),
             Path::Kernel => Arc::new(KernelRelay::start(config).unwrap()),
-        }
+        };
+        // Which starts the threads of the sockets.
+        relay.add(session("access")).unwrap();
+        run_on(&PROCESSORS);
+        relay
     });
-    world.n3iwf.run(|| relay.add(session("access")).unwrap());
     assert_eq!(relay.readings()[0].path, path);
-    // Sinks that nobody reads: without them every packet would be answered by ICMP.
-    let _sinks = world.ends("access");
     // Receiving is work of the second processor, sending of the first.
     let (from, device, to, out) = if up {
         (&world.ue, "access", &world.core, "n3")
     } else {
         (&world.core, "n3", &world.ue, "access")
     };
+    drop_all(to, out);
     let steer = format!("echo 2 > /sys/class/net/{device}/queues/rx-0/rps_cpus");
     let netns = &world.n3iwf.name;
     let steered = Command::new("ip")
@@ -202,7 +259,24 @@ fn stream(path: Path, up: bool, octets: usize) -> f64 {
         .status()
         .unwrap();
     assert!(steered.success());
-    let packet = if up {
+    let packet = if way == Way::Forward {
+        world
+            .n3iwf
+            .run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap());
+        let (sender, receiver) = if up {
+            (world::UE_INNER, world::UPF)
+        } else {
+            (world::UPF, world::UE_INNER)
+        };
+        // GRE is 28 octets in front of the PDU, GTP-U 44.
+        let length = octets + if up { 28 } else { 44 };
+        programs::ipv4(
+            17,
+            sender.octets(),
+            receiver.octets(),
+            &programs::pdu(length - 20),
+        )
+    } else if up {
         let session = Session {
             number: 0,
             reqid: 0,
@@ -225,16 +299,15 @@ fn stream(path: Path, up: bool, octets: usize) -> f64 {
     frame.extend(packet);
     know_neighbours(&world);
     let received = from.run(|| {
-        let mut first = CpuSet::new();
-        first.set(0).unwrap();
-        sched_setaffinity(Pid::from_raw(0), &first).unwrap();
+        run_on(&PROCESSORS[..1]);
         let sender = flood::Sender::new(device, &frame, BATCH);
         let best = OFFERED.map(|rate| offer(&sender, rate, || packets_in(to, out)));
         best.into_iter().fold(0.0, f64::max)
     });
     assert!(received > 0.0);
     let reading = relay.readings().remove(0);
-    assert!(reading.uplink.packets + reading.downlink.packets > 0);
+    let relayed = reading.uplink.packets + reading.downlink.packets;
+    assert_eq!(relayed > 0, way != Way::Forward);
     received
 }
 
@@ -300,80 +373,4 @@ fn packets_in(space: &Space, device: &str) -> u64 {
         .find_map(|line| line.trim().strip_prefix(&format!("{device}:")))
         .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-mod flood {
-    #![allow(unsafe_code)]
-
-    use super::AsRawFd;
-    use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
-
-    /// Sends one frame over and over from a packet socket, past the queueing discipline.
-    pub(super) struct Sender {
-        socket: std::os::fd::OwnedFd,
-        frame: Vec<u8>,
-        address: libc::sockaddr_ll,
-        batch: usize,
-    }
-
-    impl Sender {
-        pub(super) fn new(device: &str, frame: &[u8], batch: usize) -> Self {
-            let socket = socket(
-                AddressFamily::Packet,
-                SockType::Raw,
-                SockFlag::empty(),
-                SockProtocol::EthAll,
-            )
-            .unwrap();
-            let on: libc::c_int = 1;
-            // SAFETY: the descriptor is open; the value is an int, as its length says.
-            let ret = unsafe {
-                libc::setsockopt(
-                    socket.as_raw_fd(),
-                    libc::SOL_PACKET,
-                    libc::PACKET_QDISC_BYPASS,
-                    (&raw const on).cast(),
-                    size_of_val(&on) as libc::socklen_t,
-                )
-            };
-            assert_eq!(ret, 0);
-            // SAFETY: sockaddr_ll is a plain structure, valid when zeroed.
-            let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-            address.sll_family = libc::AF_PACKET as u16;
-            address.sll_ifindex = nix::net::if_::if_nametoindex(device).unwrap() as i32;
-            address.sll_halen = 6;
-            Self {
-                socket,
-                frame: frame.to_vec(),
-                address,
-                batch,
-            }
-        }
-
-        /// How many frames went out.
-        pub(super) fn send(&self) -> u64 {
-            let mut part = libc::iovec {
-                iov_base: self.frame.as_ptr().cast_mut().cast(),
-                iov_len: self.frame.len(),
-            };
-            // SAFETY: mmsghdr is a plain structure, valid when zeroed.
-            let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
-            message.msg_hdr.msg_name = (&raw const self.address).cast_mut().cast();
-            message.msg_hdr.msg_namelen = size_of_val(&self.address) as libc::socklen_t;
-            message.msg_hdr.msg_iov = &raw mut part;
-            message.msg_hdr.msg_iovlen = 1;
-            let mut messages = vec![message; self.batch];
-            // SAFETY: every message points to the address and the frame, which live until the call
-            // returns; the kernel writes only the lengths of the messages.
-            let sent = unsafe {
-                libc::sendmmsg(
-                    self.socket.as_raw_fd(),
-                    messages.as_mut_ptr(),
-                    self.batch as u32,
-                    0,
-                )
-            };
-            u64::try_from(sent).unwrap_or(0)
-        }
-    }
 }

@@ -27,12 +27,10 @@ use nwu::GreHeader;
 use socket2::{Domain, Protocol, Socket, Type};
 use support::{Space, is_root, object, run, skip};
 use world::{
-    DL_TEID, HOST, N3IWF_INNER, PDU_ADDRESS, QFI, UL_TEID, World, datagram, downlink, pdu, raw,
-    session, uplink,
+    DL_TEID, HOST, N3IWF_INNER, N3IWF6 as N3IWF, PDU_ADDRESS, QFI, UL_TEID, UPF6 as UPF, World,
+    datagram, downlink, pdu, raw, session, uplink,
 };
 
-const N3IWF: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 1);
-const UPF: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 2);
 /// Another host of the core.
 const OTHER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 3);
 const AT: (Ipv6Addr, u16) = (N3IWF, gtpu::PORT);
@@ -61,12 +59,7 @@ fn ready_with_offloads() -> Option<World> {
         return None;
     }
     let world = World::new();
-    for (space, addresses) in [(&world.n3iwf, &[N3IWF][..]), (&world.core, &[UPF, OTHER])] {
-        for address in addresses {
-            let address = format!("{address}/64");
-            space.ip(&["address", "add", &address, "dev", "n3", "nodad"]);
-        }
-    }
+    world.add_n3_ipv6(&[OTHER]);
     Some(world)
 }
 

@@ -13,30 +13,31 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "support/nwu.rs"]
+mod nwu_link;
 mod support;
 #[path = "support/world.rs"]
 mod world;
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream},
+    net::{SocketAddrV4, TcpListener, TcpStream},
     os::fd::{AsRawFd, OwnedFd},
     thread,
     time::Duration,
 };
 
 use dataplane::{
-    BpfOptions, ChildSaSpec, Config, Dataplane, EncrAlg, EspKeys, Options, Plane, Role, Xfrm,
-    preflight,
+    Dataplane, Role,
     relay::{AccessRelay, KernelRelay, Path, UeRelay},
 };
 use gtpu::Message;
-use keys::Secret;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
 };
 use nwu::GreHeader;
-use support::{Space, is_root, object, skip, wait};
+use nwu_link::{IPV4, REQID_BASE, install, plane, ready};
+use support::wait;
 use world::{
     DL_TEID, HOST, N3IWF, N3IWF_INNER, PDU_ADDRESS, QFI, UE_INNER, UL_TEID, Upf, World, attach,
     datagram, downlink, pdu, raw, session, uplink,
@@ -45,129 +46,6 @@ use world::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Amount of the TCP transfer: emulated processors are slow ciphers.
 const AMOUNT: usize = 1 << 20;
-const REQID_BASE: u32 = 0x4e00_0000;
-
-fn ready() -> bool {
-    if !is_root() {
-        skip("XFRM needs root");
-        return false;
-    }
-    let missing: Vec<String> = preflight::ipsec()
-        .into_iter()
-        .filter(|fact| !fact.ok)
-        .map(|fact| format!("{}: {}", fact.name, fact.detail))
-        .collect();
-    if !missing.is_empty() {
-        skip(&format!("this kernel lacks {}", missing.join("; ")));
-    } else if object().is_none() {
-        skip("there is no eBPF object: run `cargo xtask build`");
-    } else {
-        return true;
-    }
-    false
-}
-
-/// The world with an NWu of 192.0.2.1 and 192.0.2.10.
-fn with_nwu() -> World {
-    let world = World::without_access();
-    world.n3iwf.ip(&[
-        "link",
-        "add",
-        "nwu",
-        "type",
-        "veth",
-        "peer",
-        "name",
-        "nwu",
-        "netns",
-        &world.ue.name,
-    ]);
-    for (space, address) in [(&world.n3iwf, "192.0.2.1/24"), (&world.ue, "192.0.2.10/24")] {
-        space.run(|| {
-            std::fs::write("/proc/sys/net/ipv6/conf/nwu/addr_gen_mode", "1").unwrap();
-        });
-        space.ip(&["address", "add", address, "dev", "nwu"]);
-        space.ip(&["link", "set", "nwu", "up"]);
-    }
-    world
-}
-
-fn plane(world: &World, role: Role) -> Xfrm {
-    let space = at(world, role);
-    let plane = Xfrm::new(Config {
-        role,
-        owner: "relay_kernel".into(),
-        interface_name: "xfrmi".into(),
-        interface_id: 7,
-        inner_address: (role == Role::N3iwf).then_some(N3IWF_INNER.into()),
-        inner_range: (role == Role::N3iwf).then(|| "10.0.0.0/24".parse().unwrap()),
-        options: Options {
-            reqid_base: REQID_BASE,
-            // The accounting programs are there too, with their pins in the same directory.
-            bpf: (role == Role::N3iwf).then(|| BpfOptions {
-                interface: "nwu".into(),
-                object: object().unwrap(),
-                pin_dir: world.pins(),
-                max_child_sas: 64,
-            }),
-            ..Options::default()
-        },
-    })
-    .unwrap();
-    space.run(|| wait(plane.start()).unwrap());
-    plane
-}
-
-fn at(world: &World, role: Role) -> &Space {
-    match role {
-        Role::N3iwf => &world.n3iwf,
-        Role::Ue => &world.ue,
-    }
-}
-
-/// User-plane Child SA `number` as one end sees it, between the inner address `ue` and the N3IWF.
-fn child_sa(role: Role, number: u8, ue: std::net::Ipv4Addr) -> ChildSaSpec {
-    let keys = |seed| EspKeys {
-        encr: Secret::filled(32, |o| o.fill(seed)),
-        salt: [seed, 1, 2, 3],
-        integ: None,
-    };
-    let (up, down) = (number * 2, number * 2 + 1);
-    let (to_n3iwf, to_ue) = (
-        0xc000_0000 + u32::from(number),
-        0xd000_0000 + u32::from(number),
-    );
-    let here = role == Role::N3iwf;
-    let pick = |yes, no| if here { yes } else { no };
-    let (key_in, key_out) = if here { (up, down) } else { (down, up) };
-    let outer = |last: u8| SocketAddr::from(([192, 0, 2, last], 4500));
-    ChildSaSpec {
-        id: number.into(),
-        plane: Plane::User,
-        ue: 1,
-        pdu_session: Some(5),
-        spi_in: pick(to_n3iwf, to_ue),
-        spi_out: pick(to_ue, to_n3iwf),
-        encr: EncrAlg::AesGcm16,
-        integ: None,
-        keys_in: keys(key_in),
-        keys_out: keys(key_out),
-        esn: true,
-        replay_window: 128,
-        local: outer(if here { 1 } else { 10 }),
-        remote: outer(if here { 10 } else { 1 }),
-        udp_encap: false,
-        inner_local: if here { N3IWF_INNER } else { ue }.into(),
-        inner_remote: if here { ue } else { N3IWF_INNER }.into(),
-        protocol: Some(47),
-        slot: 0,
-        reqid: number.into(),
-    }
-}
-
-fn install(world: &World, plane: &Xfrm, role: Role, sa: ChildSaSpec) {
-    at(world, role).run(|| wait(plane.install(sa)).unwrap());
-}
 
 /// Everything on NWu, both directions, seen from the UE's end.
 struct Wire(OwnedFd);
@@ -213,18 +91,18 @@ fn gre_goes_through_esp_and_kernel_both_ways() {
     if !ready() {
         return;
     }
-    let world = with_nwu();
+    let world = IPV4.world();
     let (n3iwf, ue) = (plane(&world, Role::N3iwf), plane(&world, Role::Ue));
     let mut config = world.relay_config();
     config.clear_access = false;
     config.reqid_base = REQID_BASE;
     let relay = world.n3iwf.run(|| KernelRelay::start(config).unwrap());
-    install(&world, &ue, Role::Ue, child_sa(Role::Ue, 1, UE_INNER));
+    install(&world, &ue, Role::Ue, IPV4.child_sa(Role::Ue, 1, UE_INNER));
     install(
         &world,
         &n3iwf,
         Role::N3iwf,
-        child_sa(Role::N3iwf, 1, UE_INNER),
+        IPV4.child_sa(Role::N3iwf, 1, UE_INNER),
     );
     world.n3iwf.run(|| {
         relay.add(session("xfrmi")).unwrap();
@@ -300,8 +178,13 @@ fn gre_goes_through_esp_and_kernel_both_ways() {
     // Another Child SA of the N3IWF, whose peer pretends to be the session's UE.
     let other = std::net::Ipv4Addr::new(10, 0, 0, 8);
     world.ue.run(|| wait(ue.remove(1)).unwrap().unwrap());
-    install(&world, &n3iwf, Role::N3iwf, child_sa(Role::N3iwf, 2, other));
-    install(&world, &ue, Role::Ue, child_sa(Role::Ue, 2, UE_INNER));
+    install(
+        &world,
+        &n3iwf,
+        Role::N3iwf,
+        IPV4.child_sa(Role::N3iwf, 2, other),
+    );
+    install(&world, &ue, Role::Ue, IPV4.child_sa(Role::Ue, 2, UE_INNER));
     let before = relay.readings()[0].uplink;
     gre.send_to(&uplink(QFI, &pdu(PDU_ADDRESS, HOST, 100)), &to_n3iwf)
         .unwrap();

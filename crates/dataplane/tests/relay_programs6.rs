@@ -20,30 +20,11 @@ use ebpf_common::relay::{DOWNLINK, PROGRAM_DOWNLINK6, PROGRAM_UPLINK6, SUMMED, U
 use gtpu::{Direction, Message, PduSessionContainer, encode_g_pdu};
 use nwu::GreHeader;
 use programs::{
-    DEFAULT_QFI, DOWNLINK_MAX, N3IWF6, PASS, Programs, QFIS, REDIRECT, Session, UP_ADDRESS, UPF6,
-    UPLINK_MAX6, checksum, frame, gre, ipv4, pdu, seal,
+    DEFAULT_QFI, DOWNLINK_MAX, N3IWF6, PASS, Programs, QFIS, REDIRECT, Session, UE, UP_ADDRESS,
+    UPF6, UPLINK_MAX6, checksum, frame, gre, ipv4, pdu, seal, with_programs6,
 };
-use support::{Space, is_root, object, skip};
 
-const UE: Session = Session {
-    number: 0,
-    reqid: 0,
-};
 const OTHER: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3];
-
-fn with_programs(test: impl FnOnce(Programs) + Send) {
-    if !is_root() {
-        skip("loading eBPF programs needs root");
-    } else if object().is_none() {
-        skip("there is no eBPF object: run `cargo xtask build`");
-    } else {
-        Space::new("r6").run(|| {
-            let mut programs = Programs::load6(16);
-            programs.add(UE);
-            test(programs);
-        });
-    }
-}
 
 /// UDP over IPv6 with a good checksum.
 fn udp6(class: u8, from: [u8; 16], to: [u8; 16], payload: &[u8]) -> Vec<u8> {
@@ -122,7 +103,7 @@ fn behind_ethernet(frame: &[u8]) -> &[u8] {
 
 #[test]
 fn uplink_is_exact_for_every_size_and_flow() {
-    with_programs(|programs| {
+    with_programs6(|programs| {
         for len in 0..=UPLINK_MAX6 {
             let pdu = pdu(len);
             let ran = programs.run(PROGRAM_UPLINK6, &frame(&gre(UE, 9, &pdu)), 1);
@@ -153,7 +134,7 @@ fn uplink_is_exact_for_every_size_and_flow() {
 /// Every value of the sum, the one for which the checksum would be zero too.
 #[test]
 fn no_checksum_is_zero() {
-    with_programs(|programs| {
+    with_programs6(|programs| {
         let mut largest = 0;
         for n in 0..=u16::MAX {
             let mut pdu = pdu(40);
@@ -178,7 +159,7 @@ fn no_checksum_is_zero() {
 
 #[test]
 fn a_path_may_carry_jumbo_frames() {
-    with_programs(|mut programs| {
+    with_programs6(|mut programs| {
         programs.set_peer(UPF6, SUMMED as usize);
         // As much as a test run takes.
         for len in [1437, 3000, 3001, 3002, 3003] {
@@ -196,7 +177,7 @@ fn a_path_may_carry_jumbo_frames() {
 
 #[test]
 fn downlink_is_exact_for_every_size_and_flow() {
-    with_programs(|programs| {
+    with_programs6(|programs| {
         for len in 20..=DOWNLINK_MAX {
             let pdu = pdu(len);
             let rqi = len % 2 == 1;
@@ -228,7 +209,7 @@ fn downlink_is_exact_for_every_size_and_flow() {
 /// none at all is not enough (RFC 8200, 8.1).
 #[test]
 fn a_datagram_is_taken_with_a_good_checksum_alone() {
-    with_programs(|programs| {
+    with_programs6(|programs| {
         let good = downlink(UE, 9, false, &pdu(301));
         // The source port, a spare octet of GTP-U, the PDU.
         for at in [40, 56, 64, 80, 200, good.len() - 1] {
@@ -277,7 +258,7 @@ fn refused(programs: &Programs, name: &str, reason: &str, packet: &[u8]) {
 
 #[test]
 fn what_is_not_plain_is_left_alone() {
-    with_programs(|programs| {
+    with_programs6(|programs| {
         let good = downlink(UE, 9, false, &pdu(100));
         let stranger = Session { number: 5, ..UE };
         let patched = |changes: &[(usize, u8)]| {
@@ -335,7 +316,7 @@ fn what_is_not_plain_is_left_alone() {
 /// Every truncation, with honest lengths and without.
 #[test]
 fn truncations_do_what_user_space_would() {
-    with_programs(|programs| {
+    with_programs6(|programs| {
         let whole = downlink(UE, DEFAULT_QFI, true, &pdu(40));
         for len in 40..whole.len() {
             let packet = frame6(&whole[..len]);
@@ -362,7 +343,7 @@ fn truncations_do_what_user_space_would() {
 
 #[test]
 fn congestion_is_told_across_both_headers() {
-    with_programs(|programs| {
+    with_programs6(|programs| {
         // ECN of the PDU, of the old outer header, of the new one (RFC 6040).
         for (inner, outer, expected) in [(0, 0, 0), (0, 3, 0), (1, 0, 1), (2, 2, 2), (2, 3, 3)] {
             let mut packet = ipv4(6, [10, 60, 0, 7], [198, 18, 0, 10], &[0; 20]);
@@ -385,7 +366,7 @@ fn congestion_is_told_across_both_headers() {
 /// The sum is of what leaves, after the MSS option has changed.
 #[test]
 fn a_clamped_segment_has_the_right_sums() {
-    with_programs(|programs| {
+    with_programs6(|programs| {
         for front in [&[][..], &[1], &[3, 3, 7]] {
             let mut options = [front, &[2, 4, 0x05, 0xb4]].concat();
             options.resize(options.len().next_multiple_of(4), 0);

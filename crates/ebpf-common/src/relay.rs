@@ -71,6 +71,11 @@ pub const DOWNLINK: u32 = 1;
 /// kernel keeps a pointer for each value, which would be a cache line more for each flow.
 pub const BLOCK: u32 = 64;
 
+/// Flows whose counters are kept for each place of [`MAP_RELAY_UL`] and [`MAP_RELAY_DL`]. A session at place
+/// n with so many flows or fewer has those from n * [`PLACE_FLOWS`] on; one that has more, or is not where
+/// its key says, has others, behind those of all places.
+pub const PLACE_FLOWS: u32 = 2;
+
 /// Child SAs that may carry one session.
 pub const SESSION_SAS: usize = 4;
 /// Rate limits that may hold for one session: its own AMBR and that of its UE.

@@ -1,10 +1,10 @@
 //! GTP-U (TS 29.281) to GRE (TS 24.502, 9.3.3).
 
 use aya_ebpf::programs::TcContext;
-use ebpf_common::relay::{Reason, RelayMeta, flow_place, mapped};
+use ebpf_common::relay::{Reason, RelayMeta, downlink_place, flow_place, mapped};
 
 use super::{
-    DOWNLINK_FLOWS, META, Verdict, checksum, count, counter,
+    DOWNLINK_FLOWS, META, Verdict, checksum, count, counter, foresee,
     header::{self, GRE, Head, IPPROTO_GRE, IPV4, Place, UDP, write_ipv4},
     ipv6::{self, IPV6},
     mss, rate, redirect_neigh, redirect_xfrm, session,
@@ -128,6 +128,7 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
         return Err(Verdict::pass(Reason::Signalling));
     }
     let teid = [tunnel[12], tunnel[13], tunnel[14], tunnel[15]];
+    foresee(&DOWNLINK_FLOWS, downlink_place(teid, meta.mask));
     let session = session::downlink(teid, meta.mask).ok_or(Verdict::pass(Reason::NoSession))?;
     let peer = session::peer(session.peer).ok_or(Verdict::pass(Reason::Other))?;
     if !is_same(&arrived.source, &peer.address) {

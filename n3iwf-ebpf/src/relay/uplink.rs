@@ -1,12 +1,14 @@
 //! GRE (TS 24.502, 9.3.3) to GTP-U (TS 29.281) with a PDU Session Container (TS 38.415).
 
 use aya_ebpf::programs::TcContext;
-use ebpf_common::relay::{FRESH, Reason, SESSION_SAS, UplinkKey, UplinkSession, flow_place};
+use ebpf_common::relay::{
+    FRESH, Reason, SESSION_SAS, UplinkKey, UplinkSession, flow_place, uplink_place,
+};
 
 use super::{
     META, UPLINK_FLOWS, Verdict,
     checksum::Sum,
-    count, counter, event,
+    count, counter, event, foresee,
     header::{self, GRE, Head, IPPROTO_GRE, IPV4, Place, TUNNEL, write_ipv4, write_tunnel},
     ipv6::{self, IPV6},
     mss, rate, redirect_neigh, session,
@@ -41,6 +43,7 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
             (*ctx.skb.skb).ifindex
         },
     };
+    foresee(&UPLINK_FLOWS, uplink_place(key, meta.mask));
     let session = session::uplink(key, meta.mask).ok_or(Verdict::pass(Reason::NoSession))?;
     let Some(spi) = from_its_sa(ctx, session) else {
         return Err(Verdict::drop(Reason::WrongSa).of(session.session));

@@ -20,6 +20,7 @@ const ALSO_IN_VM: &[(&str, &str)] = &[
     ("n2", "lib"),
     ("dataplane", "bpf_native"),
     ("dataplane", "relay_programs"),
+    ("dataplane", "relay_sessions"),
     ("dataplane", "relay_programs6"),
     ("dataplane", "relay_ipv6"),
     ("dataplane", "ue_programs"),

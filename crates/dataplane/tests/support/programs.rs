@@ -11,12 +11,14 @@ use ebpf_common::{
     relay::{
         BLOCK, DownlinkSession, FlowBlock, MAP_RELAY_DL, MAP_RELAY_DL_FLOWS, MAP_RELAY_DL_MORE,
         MAP_RELAY_DROPS, MAP_RELAY_META, MAP_RELAY_PEERS, MAP_RELAY_RATES, MAP_RELAY_REFUSED,
-        MAP_RELAY_UL, MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, PROGRAM_DOWNLINK, PROGRAM_DOWNLINK6,
-        PROGRAM_UPLINK, PROGRAM_UPLINK6, RELAY_LAYOUT_VERSION, RelayMeta, RelayPeer, RelayRate,
-        RelayReasons, SessionDrops, TAKEN, UplinkKey, UplinkSession, downlink_place, mapped,
-        uplink_place,
+        MAP_RELAY_UL, MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, PLACE_FLOWS, PROGRAM_DOWNLINK,
+        PROGRAM_DOWNLINK6, PROGRAM_UPLINK, PROGRAM_UPLINK6, RELAY_LAYOUT_VERSION, RelayMeta,
+        RelayPeer, RelayRate, RelayReasons, SessionDrops, TAKEN, UplinkKey, UplinkSession,
+        downlink_place, mapped, uplink_place,
     },
 };
+
+use crate::support::{Space, is_root, object, skip};
 
 pub(crate) const N3IWF: [u8; 4] = [203, 0, 113, 1];
 pub(crate) const UPF: [u8; 4] = [203, 0, 113, 2];
@@ -84,6 +86,36 @@ pub(crate) struct Extras {
     pub(crate) place: Option<u32>,
 }
 
+/// The session that is always there.
+pub(crate) const UE: Session = Session {
+    number: 0,
+    reqid: 0,
+};
+
+/// Runs `test` with the programs loaded, in a namespace of its own.
+pub(crate) fn with_programs(test: impl FnOnce(Programs) + Send) {
+    with(Programs::load, test);
+}
+
+/// The same with N3 over IPv6.
+pub(crate) fn with_programs6(test: impl FnOnce(Programs) + Send) {
+    with(Programs::load6, test);
+}
+
+fn with(load: fn(u32) -> Programs, test: impl FnOnce(Programs) + Send) {
+    if !is_root() {
+        skip("loading eBPF programs needs root");
+    } else if object().is_none() {
+        skip("there is no eBPF object: run `cargo xtask build`");
+    } else {
+        Space::new("r").run(|| {
+            let mut programs = load(16);
+            programs.add(UE);
+            test(programs);
+        });
+    }
+}
+
 impl Session {
     pub(crate) fn inner(self) -> [u8; 4] {
         (u32::from_be_bytes([10, 0, 0, 7]) + self.number).to_be_bytes()
@@ -110,6 +142,8 @@ pub(crate) struct Programs {
     rates: Array<MapData, Raw<RelayRate>>,
     peers: Array<MapData, Raw<RelayPeer>>,
     mask: u32,
+    /// Where the counters of a session's flows begin, uplink and downlink.
+    places: std::collections::BTreeMap<u32, [u32; 2]>,
     reasons: PerCpuArray<MapData, Raw<RelayReasons>>,
 }
 
@@ -133,15 +167,15 @@ impl Programs {
     }
 
     fn load_with(sessions: u32, over_ipv6: bool) -> Self {
-        let object = std::fs::read(crate::support::object().unwrap()).unwrap();
+        let object = std::fs::read(object().unwrap()).unwrap();
         let places = (sessions * 2).next_power_of_two();
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(MAP_RELAY_UL, places)
             .map_max_entries(MAP_RELAY_UL_MORE, sessions)
             .map_max_entries(MAP_RELAY_DL, places)
             .map_max_entries(MAP_RELAY_DL_MORE, sessions)
-            .map_max_entries(MAP_RELAY_UL_FLOWS, (sessions * 2).div_ceil(BLOCK))
-            .map_max_entries(MAP_RELAY_DL_FLOWS, (sessions * 2).div_ceil(BLOCK))
+            .map_max_entries(MAP_RELAY_UL_FLOWS, (places * PLACE_FLOWS).div_ceil(BLOCK))
+            .map_max_entries(MAP_RELAY_DL_FLOWS, (places * PLACE_FLOWS).div_ceil(BLOCK))
             .map_max_entries(MAP_RELAY_REFUSED, sessions)
             .map_max_entries(MAP_RELAY_RATES, sessions * 2 + 1)
             .load(&object)
@@ -185,6 +219,7 @@ impl Programs {
             refused,
             rates,
             mask: places - 1,
+            places: std::collections::BTreeMap::new(),
             reasons,
         };
         if over_ipv6 {
@@ -223,7 +258,15 @@ impl Programs {
             ifindex: LOOPBACK,
         };
         let teid = session.dl_teid().to_be_bytes();
-        let flows = counters * QFIS.len() as u32;
+        let (up, down) = match extras.place {
+            Some(place) => (place, place),
+            None => (
+                uplink_place(key, self.mask),
+                downlink_place(teid, self.mask),
+            ),
+        };
+        let flows = [up * PLACE_FLOWS, down * PLACE_FLOWS];
+        self.places.insert(counters, flows);
         let uplink = UplinkSession {
             qfis,
             inner: key.inner,
@@ -231,7 +274,7 @@ impl Programs {
             state: TAKEN,
             teid: session.ul_teid().to_be_bytes(),
             peer: 0,
-            flows,
+            flows: flows[0],
             session: counters as u16,
             dscp: extras.dscp[0],
             reqids: [session.reqid; 4],
@@ -246,7 +289,7 @@ impl Programs {
             inner: session.inner(),
             ifindex: LOOPBACK,
             default_qfi: DEFAULT_QFI.into(),
-            flows,
+            flows: flows[1],
             session: counters as u16,
             dscp: extras.dscp[1],
             link_header: 0,
@@ -254,17 +297,10 @@ impl Programs {
             ways: 0,
             unused: 0,
         };
-        let (up, down) = match extras.place {
-            Some(place) => {
-                self.more_uplinks.insert(Raw(key), place, 0).unwrap();
-                self.more_downlinks.insert(teid, place, 0).unwrap();
-                (place, place)
-            }
-            None => (
-                uplink_place(key, self.mask),
-                downlink_place(teid, self.mask),
-            ),
-        };
+        if let Some(place) = extras.place {
+            self.more_uplinks.insert(Raw(key), place, 0).unwrap();
+            self.more_downlinks.insert(teid, place, 0).unwrap();
+        }
         self.uplinks.set(up, Raw(uplink), 0).unwrap();
         self.downlinks.set(down, Raw(downlink), 0).unwrap();
     }
@@ -307,12 +343,16 @@ impl Programs {
 
     /// Counters of one flow of a session; `flow` counts in the order of [`QFIS`].
     pub(crate) fn flow(&self, session: u32, flow: usize) -> FlowCounters {
-        let place = session * QFIS.len() as u32 + flow as u32;
-        let (block, within) = (place / BLOCK, (place % BLOCK) as usize);
+        let [up, down] = self.places[&session].map(|first| {
+            let place = first + flow as u32;
+            (place / BLOCK, (place % BLOCK) as usize)
+        });
         let mut total = FlowCounters::default();
+        let (block, within) = up;
         for value in self.uplink_flows.get(&block, 0).unwrap().iter() {
             add(&mut total.uplink, value.0.flows[within]);
         }
+        let (block, within) = down;
         for value in self.downlink_flows.get(&block, 0).unwrap().iter() {
             add(&mut total.downlink, value.0.flows[within]);
         }

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, Read},
-    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::{
@@ -39,6 +39,10 @@ pub(crate) const UL_TEID: u32 = 0x0a0b_0c0d;
 pub(crate) const DL_TEID: u32 = 0x7000_0001;
 pub(crate) const QFI: u8 = 9;
 
+/// N3 over IPv6 too, where a test asks for it.
+pub(crate) const N3IWF6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 1);
+pub(crate) const UPF6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 2);
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Three namespaces: `access` is a veth between UE and N3IWF, `n3` one between N3IWF and core.
@@ -68,6 +72,17 @@ impl World {
         let world = Self::without_access();
         join((&world.n3iwf, N3IWF_INNER), (&world.ue, UE_INNER), "access");
         world
+    }
+
+    /// Gives N3 the IPv6 addresses; `more` are further ones of the core.
+    pub(crate) fn add_n3_ipv6(&self, more: &[Ipv6Addr]) {
+        let core = [&[UPF6], more].concat();
+        for (space, addresses) in [(&self.n3iwf, vec![N3IWF6]), (&self.core, core)] {
+            for address in addresses {
+                let address = format!("{address}/64");
+                space.ip(&["address", "add", &address, "dev", "n3", "nodad"]);
+            }
+        }
     }
 
     /// Another way between N3IWF and UE; both answer there for the addresses they have.

@@ -12,7 +12,7 @@ use ebpf_common::{
     relay::{
         BLOCK, DOWNLINK, DownlinkSession, FREE, FRESH, FlowBlock, MAP_RELAY_DL, MAP_RELAY_DL_FLOWS,
         MAP_RELAY_DL_MORE, MAP_RELAY_DL_WAYS, MAP_RELAY_DROPS, MAP_RELAY_RATES, MAP_RELAY_REFUSED,
-        MAP_RELAY_UL, MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, RelayRate, RelayReasons,
+        MAP_RELAY_UL, MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, PLACE_FLOWS, RelayRate, RelayReasons,
         SESSION_RATES, SessionDrops, TAKEN, UPLINK, UplinkKey, UplinkSession, downlink_place,
         uplink_place,
     },
@@ -41,8 +41,8 @@ pub(super) struct Sizes {
     pub(super) sessions: u32,
     /// Places for sessions, a power of two.
     pub(super) places: u32,
-    /// QoS flows of all sessions.
-    pub(super) flows: u32,
+    /// QoS flows that find no room at the place of their session.
+    pub(super) further_flows: u32,
     /// Rate limits, and the one that limits nothing.
     pub(super) rates: u32,
 }
@@ -55,14 +55,14 @@ impl Sizes {
             sessions,
             // Half of them stay free, so that few keys meet.
             places: (sessions * 2).next_power_of_two(),
-            flows: sessions * 2,
+            further_flows: sessions * 2,
             rates: sessions * 2 + 1,
         }
     }
 
     /// Values that hold the counters of all flows.
     pub(super) const fn blocks(&self) -> u32 {
-        self.flows.div_ceil(BLOCK)
+        (self.places * PLACE_FLOWS + self.further_flows).div_ceil(BLOCK)
     }
 }
 
@@ -76,6 +76,8 @@ pub(super) struct Held {
     downlink: DownlinkSession,
     downlink_place: u32,
     peer: Peer,
+    /// Counters that are not at the session's places.
+    further_flows: Option<u32>,
     /// The limit of the session itself.
     rate: Option<u32>,
     /// The UE whose limit holds for the session too.
@@ -150,6 +152,7 @@ pub(super) struct Sessions {
     uplink_places: Places,
     downlink_places: Places,
     numbers: Places,
+    /// Behind the flows of all places.
     flow_ranges: Ranges,
     rate_places: Places,
     pub(super) peers: Peers,
@@ -179,7 +182,7 @@ impl Sessions {
             uplink_places: Places::new(sizes.places),
             downlink_places: Places::new(sizes.places),
             numbers: Places::new(sizes.sessions),
-            flow_ranges: Ranges::new(sizes.flows),
+            flow_ranges: Ranges::new(sizes.further_flows),
             rate_places,
             peers: Peers::open(ebpf, sizes.sessions)?,
             ues: BTreeMap::new(),
@@ -209,11 +212,6 @@ impl Sessions {
         }
         self.settle();
         let number = self.numbers.any().ok_or_else(|| full("session"))?;
-        let count = uplink.qfis.count_ones();
-        let Some(flows) = self.flow_ranges.take(count) else {
-            self.numbers.free(number);
-            return Err(full("QoS flow"));
-        };
         let (up_place, up_direct) = choose(
             &mut self.uplink_places,
             uplink_place(key(&uplink), self.mask),
@@ -224,6 +222,20 @@ impl Sessions {
             downlink_place(downlink.teid, self.mask),
         )
         .ok_or_else(|| full("place"))?;
+        let count = uplink.qfis.count_ones();
+        let mut further_flows = None;
+        if count > PLACE_FLOWS || !up_direct || !down_direct {
+            let taken = self.flow_ranges.take(count);
+            further_flows = Some(taken.ok_or_else(|| full("QoS flow"))?);
+        }
+        let flows_at = |place: u32, direct: bool| match further_flows {
+            Some(further) if count > PLACE_FLOWS || !direct => {
+                (self.mask + 1) * PLACE_FLOWS + further
+            }
+            _ => place * PLACE_FLOWS,
+        };
+        let flows = flows_at(up_place, up_direct);
+        let downlink_flows = flows_at(downlink_place, down_direct);
         let rate = own.and_then(|_| self.rate_places.any());
         let number = u16::try_from(number).unwrap_or(u16::MAX);
         let peer_place = self.peers.take(peer, pdu_max)?;
@@ -256,13 +268,14 @@ impl Sessions {
             downlink: DownlinkSession {
                 state: FREE,
                 peer: peer_place,
-                flows,
+                flows: downlink_flows,
                 session: number,
                 ways: ways.by_qfi.is_some().into(),
                 ..downlink
             },
             downlink_place,
             peer,
+            further_flows,
             rate,
             ue: None,
             before: Vec::new(),
@@ -456,7 +469,9 @@ impl Sessions {
         self.downlink_places.free(held.downlink_place);
         self.peers.free(held.peer);
         self.numbers.free(held.uplink.session.into());
-        self.flow_ranges.free(held.uplink.flows, held.flows());
+        if let Some(further) = held.further_flows {
+            self.flow_ranges.free(further, held.flows());
+        }
         if let Some(place) = held.rate {
             self.rate_places.free(place);
         }
@@ -485,32 +500,13 @@ impl Sessions {
 
     /// What the places of a session's flows say.
     fn read_flows(&self, held: &Held) -> Result<Vec<Flow>, Error> {
-        let first = held.uplink.flows;
-        let mut flows = vec![Flow::default(); usize::try_from(held.flows()).unwrap_or(0)];
-        let last = first.saturating_add(held.flows().saturating_sub(1));
-        for block in first / BLOCK..=last / BLOCK {
-            let read = |map: &PerCpuArray<MapData, Raw<FlowBlock>>| {
-                map.get(&block, 0)
-                    .map_err(|e| failed("read counters of flows", &e))
-            };
-            let (up, down) = (read(&self.uplink_flows)?, read(&self.downlink_flows)?);
-            for (place, flow) in (first..).zip(&mut flows) {
-                if place / BLOCK != block {
-                    continue;
-                }
-                let of = |value: &Raw<FlowBlock>| {
-                    let place = usize::try_from(place % BLOCK).ok();
-                    place.and_then(|place| value.0.flows.get(place)).copied()
-                };
-                for counter in up.iter().filter_map(of) {
-                    add(&mut flow.uplink, &counter);
-                }
-                for counter in down.iter().filter_map(of) {
-                    add(&mut flow.downlink, &counter);
-                }
-            }
-        }
-        Ok(flows)
+        let count = held.flows();
+        let up = counters(&self.uplink_flows, held.uplink.flows, count)?;
+        let down = counters(&self.downlink_flows, held.downlink.flows, count)?;
+        let both = up.into_iter().zip(down);
+        Ok(both
+            .map(|(uplink, downlink)| Flow { uplink, downlink })
+            .collect())
     }
 
     /// What was refused of a session, all CPUs added.
@@ -540,6 +536,32 @@ impl Sessions {
         }
         Ok(both)
     }
+}
+
+/// `count` counters from `first` on, all CPUs added.
+fn counters(
+    map: &PerCpuArray<MapData, Raw<FlowBlock>>,
+    first: u32,
+    count: u32,
+) -> Result<Vec<Counter>, Error> {
+    let mut all = vec![Counter::default(); usize::try_from(count).unwrap_or(0)];
+    let last = first.saturating_add(count.saturating_sub(1));
+    for block in first / BLOCK..=last / BLOCK {
+        let values = map
+            .get(&block, 0)
+            .map_err(|e| failed("read counters of flows", &e))?;
+        for (place, total) in (first..).zip(&mut all) {
+            if place / BLOCK != block {
+                continue;
+            }
+            let within = usize::try_from(place % BLOCK).unwrap_or(usize::MAX);
+            let found = values.iter().filter_map(|value| value.0.flows.get(within));
+            for counter in found {
+                add(total, counter);
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// The place that a key says, or any other; and which of both.
