@@ -44,6 +44,21 @@ enum What {
         #[arg(long)]
         results: PathBuf,
     },
+    /// Puts lines that a benchmark printed into a result file
+    Maps {
+        /// What it printed
+        #[arg(long)]
+        lines: PathBuf,
+        /// The result file to write
+        #[arg(long)]
+        output: PathBuf,
+        /// Result file whose machine these are of
+        #[arg(long)]
+        machine: PathBuf,
+        /// The command that measures the same again
+        #[arg(long)]
+        again: String,
+    },
     /// Takes the captures `frames-<mode>.pcap` of a directory apart, through tshark
     Frames {
         /// Directory of the captures and key tables
@@ -94,20 +109,29 @@ fn run(what: What) -> Result<()> {
             }
             Ok(())
         }
+        What::Maps {
+            lines,
+            output,
+            machine,
+            again,
+        } => {
+            let found: Vec<Record> = records::read(&lines)?
+                .into_iter()
+                .filter(|record| matches!(record, Record::Maps(_)))
+                .collect();
+            if found.is_empty() {
+                bail!("nothing of maps in {}", lines.display());
+            }
+            let mut writer = begin(&output, &machine, "maps", again)?;
+            found.iter().try_for_each(|record| writer.write(record))
+        }
         What::Frames {
             captures,
             output,
             machine,
             again,
         } => {
-            let mut writer = Writer::create(&output)?;
-            let of = records::read(&machine)?;
-            let mut machine = tables::machine(&of)
-                .context("the result file names no machine")?
-                .clone();
-            machine.bench = "frames".to_owned();
-            machine.command = again;
-            writer.write(&Record::Machine(machine))?;
+            let mut writer = begin(&output, &machine, "frames", again)?;
             let mut found = 0;
             for mode in Mode::ALL {
                 let capture = captures.join(format!("frames-{mode}.pcap"));
@@ -130,6 +154,19 @@ fn run(what: What) -> Result<()> {
     }
 }
 
+/// A result file of the machine that another one names.
+fn begin(output: &Path, machine: &Path, bench: &str, again: String) -> Result<Writer> {
+    let of = records::read(machine)?;
+    let machine = tables::machine(&of).context("the result file names no machine")?;
+    let mut writer = Writer::create(output)?;
+    writer.write(&Record::Machine(records::Machine {
+        bench: bench.to_owned(),
+        command: again,
+        ..machine.clone()
+    }))?;
+    Ok(writer)
+}
+
 /// What the stored results have to reach.
 fn targets(results: &Path) -> Result<Vec<tables::Target>> {
     let read = |name: &str| {
@@ -140,12 +177,13 @@ fn targets(results: &Path) -> Result<Vec<tables::Target>> {
         }
     };
     let (attach, frames) = (read("attach-native")?, read("frames")?);
-    let (ike, scale) = (read("ike")?, read("scale")?);
+    let (ike, scale, qkd) = (read("ike")?, read("scale")?, read("qkd")?);
     Ok(tables::targets(&tables::Stored {
         attach: &attach,
         frames: &frames,
         ike: &ike,
         scale: &scale,
+        qkd: &qkd,
     }))
 }
 
@@ -189,6 +227,11 @@ const FILES: &[(&str, &str, &str)] = &[
         "scale",
         "Scale",
         "UEs that are attached at the same time, each with a PDU session, data plane recording. Memory is resident anonymous memory of the N3IWF's process; *per UE* is what it has grown since before the first.",
+    ),
+    (
+        "maps",
+        "eBPF maps",
+        "The maps that the programs look into, on this host's kernel, filled as user space fills them: for each UE two Child SAs for the programs that count on NWu, and a PDU session with two flows for those that relay. Memory is what the kernel has for them (`memlock` in `/proc/PID/fdinfo`). A packet is one run of the program (`BPF_PROG_TEST_RUN`) on a packet of one UE after another, the median without what a run takes that does nothing; few UEs and many take turns.",
     ),
     (
         "qkd",
@@ -265,11 +308,24 @@ fn section(name: &str, records: &[Record], pictures: &Path, place: &str) -> Resu
                     y: "done per second",
                 };
                 figures::lines(&pictures.join(name), titles, &lines)?;
-                let _ = writeln!(text, "![Goodput]({place}/{name}.svg)\n");
+                let _ = writeln!(text, "![Goodput]({place}/{name}.svg)");
+                let titles = Titles {
+                    title: "Latency of what gets done",
+                    x: "begun per second",
+                    y: "ms",
+                };
+                let stem = format!("{name}-latency");
+                figures::lines(
+                    &pictures.join(&stem),
+                    titles,
+                    &tables::latency_lines(records),
+                )?;
+                let _ = writeln!(text, "![Latency]({place}/{stem}.svg)\n");
             }
             text
         }
-        "scale" => tables::scale(records),
+        "scale" => tables::scale(records) + &tables::storms(records),
+        "maps" => tables::maps(records),
         _ => {
             let mut text = tables::qkd(records);
             let lines = tables::key_rate_lines(records);

@@ -23,6 +23,10 @@ pub enum Record {
     Rate(Rate),
     /// UEs attached at the same time.
     Scale(Scale),
+    /// UEs that rekey at once.
+    Storm(Storm),
+    /// The maps of the eBPF programs, filled.
+    Maps(Maps),
     /// Keys from a KME.
     Keys(Keys),
     /// Attaches while the QKD link gives only so many keys.
@@ -263,6 +267,48 @@ pub struct Scale {
     pub attaches: usize,
 }
 
+/// All UEs rekey at once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Storm {
+    /// UEs attached, all of which rekey.
+    pub ues: usize,
+    /// `Child SA` or `IKE SA`.
+    pub what: String,
+    /// SAs that have a successor.
+    pub rekeys: usize,
+    /// UEs that have none for one of theirs, or are gone.
+    pub failed: usize,
+    /// Within how many seconds all of them began.
+    pub begun_within: f64,
+    /// From the first to begin to the last to be done, seconds.
+    pub seconds: f64,
+    /// Processor time of the N3IWF per rekey, ms.
+    pub n3iwf_cpu_ms: f64,
+    /// Resident anonymous memory of the N3IWF, octets, at its largest meanwhile.
+    pub memory: u64,
+    /// The same before the storm.
+    pub memory_before: u64,
+    /// Keys that the UEs fetched.
+    pub keys_fetched: u64,
+    /// Keys in the new SAs.
+    pub keys_in_sas: u64,
+}
+
+/// The maps of an eBPF program, filled, and what a packet takes with them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Maps {
+    /// Program, and the kind of packet.
+    pub program: String,
+    /// UEs in the maps, each with a signalling and a user-plane Child SA and one PDU session.
+    pub ues: usize,
+    /// Octets that the kernel has for the maps, as it says itself.
+    pub memory: u64,
+    /// Time to enter one UE, µs.
+    pub insert_us: f64,
+    /// Median of single runs of the program on a packet of any of the UEs, ns.
+    pub packet_ns: f64,
+}
+
 /// Requests to a KME, one after another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Keys {
@@ -270,6 +316,12 @@ pub struct Keys {
     pub call: String,
     /// Whether the connection was there.
     pub warm: bool,
+    /// How long nobody did anything before each request, ms.
+    #[serde(default)]
+    pub pause_ms: u64,
+    /// Whether the client was a blocking socket and TLS alone.
+    #[serde(default)]
+    pub bare: bool,
     /// Keys per request.
     pub keys: usize,
     /// Requests that worked.

@@ -12,7 +12,7 @@ use std::fmt::Write;
 pub use self::{
     attach::{attach, boxes},
     frames::{captured, frames},
-    load::{rate, rate_lines, scale},
+    load::{latency_lines, maps, rate, rate_lines, scale, storms},
     qkd::{key_rate_lines, qkd},
     targets::{Stored, Target, targets, targets_table},
 };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bench::records::{KeyRate, Rate, Scale};
 use bench::stats::{Summary, quantile};
 use load::fleet::{Ended, Fleet};
@@ -210,47 +210,26 @@ pub(crate) async fn scale(
 ) -> Result<()> {
     warm_up(fleet).await?;
     let memory_before = watch.memory()?;
-    let mut waiting: VecDeque<usize> = (0..fleet.len()).collect();
-    let mut attached = 0;
-    let mut failed = 0;
+    let mut growth = Growth::new(fleet);
     for &size in steps {
         let timed = TIMED.min(size / 2);
         // In parallel until close to the size, then one at a time.
-        let mut under_way = 0;
-        while attached + timed < size {
-            while under_way < GROWING && attached + under_way + timed < size {
-                let Some(ue) = waiting.pop_front() else {
-                    bail!("no UE is left to attach");
-                };
-                fleet.attach(ue);
-                under_way += 1;
-            }
-            fleet.turn(Instant::now() + PATIENCE).await?;
-            let ended = fleet.ended();
-            ensure!(!ended.is_empty(), "no attach ends at {attached} UEs");
-            for ended in ended {
-                under_way -= 1;
-                count(ended, &mut attached, &mut failed, &mut waiting)?;
-            }
-        }
+        growth.reach(fleet, size - timed).await?;
         let mut times = Vec::new();
         let cpu = watch.cpu()?;
-        while attached < size {
-            let Some(ue) = waiting.pop_front() else {
-                bail!("no UE is left to attach");
-            };
-            fleet.attach(ue);
+        while growth.attached.len() < size {
+            fleet.attach(growth.next()?);
             let ended = one(fleet).await?;
             let took = ended.took.as_secs_f64() * 1000.0;
-            count(ended, &mut attached, &mut failed, &mut waiting)?;
+            growth.count(ended)?;
             times.push(took);
         }
         let cpu = (watch.cpu()? - cpu).as_secs_f64() * 1000.0;
         let number = bench::stats::real(times.len().max(1));
         write(Scale {
             run: 0,
-            ues: attached,
-            failed,
+            ues: growth.attached.len(),
+            failed: growth.failed,
             memory: watch.memory()?,
             memory_before,
             attach_ms: Summary::of(times.iter().copied()).median,
@@ -261,23 +240,64 @@ pub(crate) async fn scale(
     Ok(())
 }
 
-/// A UE is attached, or takes its place at the end of the queue.
-fn count(
-    ended: Ended,
-    attached: &mut usize,
-    failed: &mut usize,
-    waiting: &mut VecDeque<usize>,
-) -> Result<()> {
-    match ended.failure {
-        None => *attached += 1,
-        Some(why) => {
-            eprintln!("load: UE {}: {why}", ended.ue);
-            *failed += 1;
-            ensure!(*failed <= 100, "too many failures");
-            waiting.push_back(ended.ue);
+/// UEs that attach and stay.
+pub(crate) struct Growth {
+    waiting: VecDeque<usize>,
+    /// Who is there.
+    pub(crate) attached: Vec<usize>,
+    failed: usize,
+}
+
+impl Growth {
+    /// Everybody is detached.
+    pub(crate) fn new(fleet: &Fleet) -> Self {
+        Self {
+            waiting: (0..fleet.len()).collect(),
+            attached: Vec::new(),
+            failed: 0,
         }
     }
-    Ok(())
+
+    /// Attaches, some in parallel, until so many are there.
+    pub(crate) async fn reach(&mut self, fleet: &mut Fleet, size: usize) -> Result<()> {
+        let mut under_way = 0;
+        while self.attached.len() < size {
+            while under_way < GROWING && self.attached.len() + under_way < size {
+                fleet.attach(self.next()?);
+                under_way += 1;
+            }
+            fleet.turn(Instant::now() + PATIENCE).await?;
+            let ended = fleet.ended();
+            ensure!(
+                !ended.is_empty(),
+                "no attach ends at {} UEs",
+                self.attached.len()
+            );
+            for ended in ended {
+                under_way -= 1;
+                self.count(ended)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<usize> {
+        self.waiting.pop_front().context("no UE is left to attach")
+    }
+
+    /// A UE is attached, or takes its place at the end of the queue.
+    fn count(&mut self, ended: Ended) -> Result<()> {
+        match ended.failure {
+            None => self.attached.push(ended.ue),
+            Some(why) => {
+                eprintln!("load: UE {}: {why}", ended.ue);
+                self.failed += 1;
+                ensure!(self.failed <= 100, "too many failures");
+                self.waiting.push_back(ended.ue);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// UEs attach as fast as keys come; one that fails waits a little.
@@ -289,8 +309,8 @@ pub(crate) async fn key_rate(
 ) -> Result<KeyRate> {
     const AT_ONCE: usize = 4;
     let pause = Duration::from_millis(50);
-    // What the KMEs have stored is used up first.
-    let end_of_stock = Instant::now() + Duration::from_secs(1);
+    // What the KMEs have stored is used up first, and the UEs no longer begin all together.
+    let end_of_stock = Instant::now() + Duration::from_secs(2);
     let mut begun = None;
     let (mut done, mut failed) = (0, 0);
     let mut not_before = vec![Instant::now(); fleet.len()];

@@ -1,6 +1,6 @@
 //! Many UEs and what they share: socket, KME client, timers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,24 @@ pub struct Ended {
     pub took: Duration,
     /// Why it failed.
     pub failure: Option<String>,
+}
+
+/// What is rekeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rekeyed {
+    /// The IKE SA.
+    Ike,
+    /// All Child SAs.
+    Children,
+}
+
+/// SAs of a UE that are up, and how many keys each has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sas {
+    /// IKE SAs by the initiator's SPI.
+    pub ike: BTreeMap<String, usize>,
+    /// Child SAs by their number.
+    pub children: BTreeMap<u64, usize>,
 }
 
 struct Member {
@@ -184,6 +202,43 @@ impl Fleet {
     /// Lets a UE deregister.
     pub fn detach(&mut self, ue: usize) {
         self.command(ue, Command::Deregister);
+    }
+
+    /// Lets a UE rekey its IKE SA, or all its Child SAs.
+    ///
+    /// # Errors
+    /// When it cannot begin.
+    pub fn rekey(&mut self, ue: usize, what: Rekeyed) -> Result<()> {
+        let command = match what {
+            Rekeyed::Ike => Command::RekeyIke,
+            Rekeyed::Children => Command::RekeyChild(None),
+        };
+        let mut outcome = Ok(());
+        self.with(ue, |ue, now| outcome = ue.command(now, command));
+        outcome.map_err(anyhow::Error::msg)
+    }
+
+    /// The SAs of a UE and the keys in them.
+    #[must_use]
+    pub fn sas(&self, ue: usize) -> Sas {
+        let mut sas = Sas::default();
+        let Some(member) = self.members.get(ue) else {
+            return sas;
+        };
+        let now = ike::Instant::from_origin(self.origin.elapsed());
+        for ike in member.ue.status(now).ike {
+            sas.ike.insert(ike.spi_i, ike.key_ids.len());
+            let up = ike.children.into_iter().filter(|child| child.up);
+            sas.children
+                .extend(up.map(|child| (child.id, child.key_ids.len())));
+        }
+        sas
+    }
+
+    /// Keys that the UEs' client has fetched.
+    #[must_use]
+    pub fn keys_fetched(&self) -> u64 {
+        self.kms.account().total().fetched
     }
 
     /// Attaches that have ended since the last call.

@@ -6,6 +6,7 @@
 //! client of the UE's KME. There is no data plane: a Child SA counts as installed at once, so this
 //! works against an N3IWF whose data plane records.
 
+mod bare;
 pub mod fleet;
 pub mod ike_peer;
 pub mod keys;

@@ -3,6 +3,7 @@
 
 mod drive;
 mod soak;
+mod storm;
 mod survive;
 
 use std::fs;
@@ -17,7 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use keys::KeyId;
 use load::fleet::Fleet;
 use load::ike_peer::{self, Pair};
-use load::keys::{self as kme, Call};
+use load::keys::{self as kme, Call, Way};
 use load::watch::Watch;
 
 /// Many UEs in one process. Results are JSON lines.
@@ -101,6 +102,14 @@ enum What {
     },
     /// UEs that stay attached
     Scale {
+        #[command(flatten)]
+        target: Target,
+        /// Numbers of UEs at which to measure
+        #[arg(long, value_delimiter = ',', default_value = "100,1000,10000")]
+        steps: Vec<usize>,
+    },
+    /// UEs that stay attached, and all rekey at once
+    Storm {
         #[command(flatten)]
         target: Target,
         /// Numbers of UEs at which to measure
@@ -220,9 +229,6 @@ enum What {
     },
 }
 
-/// Keys per request.
-const NUMBERS: [usize; 2] = [1, 13];
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     // Nobody else has chosen one in this process.
@@ -275,6 +281,15 @@ async fn run(what: What) -> Result<()> {
             let mut fleet = Fleet::new(&target.config, most).await?;
             drive::scale(&mut fleet, Watch::new(target.watch), &steps, |scale| {
                 writer.write(&Record::Scale(scale))
+            })
+            .await
+        }
+        What::Storm { target, steps } => {
+            let mut writer = Writer::create(&target.output)?;
+            let most = steps.iter().copied().max().unwrap_or(0);
+            let mut fleet = Fleet::new(&target.config, most).await?;
+            storm::storms(&mut fleet, Watch::new(target.watch), &steps, |storm| {
+                writer.write(&Record::Storm(storm))
             })
             .await
         }
@@ -339,10 +354,10 @@ async fn run(what: What) -> Result<()> {
             let mut writer = Writer::create(&output)?;
             let mut all = String::new();
             let qkd = file.configuration.qkd.context("the N3IWF has no KMS")?;
-            for warm in [false, true] {
-                for number in NUMBERS {
+            for way in Way::ALL {
+                for &number in way.numbers() {
                     let (keys, fetched) =
-                        kme::measure(&qkd.kms, Call::Enc(&peer), warm, number, requests).await?;
+                        kme::measure(&qkd.kms, Call::Enc(&peer), way, number, requests).await?;
                     writer.write(&Record::Keys(keys))?;
                     for id in fetched {
                         all.push_str(&format!("{id}\n"));
@@ -364,14 +379,14 @@ async fn run(what: What) -> Result<()> {
             let ids = read_ids(&ids)?;
             let mut rest = ids.as_slice();
             let mut writer = Writer::create(&output)?;
-            for warm in [false, true] {
-                for number in NUMBERS {
+            for way in Way::ALL {
+                for &number in way.numbers() {
                     let (these, others) = rest.split_at_checked(number * requests).context(
                         "too few key IDs: enc-keys has to come first, with as many requests",
                     )?;
                     rest = others;
                     let call = Call::Dec(&peer, these);
-                    let (keys, _) = kme::measure(&qkd.kms, call, warm, number, requests).await?;
+                    let (keys, _) = kme::measure(&qkd.kms, call, way, number, requests).await?;
                     writer.write(&Record::Keys(keys))?;
                 }
             }

@@ -27,26 +27,55 @@ pub fn ask(world: &World, role: Role, request: &Value) -> Result<Value> {
 /// # Errors
 /// As [`ask`].
 pub fn ask_at(socket: &Path, name: &str, request: &Value) -> Result<Value> {
-    let mut stream =
-        UnixStream::connect(socket).with_context(|| format!("{name} does not listen"))?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    stream.write_all(&line)?;
-    let mut reply = String::new();
-    BufReader::new(stream)
-        .read_line(&mut reply)
-        .with_context(|| format!("{name}: no reply"))?;
-    let mut reply: Value =
-        serde_json::from_str(&reply).with_context(|| format!("{name}: not JSON: {reply}"))?;
-    if let Some(error) = reply.get("error").and_then(Value::as_str) {
-        bail!("{name}: {error}");
+    Asked::begin(socket, name, request)?.answer()
+}
+
+/// A request whose answer nobody has read yet.
+#[derive(Debug)]
+pub struct Asked {
+    stream: UnixStream,
+    name: String,
+}
+
+impl Asked {
+    /// Asks whoever listens at `socket`, and does not wait for the answer.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn begin(socket: &Path, name: &str, request: &Value) -> Result<Self> {
+        let mut stream =
+            UnixStream::connect(socket).with_context(|| format!("{name} does not listen"))?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_write_timeout(Some(LIMIT))?;
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        stream.write_all(&line)?;
+        Ok(Self {
+            stream,
+            name: name.to_owned(),
+        })
     }
-    reply
-        .get_mut("ok")
-        .map(Value::take)
-        .ok_or_else(|| anyhow!("{name}: neither ok nor error"))
+
+    /// The answer.
+    ///
+    /// # Errors
+    /// As [`ask`].
+    pub fn answer(self) -> Result<Value> {
+        let Self { stream, name } = self;
+        let mut reply = String::new();
+        BufReader::new(stream)
+            .read_line(&mut reply)
+            .with_context(|| format!("{name}: no reply"))?;
+        let mut reply: Value =
+            serde_json::from_str(&reply).with_context(|| format!("{name}: not JSON: {reply}"))?;
+        if let Some(error) = reply.get("error").and_then(Value::as_str) {
+            bail!("{name}: {error}");
+        }
+        reply
+            .get_mut("ok")
+            .map(Value::take)
+            .ok_or_else(|| anyhow!("{name}: neither ok nor error"))
+    }
 }
 
 /// The N3IWF's answer to one of its simple requests.

@@ -1,13 +1,14 @@
 //! `bench rate`, `bench scale` and `bench qkd`: natively, the data plane records.
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 
 use super::{attach, results};
-use crate::{artifacts, paths};
+use crate::{artifacts, compiler, paths, proc};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct RateArgs {
@@ -15,7 +16,11 @@ pub(super) struct RateArgs {
     #[arg(long, value_delimiter = ',', default_value = "1,8,32")]
     pub(super) at_once: Vec<usize>,
     /// Attaches begun per second
-    #[arg(long, value_delimiter = ',', default_value = "50,100,200,400,800")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "50,100,200,400,800,1200,1600"
+    )]
     pub(super) offered: Vec<u32>,
     /// How long each is measured, seconds
     #[arg(long, default_value_t = 5)]
@@ -73,7 +78,7 @@ pub(super) struct QkdArgs {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "7,35,70,140,350,700,1400"
+        default_value = "14,35,70,140,350,700,1400"
     )]
     pub(super) rates: Vec<u32>,
     /// Keep the results in docs/bench
@@ -191,7 +196,37 @@ pub(super) fn measure_ike(args: &IkeArgs) -> Result<bool> {
 pub(super) fn measure_scale(args: &ScaleArgs) -> Result<bool> {
     let ues = list(&args.ues);
     let words = format!("--steps {ues}");
-    measure_as("scale", &words, &format!("--ues {ues}"), true, args.store)
+    let shown = format!("--ues {ues}");
+    Ok(measure_as("scale", &words, &shown, true, args.store)? && maps(&shown, args.store)?)
+}
+
+/// The eBPF maps with few UEs and with many. Runs natively: any kernel with eBPF will do.
+fn maps(shown: &str, store: bool) -> Result<bool> {
+    compiler::build_object()?;
+    let place = attach::fresh("maps")?;
+    let (printed, output) = (place.join("printed.jsonl"), place.join("maps.jsonl"));
+    let status = Command::new("cargo")
+        .current_dir(paths::root())
+        .args(["bench", "--quiet", "-p", "dataplane", "--bench", "maps"])
+        .stdout(fs::File::create(&printed)?)
+        .status()
+        .context("cannot start cargo")?;
+    if !status.success() {
+        return Ok(false);
+    }
+    proc::run(
+        results::reporter()?
+            .arg("maps")
+            .arg("--lines")
+            .arg(&printed)
+            .arg("--machine")
+            .arg(results::directory().join("scale.jsonl"))
+            .arg("--output")
+            .arg(&output)
+            .args(["--again", &format!("cargo xtask bench scale {shown}")]),
+    )?;
+    results::keep(&output, "maps", store)?;
+    Ok(true)
 }
 
 /// Whether it worked.

@@ -108,27 +108,31 @@ pub fn rate(records: &[Record]) -> String {
     text
 }
 
-/// The ratio of setups per core, run by run.
+/// The ratio of setups per core, run by run, for each suite.
 fn against_charon(all: &[&Rate]) -> String {
-    let mut ratios = Vec::new();
+    let mut suites: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for charon in all.iter().filter(|rate| rate.responder == "charon") {
         let ours = all.iter().find(|rate| {
             rate.responder == "ike"
-                && (rate.run, rate.at_once, &rate.work)
-                    == (charon.run, charon.at_once, &charon.work)
+                && (rate.run, rate.at_once, &rate.work, &rate.suite)
+                    == (charon.run, charon.at_once, &charon.work, &charon.suite)
         });
         if let Some(ours) = ours {
-            ratios.push(per_core(ours) / per_core(charon).max(1e-9));
+            let ratio = per_core(ours) / per_core(charon).max(1e-9);
+            suites.entry(&charon.suite).or_default().push(ratio);
         }
     }
-    if ratios.is_empty() {
-        return String::new();
+    let mut text = String::new();
+    for (suite, ratios) in suites {
+        let s = Summary::of(ratios);
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "Setups per core, `ike` against `charon` in the same run, {suite}: {:.2} (median of {}; {:.2} to {:.2}).\n",
+            s.median, s.count, s.least, s.most
+        );
     }
-    let s = Summary::of(ratios);
-    format!(
-        "Setups per core, `ike` against `charon` in the same run: {:.2} (median of {}; {:.2} to {:.2}).\n\n",
-        s.median, s.count, s.least, s.most
-    )
+    text
 }
 
 /// Goodput over offered load.
@@ -160,6 +164,31 @@ pub fn rate_lines(records: &[Record]) -> Vec<Line> {
         });
     }
     lines
+}
+
+/// Latency over offered load: median, 95th and 99th percentile.
+#[must_use]
+pub fn latency_lines(records: &[Record]) -> Vec<Line> {
+    let open: Vec<(f64, [f64; 3])> = rates(records)
+        .iter()
+        .filter_map(|rate| Some((rate.offered?, rate.latency_ms)))
+        .collect();
+    if open.is_empty() {
+        return Vec::new();
+    }
+    let line = |(index, name): (usize, &str)| Line {
+        name: name.to_owned(),
+        points: open
+            .iter()
+            .filter_map(|(offered, of)| Some((*offered, *of.get(index)?)))
+            .collect(),
+        theory: false,
+    };
+    ["median", "95 %", "99 %"]
+        .into_iter()
+        .enumerate()
+        .map(line)
+        .collect()
 }
 
 /// Memory and time by the number of UEs attached.
@@ -219,6 +248,81 @@ pub fn scale(records: &[Record]) -> String {
     text
 }
 
+/// What it takes when everybody rekeys at once.
+#[must_use]
+pub fn storms(records: &[Record]) -> String {
+    let mut table = Table::new(&[
+        "all rekeyed",
+        "UEs",
+        "rekeys",
+        "failed",
+        "all begun within s",
+        "all done within s",
+        "per second",
+        "N3IWF's CPU each, ms",
+        "keys fetched",
+        "keys in the new SAs",
+        "memory before, MiB",
+        "at most, MiB",
+    ]);
+    let mut seen = false;
+    for record in records {
+        let Record::Storm(storm) = record else {
+            continue;
+        };
+        seen = true;
+        let mib = |memory| format!("{:.1}", octets(memory) / f64::from(1 << 20));
+        table.row(&[
+            storm.what.clone(),
+            storm.ues.to_string(),
+            storm.rekeys.to_string(),
+            storm.failed.to_string(),
+            format!("{:.2}", storm.begun_within),
+            format!("{:.2}", storm.seconds),
+            format!("{:.0}", real(storm.rekeys) / storm.seconds.max(1e-9)),
+            format!("{:.3}", storm.n3iwf_cpu_ms),
+            storm.keys_fetched.to_string(),
+            storm.keys_in_sas.to_string(),
+            mib(storm.memory_before),
+            mib(storm.memory),
+        ]);
+    }
+    if !seen {
+        return String::new();
+    }
+    format!(
+        "Rekey storms: of all UEs that are attached, first every Child SA (signalling and user plane) is rekeyed and then every IKE SA, begun by the UEs as fast as they can. Whoever has begun waits in one queue with all others.\n\n{}",
+        table.end()
+    )
+}
+
+/// The maps of the eBPF programs, filled with so many UEs.
+#[must_use]
+pub fn maps(records: &[Record]) -> String {
+    let mut table = Table::new(&[
+        "program, packet",
+        "UEs",
+        "memory of its maps, KiB",
+        "octets per UE",
+        "entering a UE, µs",
+        "a packet, ns",
+    ]);
+    let mut seen = false;
+    for record in records {
+        let Record::Maps(maps) = record else { continue };
+        seen = true;
+        table.row(&[
+            maps.program.clone(),
+            maps.ues.to_string(),
+            format!("{:.0}", octets(maps.memory) / 1024.0),
+            format!("{:.0}", octets(maps.memory) / real(maps.ues.max(1))),
+            format!("{:.2}", maps.insert_us),
+            format!("{:.0}", maps.packet_ns),
+        ]);
+    }
+    if seen { table.end() } else { String::new() }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "memory, far below 2^52 octets")]
 const fn octets(octets: u64) -> f64 {
     octets as f64
@@ -227,6 +331,7 @@ const fn octets(octets: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::{Maps, Storm};
 
     fn rate_of(responder: &str, run: usize, cpu: f64, offered: Option<f64>) -> Record {
         Record::Rate(Rate {
@@ -263,6 +368,65 @@ mod tests {
         let lines = rate_lines(&[rate_of("ike", 0, 1.0, Some(800.0))]);
         assert_eq!(lines[0].points, vec![(800.0, 500.0)]);
         assert!(lines[1].theory);
+        let lines = latency_lines(&[rate_of("ike", 0, 1.0, Some(800.0))]);
+        let points: Vec<_> = lines.iter().map(|line| line.points[0]).collect();
+        assert_eq!(points, [(800.0, 1.0), (800.0, 2.0), (800.0, 3.0)]);
+    }
+
+    #[test]
+    fn suites_are_not_compared_with_each_other() {
+        let of = |responder, suite: &str, cpu| {
+            let Record::Rate(rate) = rate_of(responder, 0, cpu, None) else {
+                unreachable!("made above");
+            };
+            let suite = suite.to_owned();
+            Record::Rate(Rate { suite, ..rate })
+        };
+        let text = rate(&[
+            of("ike", "modp", 1.0),
+            of("ike", "x25519", 0.1),
+            of("charon", "modp", 2.0),
+            of("charon", "x25519", 0.4),
+        ]);
+        assert!(text.contains("modp: 2.00 (median of 1;"), "{text}");
+        assert!(text.contains("x25519: 4.00 (median of 1;"), "{text}");
+    }
+
+    #[test]
+    fn storms_and_maps_are_shown_as_they_are() {
+        let storm = Record::Storm(Storm {
+            ues: 100,
+            what: "Child SA".to_owned(),
+            rekeys: 200,
+            failed: 0,
+            begun_within: 0.01,
+            seconds: 0.5,
+            n3iwf_cpu_ms: 0.25,
+            memory: 3 << 20,
+            memory_before: 2 << 20,
+            keys_fetched: 400,
+            keys_in_sas: 400,
+        });
+        let text = storms(std::slice::from_ref(&storm));
+        assert!(
+            text.contains(
+                "| Child SA | 100 | 200 | 0 | 0.01 | 0.50 | 400 | 0.250 | 400 | 400 | 2.0 | 3.0 |"
+            ),
+            "{text}"
+        );
+        let full = Record::Maps(Maps {
+            program: "nwu_ingress, ESP".to_owned(),
+            ues: 1000,
+            memory: 2_048_000,
+            insert_us: 1.5,
+            packet_ns: 120.0,
+        });
+        let text = maps(&[storm, full]);
+        assert!(
+            text.contains("| nwu_ingress, ESP | 1000 | 2000 | 2048 | 1.50 | 120 |"),
+            "{text}"
+        );
+        assert_eq!((storms(&[]), maps(&[])), (String::new(), String::new()));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::Table;
 use crate::figures::Line;
-use crate::records::{KeyRate, Record};
+use crate::records::{KeyRate, Keys, Record};
 use crate::stats::real;
 
 /// Latency and speed of the client, then attaches by key rate.
@@ -24,7 +24,12 @@ pub fn qkd(records: &[Record]) -> String {
         let Record::Keys(keys) = record else { continue };
         seen = true;
         let [median, p95, mean] = keys.latency_us;
-        let connection = if keys.warm { "warm" } else { "cold" };
+        let connection = match keys {
+            Keys { bare: true, .. } => "warm, rested, bare client",
+            Keys { warm: false, .. } => "cold",
+            Keys { pause_ms: 0, .. } => "warm",
+            Keys { .. } => "warm, rested",
+        };
         calls.row(&[
             format!("`{}`, {connection}", keys.call),
             keys.keys.to_string(),
@@ -37,12 +42,12 @@ pub fn qkd(records: &[Record]) -> String {
         ]);
     }
     if seen {
-        text.push_str("One request at a time; *cold* opens TCP and TLS with mutual authentication for each.\n\n");
+        text.push_str("One request at a time; *cold* opens TCP and TLS with mutual authentication for each. *Rested* is a request after a pause in which client and KME sleep, as before an attach, for the keys of IKE_SA_INIT; the *bare client* is a blocking socket with TLS and nothing else, so what it takes no client falls below.\n\n");
         text.push_str(&calls.end());
     }
     let rates = key_rates(records);
     if !rates.is_empty() {
-        text.push_str("Attaches that a QKD link allows. The limit is its key rate over the keys of an attach.\n\n");
+        text.push_str("Attaches that a QKD link allows, at most four under way. The limit is its key rate over the keys of an attach; the KMEs have room for the keys of a quarter of a second, and none at first.\n\n");
         let mut table = Table::new(&[
             "keys per second",
             "keys per attach",

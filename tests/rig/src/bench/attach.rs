@@ -251,8 +251,9 @@ fn measure(report: &mut Report, setting: &Setting, options: &AttachOptions) -> O
                 exec::check_interrupt()?;
                 let position = ue.position();
                 let before = Watched::now(world, Some(ue))?;
-                ue.ask("attach")?;
+                let asked = ue.attach()?;
                 let run = observe(world, ue, round, position, &before);
+                asked.answer()?;
                 failed += usize::from(run.error.is_some());
                 writer.write(&Record::Attach(run))?;
                 ue.detach(world)

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bench::records::{self, Machine, Record, Writer};
+use serde_json::json;
 
 use super::attach;
+use crate::control::{self, KeyAccount};
 use crate::exec;
 use crate::files::{SAE_N3IWF, SAE_UE, SUPI};
 use crate::report::{Finding, Report};
@@ -37,12 +39,28 @@ pub fn rate(setting: &Setting, machine: &Machine, arguments: &[String]) -> Repor
     one(setting, machine, "rate", arguments)
 }
 
-/// UEs attached at the same time; the result is `scale.jsonl`.
+/// UEs attached at the same time, and then all of them rekeying; the result is `scale.jsonl`.
 #[must_use]
 pub fn scale(setting: &Setting, machine: &Machine, arguments: &[String]) -> Report {
-    one(setting, machine, "scale", arguments)
+    let mut report = setting.report("scale");
+    let mut parts = Vec::new();
+    for (what, title) in [("scale", "attached"), ("storm", "rekeyed at once")] {
+        report.step(title, || {
+            let output = setting.results.join(format!("{what}.part.jsonl"));
+            let mut world = build(setting, None, SUBSCRIBERS)?;
+            let words = against(&mut world, what, &output, arguments)?;
+            load(&world, Place::Ue, &words)?;
+            let keys = accounted(&world)?;
+            attach::stop(&mut world)?;
+            parts.push(output);
+            Ok(keys)
+        });
+    }
+    report.step("one file", || one_file(setting, machine, "scale", &parts));
+    report
 }
 
+/// Attaches per second, alone in its file.
 fn one(setting: &Setting, machine: &Machine, what: &str, arguments: &[String]) -> Report {
     let mut report = setting.report(what);
     report.step("measured", || {
@@ -51,16 +69,46 @@ fn one(setting: &Setting, machine: &Machine, what: &str, arguments: &[String]) -
         let words = against(&mut world, what, &output, arguments)?;
         load(&world, Place::Ue, &words)?;
         attach::stop(&mut world)?;
-        let records = records::read(&output)?;
-        ensure!(!records.is_empty(), "nothing was measured");
-        let mut writer = Writer::create(&setting.results.join(format!("{what}.jsonl")))?;
-        writer.write(&Record::Machine(machine.clone()))?;
+        one_file(setting, machine, what, &[output])
+    });
+    report
+}
+
+/// What was measured in parts, with the machine in front.
+fn one_file(
+    setting: &Setting,
+    machine: &Machine,
+    what: &str,
+    parts: &[PathBuf],
+) -> Result<Finding> {
+    let mut writer = Writer::create(&setting.results.join(format!("{what}.jsonl")))?;
+    writer.write(&Record::Machine(machine.clone()))?;
+    let mut count = 0;
+    for part in parts {
+        let records = records::read(part)?;
+        ensure!(
+            !records.is_empty(),
+            "nothing was measured: {}",
+            part.display()
+        );
         for record in &records {
             writer.write(record)?;
         }
-        Ok(Finding::new(format!("{} records", records.len())))
-    });
-    report
+        count += records.len();
+    }
+    Ok(Finding::new(format!("{count} records")))
+}
+
+/// Whether the keys that the N3IWF has fetched are those that the UEs have.
+fn accounted(world: &World) -> Result<Finding> {
+    let fetched = KeyAccount::of(world, Role::N3iwf)?.fetched;
+    let status = control::ask(world, Role::KmeB, &json!({ "command": "status" }))?;
+    let collected = control::number(&status, "/0/counters/deliveredDec")?;
+    ensure!(
+        fetched == collected,
+        "the N3IWF has fetched {fetched} keys, the UEs have {collected}"
+    );
+    Ok(Finding::new(format!("{fetched} keys at either end")))
 }
 
 /// Latency of the KMEs, and attaches by the key rate of the link; the result is `qkd.jsonl`.
@@ -113,16 +161,7 @@ pub fn qkd(setting: &Setting, machine: &Machine, requests: usize, rates: &[u32])
             Ok(Finding::default())
         });
     }
-    report.step("one file", || {
-        let mut writer = Writer::create(&setting.results.join("qkd.jsonl"))?;
-        writer.write(&Record::Machine(machine.clone()))?;
-        for part in &parts {
-            for record in records::read(part)? {
-                writer.write(&record)?;
-            }
-        }
-        Ok(Finding::new(format!("{} parts", parts.len())))
-    });
+    report.step("one file", || one_file(setting, machine, "qkd", &parts));
     report
 }
 
@@ -147,7 +186,7 @@ fn against(
 }
 
 /// Everything but the UE, up and running, with room for many UEs. `link` is the key rate of the
-/// QKD link in keys per second, with next to nothing in store; `number` is how many UEs there may be.
+/// QKD link in keys per second, with room for a quarter of a second's keys, and none in store; `number` is how many UEs there may be.
 pub(super) fn build(setting: &Setting, link: Option<u32>, number: usize) -> Result<World> {
     ensure!(setting.recording, RECORDING);
     let mut world = setting.world("load", crate::files::Profile::Native)?;
@@ -176,14 +215,21 @@ pub(crate) fn prepare(world: &mut World, link: Option<u32>, number: usize) -> Re
     attach::neighbours(world, Duration::ZERO)?;
     subscribers(world, number)?;
     // The KMEs' files count in bits. Where the link is not what is measured, it is no limit.
-    let (rate, buffer) = match link {
-        Some(keys) => (u64::from(keys) * KEY_BITS, KEYS as u64 * 2 * KEY_BITS),
-        None => (AMPLE, AMPLE),
+    let (rate, buffer, initial) = match link {
+        // What comes in a quarter of a second can wait for whoever pauses before it asks again.
+        Some(keys) => {
+            let rate = u64::from(keys) * KEY_BITS;
+            (rate, (rate / 4).max(KEYS as u64 * 2 * KEY_BITS), 0)
+        }
+        None => (AMPLE, AMPLE, AMPLE),
     };
     for role in [Role::KmeA, Role::KmeB] {
         world.reconfigure(role, |text| {
             text.replace("rate: 100000\n", &format!("rate: {rate}\n"))
-                .replace("buffer: 1000000\n", &format!("buffer: {buffer}\n"))
+                .replace(
+                    "  buffer: 1000000\n",
+                    &format!("  buffer: {buffer}\n  initial: {initial}\n"),
+                )
         })?;
     }
     attach::start(world)?;

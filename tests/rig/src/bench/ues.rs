@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::cpu;
-use crate::control::{self, text};
+use crate::control::{self, Asked, text};
 use crate::exec;
 use crate::process::{Process, Spec};
 use crate::steps;
@@ -21,6 +21,9 @@ use crate::world::{Role, World};
 
 /// How long an attach may take.
 const ATTACH: Duration = Duration::from_secs(60);
+/// How often it is looked whether an attach is over: about as long as it takes, so that whoever looks does not take
+/// the processor from those who attach.
+const LOOK: Duration = Duration::from_millis(6);
 
 /// A UE daemon of one mode.
 #[derive(Debug)]
@@ -80,6 +83,12 @@ impl Ue {
         )
     }
 
+    /// Has it attach. Its answer is for later: one process less that is woken during IKE_SA_INIT.
+    pub(super) fn attach(&self) -> Result<Asked> {
+        let request = json!({ "request": "attach" });
+        Asked::begin(&self.socket, self.process.name(), &request)
+    }
+
     /// Where its log began.
     pub(super) const fn begun(&self) -> u64 {
         self.begun
@@ -95,6 +104,7 @@ impl Ue {
     pub(super) fn wait_attached(&mut self, position: u64) -> Result<()> {
         let begun = Instant::now();
         loop {
+            std::thread::sleep(LOOK);
             let log = self.process.log_since(position)?;
             if let Some(line) = log.lines().find(|line| line.contains("not attached")) {
                 bail!("{line}");
@@ -115,7 +125,6 @@ impl Ue {
                 bail!("not attached after {} s", ATTACH.as_secs());
             }
             exec::check_interrupt()?;
-            std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
     }
