@@ -25,8 +25,9 @@ use crate::{
 /// How long a connection is kept that nobody uses. Its buffers hold the last response, keys and all,
 /// until it closes; the pools look once in this time, so they are gone after twice of it.
 const IDLE: Duration = Duration::from_secs(12);
-/// Connections to one endpoint that are kept.
-const KEPT: usize = 8;
+/// Connections to one endpoint that are kept: as many as a busy daemon has under way, since opening one costs both
+/// ends more than ten requests.
+const KEPT: usize = 64;
 
 /// What a request carries.
 pub(crate) enum Payload {

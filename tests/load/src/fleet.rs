@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,7 +12,7 @@ use keys::QkdKey;
 use qkd::Kms;
 use rand_core::{CryptoRng, UnwrapErr};
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant as TokioInstant, sleep_until};
 use ue_user::config::Config;
 use ue_user::core::ue::{Action, Command, State, Ue};
@@ -21,6 +22,8 @@ use crate::nas::Connection;
 
 /// Octets of the largest datagram.
 const MAX_DATAGRAM: usize = 65_535;
+/// Requests to the KME at one time, as those of a daemon; all UEs have one client.
+const AT_ONCE: usize = 64;
 /// Datagrams read in one go.
 const BATCH: usize = 64;
 
@@ -90,6 +93,7 @@ pub struct Fleet {
     origin: Instant,
     socket: UdpSocket,
     kms: Kms,
+    slots: Arc<Semaphore>,
     members: Vec<Member>,
     /// UEs by initiator's SPI.
     spis: HashMap<[u8; 8], usize>,
@@ -160,6 +164,7 @@ impl Fleet {
             origin: Instant::now(),
             socket,
             kms,
+            slots: Arc::new(Semaphore::new(AT_ONCE)),
             members,
             spis: HashMap::new(),
             timers: BTreeSet::new(),
@@ -349,7 +354,9 @@ impl Fleet {
                     ids,
                 } => {
                     let (kms, events) = (self.kms.clone(), self.sender.clone());
+                    let slots = Arc::clone(&self.slots);
                     tokio::spawn(async move {
+                        let _slot = slots.acquire().await;
                         let keys = kms.dec_keys(&master, &ids).await.map_err(|error| {
                             match error.reason() {
                                 qkd::Reason::NoKeys => QkdFailure::NoKeys,

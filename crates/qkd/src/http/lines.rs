@@ -217,7 +217,7 @@ impl Lines {
         let (mut line, response) = self.send(site, request, sent).await?;
         let Line { sender, driver } = &mut line;
         let status = response.status();
-        let body = read(response.into_body(), status, broken);
+        let body = read(response.into_body(), status, |error| broken(&error));
         let body = Line::beside(driver, body).await;
         if body.is_ok() && driver.is_some() && !sender.is_closed() {
             self.pool.keep(site, line);
@@ -249,7 +249,7 @@ impl Lines {
                         sent.store(false, Ordering::Relaxed);
                         request = unsent;
                     }
-                    _ => return Err(broken(error.into_error())),
+                    _ => return Err(broken(&error.into_error())),
                 },
             }
         }
@@ -290,7 +290,7 @@ impl Lines {
         })?;
         let (sender, driver) = http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(broken)?;
+            .map_err(|error| broken(&error))?;
         Ok(Line {
             sender,
             driver: Some(Box::pin(driver)),
@@ -318,15 +318,15 @@ fn request(site: &Site, path: &str, payload: &Payload) -> Result<Request<Full<By
 }
 
 /// Types an error of a connection that was there.
-fn broken(error: hyper::Error) -> Failure {
-    match tls_error(&error) {
+fn broken(error: &hyper::Error) -> Failure {
+    match tls_error(error) {
         // Our certificate is refused after our side of a TLS 1.3 handshake: nothing was served.
         Some(tls) => Failure {
             error: QkdError::Tls(tls),
             uncertain: false,
         },
         None => Failure {
-            error: QkdError::Connect(root(&error)),
+            error: QkdError::Connect(root(error)),
             uncertain: !error.is_canceled(),
         },
     }
