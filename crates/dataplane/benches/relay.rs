@@ -6,6 +6,9 @@
 //! processors, and with all work of the relay on one, so that its cost in processor time shows. What comes
 //! out is dropped at the first place there is, or the receiver would be measured too.
 //! Tables on standard error, JSON lines on standard output.
+//!
+//! `... -- esp` measures the whole chain with ESP, on a kernel that has it. `... -- programs` leaves out what takes long; `... -- profile` shows instead where the processor of a
+//! relay is under a flood (`perf`).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,8 +22,12 @@
     reason = "a measurement ends by panicking"
 )]
 
+#[path = "support/esp.rs"]
+mod esp;
 #[path = "support/flood.rs"]
 mod flood;
+#[path = "../tests/support/nwu.rs"]
+mod nwu_link;
 #[path = "../tests/support/programs.rs"]
 mod programs;
 #[path = "../tests/support/mod.rs"]
@@ -54,7 +61,7 @@ const MANY: u32 = 10_000;
 const SPAN: Duration = Duration::from_millis(500);
 /// Packets per second offered, and at last as many as the sender can. A relay in user space gets
 /// less done when it is flooded, so the best of all counts.
-const OFFERED: [f64; 5] = [50e3, 100e3, 200e3, 400e3, f64::INFINITY];
+const OFFERED: [f64; 6] = [100e3, 150e3, 200e3, 250e3, 300e3, f64::INFINITY];
 /// The processor of the sender, and the one of the relay.
 const PROCESSORS: [usize; 2] = [0, 1];
 /// Packets per system call of the sender.
@@ -67,9 +74,17 @@ fn main() {
         return;
     }
     // `cargo bench` passes words of its own; `programs` alone leaves out what takes long.
-    let only_programs = std::env::args().any(|word| word == "programs");
+    let told = |what: &str| std::env::args().any(|word| word == what);
+    if told("profile") {
+        profiles();
+        return;
+    }
+    if told("esp") {
+        esp::chain();
+        return;
+    }
     Space::new("b").run(single_packets);
-    if !only_programs {
+    if !told("programs") {
         streams();
     }
 }
@@ -172,30 +187,108 @@ enum Way {
     Forward,
 }
 
+const WAYS: [Way; 3] = [Way::User, Way::Kernel, Way::Forward];
+
 fn streams() {
     eprintln!(
-        "direction  PDU octets  relay's processors  user packets/s  kernel packets/s  \
-         forwarding packets/s  kernel/user  kernel/forwarding"
+        "packets/s        PDU octets  relay's processors  user, best  user, flood  kernel, flood  \
+         forwarding, flood  kernel/user, best  kernel/user, flood  kernel/forwarding"
     );
     for one in [false, true] {
         for (up, octets) in [(true, 64), (true, 1300), (false, 64), (false, 1300)] {
-            let [user, kernel, forward] =
-                [Way::User, Way::Kernel, Way::Forward].map(|way| stream(way, up, octets, one));
+            let [user, kernel, forward] = WAYS.map(|way| stream(way, up, octets, one, &rates));
             let direction = if up { "uplink" } else { "downlink" };
             let processors = if one { "one" } else { "any" };
-            let (against_user, against_forward) = (kernel / user, kernel / forward);
+            let ratios = [
+                kernel.flood / user.best,
+                kernel.flood / user.flood,
+                kernel.flood / forward.flood,
+            ];
             eprintln!(
-                "{direction:<9} {octets:>11} {processors:>19} {user:>15.0} {kernel:>17.0} \
-                 {forward:>21.0} {against_user:>12.1} {against_forward:>18.2}"
+                "{direction:<15} {octets:>11} {processors:>19} {:>11.0} {:>12.0} {:>14.0} {:>18.0} \
+                 {:>18.1} {:>19.1} {:>18.2}",
+                user.best, user.flood, kernel.flood, forward.flood, ratios[0], ratios[1], ratios[2]
             );
             println!(
                 "{{\"bench\":\"relay_stream\",\"direction\":\"{direction}\",\
                  \"pdu_octets\":{octets},\"processors\":\"{processors}\",\
-                 \"user_pps\":{user:.0},\"kernel_pps\":{kernel:.0},\
-                 \"forward_pps\":{forward:.0},\"ratio\":{against_user:.2}}}"
+                 \"user_best_pps\":{:.0},\"user_flood_pps\":{:.0},\"kernel_pps\":{:.0},\
+                 \"forward_pps\":{:.0},\"ratio_best\":{:.2},\"ratio_flood\":{:.2}}}",
+                user.best, user.flood, kernel.flood, forward.flood, ratios[0], ratios[1]
             );
         }
     }
+}
+
+/// Packets per second that came out.
+#[derive(Clone, Copy, Default)]
+struct Rates {
+    /// At the best rate offered.
+    best: f64,
+    /// While as many were sent as the sender can.
+    flood: f64,
+}
+
+/// What a sender does, with a count of what came out.
+type Measure<'a> = &'a (dyn Fn(&flood::Sender, &dyn Fn() -> u64) -> Rates + Sync);
+
+fn rates(sender: &flood::Sender, count: &dyn Fn() -> u64) -> Rates {
+    let mut rates = Rates::default();
+    for offered in OFFERED {
+        // The last one is the flood.
+        rates.flood = offer(sender, offered, count);
+        rates.best = rates.best.max(rates.flood);
+    }
+    rates
+}
+
+/// Where the processor of the relay is under a flood: functions of the kernel and of the relay, by their
+/// share of samples.
+fn profiles() {
+    let file = std::env::temp_dir().join(format!("relay-{}.perf", std::process::id()));
+    let profile = |sender: &flood::Sender, count: &dyn Fn() -> u64| {
+        let processor = PROCESSORS[1].to_string();
+        let file = file.to_str().unwrap();
+        let mut perf = Command::new("perf")
+            .args(["record", "-q", "-C", &processor, "-F", "4999", "-o", file])
+            .args(["--", "sleep", "3"])
+            .spawn()
+            .expect("perf");
+        let before = count();
+        let begin = Instant::now();
+        while perf.try_wait().unwrap().is_none() {
+            for _ in 0..100 {
+                sender.send();
+            }
+        }
+        let flood = (count() - before) as f64 / begin.elapsed().as_secs_f64();
+        Rates { best: flood, flood }
+    };
+    for (way, name) in WAYS.into_iter().zip(["user", "kernel", "forwarding"]) {
+        for up in [true, false] {
+            let rate = stream(way, up, 64, true, &profile).flood;
+            let report = support::run(
+                "perf",
+                &[
+                    "report",
+                    "--stdio",
+                    "--no-children",
+                    "--sort",
+                    "symbol",
+                    "--percent-limit",
+                    "2",
+                    "-i",
+                    file.to_str().unwrap(),
+                ],
+            );
+            let direction = if up { "uplink" } else { "downlink" };
+            println!("# {name}, {direction}, 64 octets, {rate:.0} packets/s");
+            for line in report.lines().filter(|line| line.contains('%')) {
+                println!("{line}");
+            }
+        }
+    }
+    let _ = std::fs::remove_file(file);
 }
 
 /// This thread, and those that it makes from now on, run on these processors alone.
@@ -205,6 +298,16 @@ fn run_on(processors: &[usize]) {
         set.set(*processor).unwrap();
     }
     sched_setaffinity(Pid::from_raw(0), &set).unwrap();
+}
+
+/// What arrives at an interface is work of the second processor.
+fn steer(space: &Space, device: &str) {
+    let steer = format!("echo 2 > /sys/class/net/{device}/queues/rx-0/rps_cpus");
+    let steered = Command::new("ip")
+        .args(["netns", "exec", &space.name, "sh", "-c", &steer])
+        .status()
+        .unwrap();
+    assert!(steered.success());
 }
 
 /// A program with two instructions that drops what arrives.
@@ -223,7 +326,7 @@ fn drop_all(space: &Space, device: &str) {
 
 /// Packets per second that come out while more go in than can pass. `one`: all of the relay is on one
 /// processor.
-fn stream(way: Way, up: bool, octets: usize, one: bool) -> f64 {
+fn stream(way: Way, up: bool, octets: usize, one: bool, measure: Measure<'_>) -> Rates {
     let world = World::new();
     let config = world.relay_config();
     let path = if way == Way::Kernel {
@@ -252,13 +355,7 @@ fn stream(way: Way, up: bool, octets: usize, one: bool) -> f64 {
         (&world.core, "n3", &world.ue, "access")
     };
     drop_all(to, out);
-    let steer = format!("echo 2 > /sys/class/net/{device}/queues/rx-0/rps_cpus");
-    let netns = &world.n3iwf.name;
-    let steered = Command::new("ip")
-        .args(["netns", "exec", netns, "sh", "-c", &steer])
-        .status()
-        .unwrap();
-    assert!(steered.success());
+    steer(&world.n3iwf, device);
     let packet = if way == Way::Forward {
         world
             .n3iwf
@@ -301,10 +398,9 @@ fn stream(way: Way, up: bool, octets: usize, one: bool) -> f64 {
     let received = from.run(|| {
         run_on(&PROCESSORS[..1]);
         let sender = flood::Sender::new(device, &frame, BATCH);
-        let best = OFFERED.map(|rate| offer(&sender, rate, || packets_in(to, out)));
-        best.into_iter().fold(0.0, f64::max)
+        measure(&sender, &|| packets_in(to, out))
     });
-    assert!(received > 0.0);
+    assert!(received.flood > 0.0);
     let reading = relay.readings().remove(0);
     let relayed = reading.uplink.packets + reading.downlink.packets;
     assert_eq!(relayed > 0, way != Way::Forward);
@@ -312,7 +408,7 @@ fn stream(way: Way, up: bool, octets: usize, one: bool) -> f64 {
 }
 
 /// Packets per second that came out while `rate` were sent.
-fn offer(sender: &flood::Sender, rate: f64, count: impl Fn() -> u64) -> f64 {
+fn offer(sender: &flood::Sender, rate: f64, count: &dyn Fn() -> u64) -> f64 {
     let before = count();
     let begin = Instant::now();
     let mut sent = 0;
@@ -334,24 +430,28 @@ fn offer(sender: &flood::Sender, rate: f64, count: impl Fn() -> u64) -> f64 {
 
 /// Address resolution would be lost in the flood.
 fn know_neighbours(world: &World) {
-    for (peer, address, device) in [
-        (&world.core, world::UPF, "n3"),
-        (&world.ue, world::UE_INNER, "access"),
-    ] {
-        let octets = hardware_address(peer, device).map(|octet| format!("{octet:02x}"));
-        let (address, hardware) = (address.to_string(), octets.join(":"));
-        world.n3iwf.ip(&[
-            "neigh",
-            "replace",
-            &address,
-            "lladdr",
-            &hardware,
-            "dev",
-            device,
-            "nud",
-            "permanent",
-        ]);
-    }
+    know_neighbours_of_core(world);
+    know(world, &world.ue, world::UE_INNER, "access");
+}
+
+fn know_neighbours_of_core(world: &World) {
+    know(world, &world.core, world::UPF, "n3");
+}
+
+fn know(world: &World, peer: &Space, address: std::net::Ipv4Addr, device: &str) {
+    let octets = hardware_address(peer, device).map(|octet| format!("{octet:02x}"));
+    let (address, hardware) = (address.to_string(), octets.join(":"));
+    world.n3iwf.ip(&[
+        "neigh",
+        "replace",
+        &address,
+        "lladdr",
+        &hardware,
+        "dev",
+        device,
+        "nud",
+        "permanent",
+    ]);
 }
 
 fn hardware_address(space: &Space, device: &str) -> [u8; 6] {

@@ -124,8 +124,13 @@ impl Nwu {
     }
 }
 
-/// The data plane of one end, started.
+/// The data plane of one end, started; the N3IWF's counts what is on NWu.
 pub(crate) fn plane(world: &World, role: Role) -> Xfrm {
+    plane_with(world, role, role == Role::N3iwf)
+}
+
+/// The same, with the programs that count or without.
+pub(crate) fn plane_with(world: &World, role: Role, counted: bool) -> Xfrm {
     let space = at(world, role);
     let plane = Xfrm::new(Config {
         role,
@@ -137,7 +142,7 @@ pub(crate) fn plane(world: &World, role: Role) -> Xfrm {
         options: Options {
             reqid_base: REQID_BASE,
             // The accounting programs are there too, with their pins in the same directory.
-            bpf: (role == Role::N3iwf).then(|| BpfOptions {
+            bpf: counted.then(|| BpfOptions {
                 interface: "nwu".into(),
                 object: object().unwrap(),
                 pin_dir: world.pins(),
