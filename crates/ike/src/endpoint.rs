@@ -419,7 +419,11 @@ impl Endpoint {
         }
         let contact = sa.take_contact();
         let recognition = sa.take_recognition();
+        let missing = sa.take_missing();
         self.settle(id);
+        if let Some((responder, sae, key)) = missing {
+            self.own_tickets.note_missing(responder, &sae, key);
+        }
         if let (Some(recognition), Some(life)) = (recognition, self.config.admission.tags) {
             let Recognition { ue, peer, sae, key } = recognition;
             match ue {

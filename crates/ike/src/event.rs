@@ -339,6 +339,14 @@ pub enum Event {
         /// What.
         wanted: KeysWanted,
     },
+    /// A known UE says that its KMS does not have the keys that an earlier attach of it was given. What else was fetched
+    /// for it before that attach is as little use.
+    KeysMissing {
+        /// Whose.
+        sae: SaeId,
+        /// The first of them.
+        id: KeyId,
+    },
     /// IKE_SA_INIT is done at this end: the IKE SA has its keys. With a key exchange this is the first that a
     /// responder hears of it.
     Keyed {

@@ -17,6 +17,7 @@ use std::{
 
 use ike::{Instant, KeyRequestId, QkdFailure, SaId};
 use keys::{KeyId, QkdKey, SaeId};
+use tracing::info;
 
 use self::peer::{Peer, Stock};
 pub use self::policy::{Ahead, DeskCounts, KeyPolicy, WhenEmpty};
@@ -299,10 +300,25 @@ impl KeyDesk {
         }
     }
 
+    /// The peer says that its KMS does not have this key, of those last given to it from store. What was in store with
+    /// it would end the next attach the same way.
+    pub(crate) fn missing(&mut self, now: Instant, slave: &SaeId, id: KeyId) {
+        let Some(peer) = self.peers.get_mut(slave) else {
+            return;
+        };
+        let keys = peer.take_given_with(id);
+        if !keys.is_empty() {
+            info!(%slave, keys = keys.len(), "the peer's KMS does not have what was fetched ahead");
+        }
+        self.counts.held -= keys.len();
+        self.wiped(&keys);
+        self.tend(now, slave);
+    }
+
     /// Keys held ahead, oldest first; all that are asked for, or none.
     fn take(&mut self, now: Instant, ask: &Ask) -> Option<Vec<QkdKey>> {
         let peer = self.peers.get_mut(&ask.slave)?;
-        let keys = peer.take(ask.number, ask.size_bits)?;
+        let keys = peer.take(now, ask.number, ask.size_bits)?;
         self.counts.held -= keys.len();
         self.tend(now, &ask.slave);
         Some(keys)

@@ -185,6 +185,10 @@ impl N3iwf {
                 request,
                 wanted,
             } => self.keys_needed(now, sa, request, wanted),
+            Event::KeysMissing { sae, id } => {
+                self.desk.missing(now, &sae, id);
+                self.key_orders(now);
+            }
             Event::Keyed { sa, .. } => {
                 self.touched = Some(sa);
                 self.half_open

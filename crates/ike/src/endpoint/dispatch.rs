@@ -7,13 +7,13 @@ use keys::SaeId;
 use super::{Endpoint, bucket::Standing};
 use crate::{
     config::CookiePolicy,
-    event::{Path, SaId},
+    event::{Event, Path, SaId},
     sa::{InitRequest, NAT_PORT, Refusal, Sa, window},
     time::Instant,
     wire::{
         self, Body, ExchangeType, Flags, Header, Notify, NotifyType, Parsed, Payload, WireError,
         find_notify,
-        qkd::{QkdAdmission, QkdSupported, QkdUnavailable},
+        qkd::{QkdAdmission, QkdKeysMissing, QkdSupported, QkdUnavailable},
     },
 };
 
@@ -258,6 +258,11 @@ impl Endpoint {
         if let Some(id) = known {
             self.counters.tags_accepted += 1;
             self.tickets.used(id, *digest);
+            let missing = find_notify(payloads, NotifyType::QKD_KEYS_MISSING);
+            let missing = missing.and_then(|notify| QkdKeysMissing::from_data(&notify.data).ok());
+            if let (Some(QkdKeysMissing(id)), Some(sae)) = (missing, sae) {
+                self.events.push_back(Event::KeysMissing { sae, id });
+            }
         }
         Ok(Some(request))
     }

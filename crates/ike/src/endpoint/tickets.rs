@@ -7,9 +7,13 @@ use std::{
     time::Duration,
 };
 
-use keys::SaeId;
+use keys::{KeyId, SaeId};
 
-use crate::{crypto::admission::AdmissionKey, sa::window::RequestDigest, time::Instant};
+use crate::{
+    crypto::admission::AdmissionKey,
+    sa::{Earlier, window::RequestDigest},
+    time::Instant,
+};
 
 /// Keys a responder keeps.
 const CAPACITY: usize = 16_384;
@@ -132,6 +136,8 @@ struct Own {
     sae: SaeId,
     until: Instant,
     key: Arc<AdmissionKey>,
+    /// Of an attach that failed since: a key that our KMS does not have.
+    missing: Option<KeyId>,
 }
 
 impl OwnTickets {
@@ -153,18 +159,26 @@ impl OwnTickets {
             sae,
             until: now + life,
             key: Arc::new(key),
+            missing: None,
         });
     }
 
-    pub(super) fn find(
-        &self,
-        now: Instant,
-        responder: IpAddr,
-        sae: &SaeId,
-    ) -> Option<Arc<AdmissionKey>> {
+    /// Our KMS does not have this key, which the responder named.
+    pub(super) fn note_missing(&mut self, responder: IpAddr, sae: &SaeId, id: KeyId) {
+        let mut all = self.0.iter_mut();
+        let own = all.find(|own| own.responder == responder && own.sae == *sae);
+        if let Some(own) = own {
+            own.missing = Some(id);
+        }
+    }
+
+    pub(super) fn find(&self, now: Instant, responder: IpAddr, sae: &SaeId) -> Option<Earlier> {
         let mut all = self.0.iter();
         all.find(|own| own.responder == responder && own.sae == *sae && own.until > now)
-            .map(|own| Arc::clone(&own.key))
+            .map(|own| Earlier {
+                key: Arc::clone(&own.key),
+                missing: own.missing,
+            })
     }
 }
 

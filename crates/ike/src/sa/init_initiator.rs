@@ -4,7 +4,7 @@
 //! answer outside the offers or key IDs the KMS does not know are hints, after which a good answer has
 //! [`Timing::init_error_grace`](crate::config::Timing::init_error_grace) left to arrive.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use keys::{KeyId, QkdKey, SaeId, Secret};
 
@@ -22,7 +22,7 @@ use crate::{
     time::Instant,
     wire::{
         self, ExchangeType, Notify, NotifyType, Payload, find_notify, notifies,
-        qkd::{QkdAdmission, QkdKeyIds, QkdSupported},
+        qkd::{QkdAdmission, QkdKeyIds, QkdKeysMissing, QkdSupported},
     },
 };
 
@@ -30,6 +30,8 @@ use crate::{
 const MAX_COOKIES: u32 = 4;
 /// Wishes for another key exchange method obeyed: there is no reason for a second one.
 const MAX_KE_CHANGES: u32 = 2;
+/// How long a better answer may take when the KMS knows nothing of the first: a retransmission or two.
+const RETRANSMITTED: Duration = Duration::from_secs(2);
 /// Answers remembered as useless.
 const MAX_REFUSED: usize = 8;
 
@@ -50,7 +52,15 @@ pub(super) struct InitI {
     refused: Vec<window::RequestDigest>,
     candidate: Option<Candidate>,
     /// Of an earlier attach.
-    admission: Option<Arc<AdmissionKey>>,
+    admission: Option<Earlier>,
+}
+
+/// What an earlier attach has left.
+#[derive(Clone)]
+pub(crate) struct Earlier {
+    pub(crate) key: Arc<AdmissionKey>,
+    /// Of one that failed since then: a key that our KMS does not have.
+    pub(crate) missing: Option<KeyId>,
 }
 
 /// A response worth asking the KMS for.
@@ -62,6 +72,7 @@ struct Candidate {
     offered_mode: Mode,
     /// Mode `hybrid`: the secret of the key exchange, and where the one key goes.
     hybrid: Option<(Secret, PpkPlace)>,
+    arrived: Instant,
 }
 
 /// What a good response says.
@@ -146,11 +157,19 @@ impl InitI {
     }
 
     fn useless(&mut self, cx: &Cx<'_>, digest: window::RequestDigest, reason: CloseReason) {
+        self.useless_until(cx.now + cx.config.timing.init_error_grace, digest, reason);
+    }
+
+    fn useless_until(
+        &mut self,
+        until: Instant,
+        digest: window::RequestDigest,
+        reason: CloseReason,
+    ) {
         if self.refused.len() < MAX_REFUSED {
             self.refused.push(digest);
         }
-        self.grace
-            .get_or_insert((cx.now + cx.config.timing.init_error_grace, reason));
+        self.grace.get_or_insert((until, reason));
     }
 }
 
@@ -161,7 +180,7 @@ impl Sa {
         path: Path,
         config: InitiatorConfig,
         offer: Offer,
-        admission: Option<Arc<AdmissionKey>>,
+        admission: Option<Earlier>,
     ) -> Self {
         let modes = offer.modes(&config);
         let first = modes.first().copied().unwrap_or(Mode::Qkd(config.profile));
@@ -179,7 +198,7 @@ impl Sa {
         config: InitiatorConfig,
         offer: Offer,
         modes: Vec<Mode>,
-        admission: Option<Arc<AdmissionKey>>,
+        admission: Option<Earlier>,
     ) {
         let paper = Mode::Qkd(Profile::Paper);
         // That profile has no room for a choice.
@@ -269,18 +288,19 @@ impl Sa {
         }
         // Last of all, so that the tag ends the message.
         let admission = init.admission.clone().filter(|_| qkd || hybrid);
-        payloads.extend(admission.as_ref().map(|key| {
+        if let Some(Earlier { key, missing }) = &admission {
+            payloads.extend(missing.map(|id| QkdKeysMissing(id).to_notify().into()));
             let unsigned = QkdAdmission {
                 tag_id: key.id(),
                 tag: [0; 16],
             };
-            unsigned.to_notify().into()
-        }));
+            payloads.push(unsigned.to_notify().into());
+        }
         let header = self.header(ExchangeType::IkeSaInit, false, 0);
         let Ok(mut datagram) = wire::encode(&header, &payloads) else {
             return self.finish(cx, CloseReason::Unsendable);
         };
-        if let Some(key) = admission {
+        if let Some(Earlier { key, .. }) = admission {
             key.sign(&mut datagram);
         }
         self.transmit(cx, &datagram);
@@ -438,6 +458,7 @@ impl Sa {
                     spi_r: header.spi_r,
                     offered_mode,
                     hybrid,
+                    arrived: cx.now,
                 });
                 self.requests.hold();
                 self.deadline = Some(cx.now + cx.config.timing.local_answer);
@@ -492,8 +513,14 @@ impl Sa {
                 self.after_init(cx, init.config, init.offer);
             }
             Err(failure) => {
+                if failure == QkdFailure::UnknownKey {
+                    self.missing = candidate.ids.first().copied();
+                }
                 self.forget_answer(candidate.offered_mode);
-                init.useless(cx, candidate.digest, CloseReason::Qkd(failure));
+                // The KMS was asked for a while already. A better answer comes with the next retransmission.
+                let grace = cx.config.timing.init_error_grace;
+                let until = (candidate.arrived + grace).max(cx.now + grace.min(RETRANSMITTED));
+                init.useless_until(until, candidate.digest, CloseReason::Qkd(failure));
                 self.phase = Phase::InitSent(init);
                 self.requests.resume(cx.now);
             }

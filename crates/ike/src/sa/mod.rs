@@ -38,7 +38,7 @@ use std::{
     sync::Arc,
 };
 
-use ::keys::{QkdKey, SaeId, Secret};
+use ::keys::{KeyId, QkdKey, SaeId, Secret};
 
 use self::{
     auth_initiator::AuthI,
@@ -63,6 +63,7 @@ pub(crate) use self::{
     contact::ProvenIdentity,
     context::{Cx, Ids, NAT_PORT},
     ghost::Ghost,
+    init_initiator::Earlier,
     init_responder::{InitRequest, Refusal},
     ledger::lose_unclaimed,
     recognition::Recognition,
@@ -165,7 +166,7 @@ pub(crate) struct Sa {
     esp_suites: Vec<ChildSuite>,
     crypt: Option<Crypt>,
     ledger: Ledger,
-    ike_keys: Vec<::keys::KeyId>,
+    ike_keys: Vec<KeyId>,
     /// Keys of the first user-plane Child SA, until it takes them.
     user_keys: Option<Vec<QkdKey>>,
     /// Keys of the signalling Child SA, until it takes them.
@@ -187,6 +188,8 @@ pub(crate) struct Sa {
     own_sae: Option<SaeId>,
     /// For the endpoint, once established.
     recognition: Option<Recognition>,
+    /// A key of this attach that our KMS does not have.
+    missing: Option<KeyId>,
     /// Boxed: a node of the map has room for eleven, and most IKE SAs have two.
     children: BTreeMap<ChildId, Box<Child>>,
     queue: VecDeque<Command>,
@@ -277,6 +280,7 @@ impl Sa {
             peer_sae: None,
             own_sae: None,
             recognition: None,
+            missing: None,
             children: BTreeMap::new(),
             queue: VecDeque::new(),
             informs: VecDeque::new(),

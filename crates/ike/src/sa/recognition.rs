@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use keys::SaeId;
+use keys::{KeyId, SaeId};
 
 use super::{Cx, Sa};
 use crate::{
@@ -39,6 +39,12 @@ impl Sa {
             sae: sae.clone()?,
             key: AdmissionKey::derive(keys.prf, keys.k_auth.as_ref()?).ok()?,
         })
+    }
+
+    /// Once, when our KMS has not got a key that the responder named: its address, our SAE ID, the key.
+    pub(crate) fn take_missing(&mut self) -> Option<(IpAddr, SaeId, KeyId)> {
+        let id = self.missing.take()?;
+        Some((self.path.remote.ip(), self.own_sae.clone()?, id))
     }
 
     /// Once, when both ends are authenticated.

@@ -226,6 +226,26 @@ impl QkdUnavailable {
     }
 }
 
+/// QKD_KEYS_MISSING (61443), in the IKE_SA_INIT request of a known UE: the first key ID of an attach that failed since
+/// the UE's KMS does not have its keys. Counts only under a good tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QkdKeysMissing(pub KeyId);
+
+impl QkdKeysMissing {
+    /// Writes the notification.
+    pub fn to_notify(self) -> Notify {
+        Notify::status(NotifyType::QKD_KEYS_MISSING, self.0.octets().to_vec())
+    }
+
+    /// Reads the notification data.
+    pub fn from_data(data: &[u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(data, "QKD_KEYS_MISSING");
+        let id = reader.array()?;
+        reader.finish()?;
+        Ok(Self(KeyId::from_octets(id)))
+    }
+}
+
 /// QKD_ADMISSION (61442), in the IKE_SA_INIT request of a known UE: tag id (8), tag (16).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QkdAdmission {

@@ -96,6 +96,7 @@ impl World {
             Event::MoveRefused { notify, .. } => record.refusals.push(*notify),
             Event::Told { notifies, .. } => record.told.push(notifies.clone()),
             Event::Informed { token, refusal, .. } => record.informed.push((*token, *refusal)),
+            Event::KeysMissing { sae, id } => record.keys_missing.push((sae.clone(), *id)),
             Event::EapBegin { .. } => record.eap_begins += 1,
             Event::EapFailure { .. } => record.eap_failures += 1,
             _ => {}

@@ -5,10 +5,13 @@ use std::time::Duration;
 use ike::{
     Admission, Bucket, CookiePolicy, EndpointConfig,
     crypto::{Prf, admission::AdmissionKey},
-    wire::{self, Body, Header, NotifyType, Payload, find_notify, qkd::QkdAdmission},
+    wire::{
+        self, Body, Header, NotifyType, Payload, find_notify,
+        qkd::{QkdAdmission, QkdKeyIds, QkdKeysMissing},
+    },
 };
 
-use keys::Secret;
+use keys::{KeyId, Secret};
 
 use crate::{
     setup,
@@ -331,4 +334,65 @@ fn without_tags_nothing_is_kept() {
     assert_eq!(world.n3iwf.endpoint.recognised(), (0, 0));
     world.initiate(setup::native());
     assert!(tag_of(&world.sent.last().unwrap().data).is_none());
+}
+
+/// The key IDs that an IKE_SA_INIT response names.
+fn named(data: &[u8]) -> Vec<KeyId> {
+    let (_, payloads) = clear(data);
+    let notify = find_notify(&payloads, NotifyType::QKD_KEY_IDS).unwrap();
+    QkdKeyIds::from_data(&notify.data).unwrap().ids
+}
+
+#[test]
+fn a_known_ue_tells_which_keys_its_kms_does_not_have() {
+    let mut world = world(940, CookiePolicy::Never, None);
+    become_known(&mut world);
+    world.kme.faults.missing = Some(0);
+    let before = world.sent.len();
+    let ue = world.initiate(setup::native());
+    let begun = world.now;
+    while world.reason(Ue, ue).is_none() {
+        world.run(Duration::from_millis(100));
+    }
+    // A forged answer may have named them: a good one had some time, and not the five seconds of other errors.
+    let waited = world.now.duration_since(begun);
+    assert!(waited >= Duration::from_secs(2), "{waited:?}");
+    assert!(waited < Duration::from_secs(6), "{waited:?}");
+    let answer = world.sent[before..].iter().find(|sent| sent.from == N3iwf);
+    let ids = named(&answer.unwrap().data);
+    assert_eq!(world.n3iwf.record.keys_missing, []);
+    world.kme.faults.missing = None;
+    world.attach(setup::native());
+    let told = &world.n3iwf.record.keys_missing;
+    assert_eq!(*told, [(setup::native().sae_id, ids[0])]);
+    // Once is enough: an attach has succeeded since.
+    become_known_again(&mut world);
+    assert_eq!(world.n3iwf.record.keys_missing.len(), 1);
+}
+
+fn become_known_again(world: &mut World) {
+    for sa in world.sas(Ue) {
+        world.command(Ue, |endpoint, now| endpoint.close(now, sa.id));
+    }
+    world.run(Duration::from_secs(1));
+    world.attach(setup::native());
+}
+
+#[test]
+fn nobody_but_a_known_ue_says_that_keys_are_missing() {
+    let mut world = world(941, CookiePolicy::Never, None);
+    become_known(&mut world);
+    let missing = QkdKeysMissing(KeyId::from_octets([9; 16])).to_notify();
+    // Of a stranger, and put into a request of the UE.
+    for request in [stranger(8, "sae-ue-1"), tagged(&mut world)] {
+        let (header, mut payloads) = clear(&request);
+        payloads.insert(payloads.len() - 1, missing.clone().into());
+        let forged = wire::encode(&header, &payloads).unwrap();
+        assert_eq!(
+            answer(&mut world, &forged),
+            None,
+            "it is a request all the same"
+        );
+    }
+    assert_eq!(world.n3iwf.record.keys_missing, []);
 }

@@ -6,7 +6,7 @@ use ike::{
     ChildId, CloseReason, Fate, Instant, KeyPurpose, KeyRequestId, Mode, Path, SaId,
     wire::{Notify, NotifyType, TrafficSelector},
 };
-use keys::KeyId;
+use keys::{KeyId, SaeId};
 
 use crate::world::{
     Side::{self, N3iwf, Ue},
@@ -54,6 +54,8 @@ pub(crate) struct Installed {
 #[derive(Default)]
 pub(crate) struct Record {
     pub(crate) established: Vec<SaId>,
+    /// What known UEs said that their KMS does not have.
+    pub(crate) keys_missing: Vec<(SaeId, KeyId)>,
     pub(crate) closed: Vec<(SaId, CloseReason)>,
     pub(crate) installed: BTreeMap<ChildId, Installed>,
     pub(crate) up: HashSet<ChildId>,

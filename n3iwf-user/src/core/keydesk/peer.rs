@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use ike::Instant;
-use keys::QkdKey;
+use keys::{KeyId, QkdKey};
 
 use super::{Ahead, FRESH, LONGEST_PAUSE, PAUSE};
 
@@ -32,6 +32,8 @@ pub(super) struct Drought {
 pub(super) struct Peer {
     /// Oldest first.
     pub(super) ready: VecDeque<Ready>,
+    /// The first of the keys last taken from there, and when.
+    given: Option<(KeyId, Instant)>,
     /// The largest size asked for.
     pub(super) size_bits: u32,
     /// The size of the refill under way.
@@ -55,6 +57,7 @@ impl Default for Peer {
     fn default() -> Self {
         Self {
             ready: VecDeque::new(),
+            given: None,
             // What AES-256 takes, and a PPK has.
             size_bits: 256,
             asked_bits: 256,
@@ -103,12 +106,30 @@ impl Peer {
     }
 
     /// The oldest keys; both ends cut longer ones to what they need.
-    pub(super) fn take(&mut self, number: usize, size_bits: u32) -> Option<Vec<QkdKey>> {
+    pub(super) fn take(
+        &mut self,
+        now: Instant,
+        number: usize,
+        size_bits: u32,
+    ) -> Option<Vec<QkdKey>> {
         let mut fit = self.ready.iter().take(number);
         if self.ready.len() < number || !fit.all(|ready| ready.size_bits >= size_bits) {
             return None;
         }
-        Some(self.ready.drain(..number).map(|ready| ready.key).collect())
+        let keys: Vec<QkdKey> = self.ready.drain(..number).map(|ready| ready.key).collect();
+        self.given = keys.first().map(|key| (key.id, now));
+        Some(keys)
+    }
+
+    /// All that was in store when this key, the first of several, was last given.
+    pub(super) fn take_given_with(&mut self, id: KeyId) -> Vec<QkdKey> {
+        let Some((_, at)) = self.given.take_if(|(first, _)| *first == id) else {
+            return Vec::new();
+        };
+        // What came in the same moment was asked for because of it.
+        let old = self.ready.iter().take_while(|ready| ready.since < at);
+        let old = old.count();
+        self.ready.drain(..old).map(|ready| ready.key).collect()
     }
 
     pub(super) fn take_all(&mut self) -> Vec<QkdKey> {

@@ -231,6 +231,55 @@ fn keys_that_grow_old_are_wiped_and_only_renewed_for_who_is_there() {
 }
 
 #[test]
+fn what_the_peers_kms_does_not_have_goes_and_fresh_keys_come() {
+    let mut world = World::new(policy(14, 7, 0, WhenEmpty::Refuse));
+    world.attach(0);
+    world.end(0);
+    world.pass(5);
+    // Seven of fourteen, which turn out to be nobody's; seven are left, and none is fetched to replace them yet.
+    world.ask(1, 7, false);
+    assert_eq!((world.desk.counts().held, world.lost.len()), (7, 0));
+    let (first, second) = (world.given[7], world.given[8]);
+    let (slave, other) = (sae(UE), sae("sae-ue-2"));
+    for (peer, id) in [(&slave, second), (&other, first)] {
+        world.desk.missing(world.now, peer, id);
+        world.run();
+        assert_eq!(world.desk.counts().held, 7, "not the one it was told about");
+    }
+    world.desk.missing(world.now, &slave, first);
+    world.run();
+    assert_eq!((world.desk.counts().held, world.lost.len()), (0, 7));
+    world.desk.missing(world.now, &slave, first);
+    world.run();
+    assert_eq!(world.lost.len(), 7, "said twice");
+    world.attach(2);
+    assert_eq!(world.desk.counts().on_demand, 2, "fresh from the KMS");
+}
+
+#[test]
+fn keys_that_came_after_the_missing_ones_stay() {
+    let mut world = World::new(policy(14, 10, 0, WhenEmpty::Refuse));
+    world.attach(0);
+    world.pass(5);
+    world.ask(1, 7, false);
+    let first = world.given[7];
+    assert_eq!(world.desk.counts().held, 14, "refilled at once");
+    world.pass(5);
+    world.desk.missing(world.now, &sae(UE), first);
+    world.run();
+    assert_eq!(world.lost.len(), 7, "the rest of the old ones");
+    assert_eq!(world.desk.counts().held, 14, "replaced");
+    world.pass(1);
+    world.ask(2, 7, false);
+    world.pass(5);
+    let first = world.given[14];
+    assert!(first != world.given[7]);
+    world.desk.missing(world.now, &sae(UE), first);
+    world.run();
+    assert_eq!((world.lost.len(), world.desk.counts().held), (14, 14));
+}
+
+#[test]
 fn all_peers_together_are_bounded() {
     let mut world = World::new(policy(14, 7, 0, WhenEmpty::Refuse));
     for n in 0..10 {
