@@ -8,6 +8,7 @@ mod model;
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
+    time::Duration,
 };
 
 use daemon::{
@@ -60,6 +61,14 @@ impl File {
                     "either `ip` or `unix` is needed".into(),
                 );
             }
+        }
+        let times = [own.sctp.heartbeat, own.sctp.rto_max];
+        let allowed = Duration::from_millis(100)..=Duration::from_secs(3600);
+        if !times.iter().all(|time| allowed.contains(time)) {
+            return fail("sctp", "`heartbeat` and `rtoMax`: 100ms to 1h".into());
+        }
+        if !(1..=20).contains(&own.sctp.retransmissions) {
+            return fail("sctp.retransmissions", "1 to 20".into());
         }
         if own.ike_bind_address.is_unspecified() {
             return fail(
@@ -162,6 +171,18 @@ impl File {
             name: own.name.clone(),
             areas,
         })
+    }
+
+    /// How associations with AMFs are made.
+    pub fn n2_options(&self) -> n2::Options {
+        let own = &self.configuration;
+        n2::Options::default()
+            .with_local(own.local_sctp_addr)
+            .with_liveness(n2::Liveness {
+                heartbeat: own.sctp.heartbeat,
+                retransmissions: own.sctp.retransmissions,
+                rto_max: own.sctp.rto_max,
+            })
     }
 
     /// The AMFs to connect to.

@@ -91,6 +91,31 @@ pub struct Options {
     pub streams: u16,
     /// The local IP address to connect from, if not the kernel's choice.
     pub local: Option<std::net::IpAddr>,
+    /// How soon a path that carries nothing is found out.
+    pub liveness: Liveness,
+}
+
+/// When an SCTP association counts as lost (RFC 9260, 8.1 and 8.3). The kernel's own values take a quarter of an hour
+/// over a path without traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Liveness {
+    /// HB.Interval: silence after which a HEARTBEAT is sent. Up to half an RTO more passes between two.
+    pub heartbeat: Duration,
+    /// Association.Max.Retrans and Path.Max.Retrans: HEARTBEATs or retransmissions in a row without an answer.
+    pub retransmissions: u16,
+    /// RTO.Max.
+    pub rto_max: Duration,
+}
+
+impl Default for Liveness {
+    /// Lost after about half a minute of silence, or ten seconds with something to say.
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(5),
+            retransmissions: 4,
+            rto_max: Duration::from_secs(3),
+        }
+    }
 }
 
 impl Default for Options {
@@ -99,6 +124,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(5),
             streams: 16,
             local: None,
+            liveness: Liveness::default(),
         }
     }
 }
@@ -108,6 +134,13 @@ impl Options {
     #[must_use]
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// The same options with another idea of when a path is lost.
+    #[must_use]
+    pub fn with_liveness(mut self, liveness: Liveness) -> Self {
+        self.liveness = liveness;
         self
     }
 

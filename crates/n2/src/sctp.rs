@@ -5,10 +5,11 @@ use std::io;
 use std::mem::size_of;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{Error, Options, sys};
+use crate::{Error, Liveness, Options, sys};
 
 /// `struct cmsghdr`: length (native word), level, type (RFC 3542 clause 20).
 const CMSG_HEADER: usize = size_of::<usize>() + 8;
@@ -18,6 +19,10 @@ const SNDINFO: usize = 16;
 /// `struct sctp_rcvinfo` (RFC 6458 5.3.5): sid u16, ssn u16, flags u16, two of
 /// padding, ppid u32, tsn u32, cumtsn u32, context u32, association id i32.
 const RCVINFO: usize = 28;
+
+/// RTO.Initial and RTO.Min of RFC 9260, 16, in ms.
+const RTO_INITIAL: u32 = 3000;
+const RTO_MIN: u32 = 1000;
 
 /// Room for the control messages of one received message.
 pub(crate) const CONTROL: usize = 128;
@@ -55,10 +60,74 @@ pub(crate) fn socket(address: SocketAddr, options: &Options) -> Result<Socket, E
     )
     .map_err(Error::io("SCTP_INITMSG"))?;
     configure(&socket)?;
+    notice_loss(&socket, &options.liveness)?;
     socket
         .set_nonblocking(true)
         .map_err(Error::io("non-blocking SCTP socket"))?;
     Ok(socket)
+}
+
+/// Has the kernel find out in time that nobody answers any more.
+fn notice_loss(socket: &Socket, liveness: &Liveness) -> Result<(), Error> {
+    let set = |name, value: &[u8], what| {
+        sys::set_octets(socket.as_fd(), libc::IPPROTO_SCTP, name, value).map_err(Error::io(what))
+    };
+    set(libc::SCTP_RTOINFO, &rto_info(liveness), "SCTP_RTOINFO")?;
+    set(
+        libc::SCTP_ASSOCINFO,
+        &association_parameters(liveness),
+        "SCTP_ASSOCINFO",
+    )?;
+    set(
+        libc::SCTP_PEER_ADDR_PARAMS,
+        &path_parameters(liveness),
+        "SCTP_PEER_ADDR_PARAMS",
+    )
+}
+
+fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// `struct sctp_rtoinfo` (RFC 6458 8.1.1): association id i32, initial u32, max u32, min u32. In ms.
+fn rto_info(liveness: &Liveness) -> [u8; 16] {
+    let max = milliseconds(liveness.rto_max);
+    let mut info = [0; 16];
+    for (at, value) in [(4, max.min(RTO_INITIAL)), (8, max), (12, max.min(RTO_MIN))] {
+        put(&mut info, at, &value.to_ne_bytes());
+    }
+    info
+}
+
+/// `struct sctp_assocparams` (RFC 6458 8.1.2): association id i32, asocmaxrxt u16, number of peer destinations u16,
+/// peer rwnd u32, local rwnd u32, cookie life u32. Zero changes nothing.
+fn association_parameters(liveness: &Liveness) -> [u8; 20] {
+    let mut parameters = [0; 20];
+    put(&mut parameters, 4, &liveness.retransmissions.to_ne_bytes());
+    parameters
+}
+
+/// `struct sctp_paddrparams` (RFC 6458 8.1.12), packed: association id i32, address [u8; 128], heartbeat interval u32
+/// in ms, pathmaxrxt u16, MTU u32, SACK delay u32, flags u32, flow label u32, DSCP u8, and one of padding.
+fn path_parameters(liveness: &Liveness) -> [u8; 156] {
+    /// `SPP_HB_ENABLE`.
+    const HEARTBEAT: u32 = 1;
+    let mut parameters = [0; 156];
+    let interval = milliseconds(liveness.heartbeat);
+    put(&mut parameters, 132, &interval.to_ne_bytes());
+    put(
+        &mut parameters,
+        136,
+        &liveness.retransmissions.to_ne_bytes(),
+    );
+    put(&mut parameters, 146, &HEARTBEAT.to_ne_bytes());
+    parameters
+}
+
+fn put(octets: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(field) = octets.get_mut(at..at + value.len()) {
+        field.copy_from_slice(value);
+    }
 }
 
 /// The options that an accepted socket needs too.

@@ -47,6 +47,25 @@ pub(crate) fn set_option<T: OptionValue>(
     }
 }
 
+/// Sets a socket option that is a structure, given as its octets.
+pub(crate) fn set_octets(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &[u8],
+) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open while it is borrowed, and `value` is
+    // readable for `len` octets during the call.
+    let result =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), len) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Reads a socket option as octets: how many the kernel wrote.
 pub(crate) fn get_option(
     fd: BorrowedFd<'_>,

@@ -241,6 +241,39 @@ async fn sctp_missing_is_its_own_error() {
     assert!(matches!(error, Error::NoSctp(_)), "{error}");
 }
 
+/// What the kernel says of a socket is what was asked for.
+#[test]
+fn sctp_liveness_is_the_kernels() {
+    if !sctp_or_skip() {
+        return;
+    }
+    let liveness = crate::Liveness {
+        heartbeat: Duration::from_millis(1234),
+        retransmissions: 7,
+        rto_max: Duration::from_millis(2345),
+    };
+    let options = Options::default().with_liveness(liveness);
+    let socket = sctp::socket("127.0.0.1:38412".parse().unwrap(), &options).unwrap();
+    let get = |name, value: &mut [u8]| {
+        let fd = std::os::fd::AsFd::as_fd(&socket);
+        crate::sys::get_option(fd, libc::IPPROTO_SCTP, name, value).unwrap()
+    };
+    let word =
+        |octets: &[u8], at: usize| u32::from_ne_bytes(octets[at..at + 4].try_into().unwrap());
+    let half =
+        |octets: &[u8], at: usize| u16::from_ne_bytes(octets[at..at + 2].try_into().unwrap());
+    let mut rto = [0; 16];
+    assert_eq!(get(libc::SCTP_RTOINFO, &mut rto), 16);
+    assert_eq!([4, 8, 12].map(|at| word(&rto, at)), [2345, 2345, 1000]);
+    let mut association = [0; 20];
+    assert_eq!(get(libc::SCTP_ASSOCINFO, &mut association), 20);
+    assert_eq!(half(&association, 4), 7);
+    let mut path = [0; 156];
+    get(libc::SCTP_PEER_ADDR_PARAMS, &mut path);
+    assert_eq!((word(&path, 132), half(&path, 136)), (1234, 7));
+    assert_eq!(word(&path, 146) & 1, 1, "heartbeats are on");
+}
+
 #[test]
 fn sctp_control_messages() {
     let sent = sctp::send_info(3, NGAP_PPID);

@@ -52,6 +52,9 @@ pub struct Configuration {
     /// The AMFs.
     #[serde(rename = "amfSCTPAddresses")]
     pub amf_sctp_addresses: Vec<AmfAddress>,
+    /// When an association with an AMF counts as lost.
+    #[serde(default)]
+    pub sctp: Sctp,
     /// NAS_TCP_PORT.
     #[serde(default = "default_nas_port")]
     pub nas_tcp_port: u16,
@@ -270,6 +273,35 @@ pub struct AmfAddress {
     /// A `SOCK_SEQPACKET` socket in place of SCTP.
     #[serde(default)]
     pub unix: Option<PathBuf>,
+}
+
+/// When an association with an AMF counts as lost (RFC 9260, 8).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Sctp {
+    /// Silence after which a HEARTBEAT is sent.
+    #[serde(with = "qkd::duration")]
+    pub heartbeat: Duration,
+    /// HEARTBEATs or retransmissions in a row without an answer, 1 to 20.
+    pub retransmissions: u16,
+    /// Longest wait for one answer.
+    #[serde(with = "qkd::duration")]
+    pub rto_max: Duration,
+}
+
+impl Default for Sctp {
+    fn default() -> Self {
+        let n2::Liveness {
+            heartbeat,
+            retransmissions,
+            rto_max,
+        } = n2::Liveness::default();
+        Self {
+            heartbeat,
+            retransmissions,
+            rto_max,
+        }
+    }
 }
 
 /// Liveness of UEs (RFC 7296, 2.4).

@@ -256,8 +256,7 @@ async fn serve(
     let nas_address = (own.ip_sec_tunnel_address, own.nas_tcp_port).into();
     let nas = Nas::listen(nas_address, device.as_deref(), inputs.clone())
         .with_context(|| format!("NAS over TCP on {nas_address}"))?;
-    let options = n2::Options::default().with_local(own.local_sctp_addr);
-    let n2 = N2::new(file.amfs(), options, inputs.clone());
+    let n2 = N2::new(file.amfs(), file.n2_options(), inputs.clone());
     let names = file.dataplane();
     let sums = Arc::<dataplane::Sums>::default();
     let plane = Plane::start(
