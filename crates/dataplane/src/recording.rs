@@ -43,6 +43,8 @@ struct Running {
     accounting: Option<Accounting>,
     loopback: u32,
     file: Option<File>,
+    /// Lines in a row that could not be written.
+    unrecorded: u64,
     sas: BTreeMap<u64, Recorded>,
     /// How many Child SAs need an address or a route.
     addresses: BTreeMap<IpAddr, usize>,
@@ -182,6 +184,7 @@ impl Recording {
             accounting: None,
             loopback,
             file,
+            unrecorded: 0,
             sas: BTreeMap::new(),
             addresses: BTreeMap::new(),
             routes: BTreeMap::new(),
@@ -218,22 +221,39 @@ impl Running {
         self.record(Operation::Start {
             owner: &config.owner,
             role: config.role,
-        })
+        });
+        Ok(())
     }
 
-    fn record(&mut self, operation: Operation<'_>) -> Result<(), Error> {
+    /// A record that cannot be written, as on a full disk, costs this line and nothing else.
+    fn record(&mut self, operation: Operation<'_>) {
         let Some(file) = &mut self.file else {
-            return Ok(());
+            return;
         };
         let time_ms = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_millis());
-        let mut line = serde_json::to_vec(&Line { time_ms, operation })
-            .map_err(|e| Error::io("write a record", e.into()))?;
-        line.push(b'\n');
-        // One write per line, so that a reader never sees half of one.
-        file.write_all(&line)
-            .map_err(|e| Error::io("write a record", e))
+        let whole = file.metadata().map(|metadata| metadata.len());
+        let written = serde_json::to_vec(&Line { time_ms, operation })
+            .map_err(std::io::Error::from)
+            .and_then(|mut line| {
+                line.push(b'\n');
+                // One write per line, so that a reader never sees half of one.
+                file.write_all(&line)
+            });
+        match written {
+            Ok(()) => self.unrecorded = 0,
+            Err(error) => {
+                // Half a line would spoil the next one. What is no file has no length.
+                if let Ok(whole) = whole {
+                    let _ = file.set_len(whole);
+                }
+                if self.unrecorded == 0 {
+                    tracing::error!(%error, "recordFile");
+                }
+                self.unrecorded += 1;
+            }
+        }
     }
 
     fn install(&mut self, config: &Config, sa: &ChildSaSpec, both: bool) -> Result<(), Error> {
@@ -286,7 +306,8 @@ impl Running {
         self.record(match both {
             true => Operation::Install(line),
             false => Operation::InstallInbound(line),
-        })
+        });
+        Ok(())
     }
 
     fn remove(&mut self, id: u64) -> Result<Option<SaReading>, Error> {
@@ -299,7 +320,7 @@ impl Running {
         }
         let route = self.release_route(sa.inner_local, sa.inner_remote, sa.outer_remote);
         let address = self.release_address(sa.inner_local);
-        self.record(Operation::Remove { id })?;
+        self.record(Operation::Remove { id });
         route.and(address)?;
         reading.map(Some)
     }
@@ -435,7 +456,10 @@ impl Dataplane for Recording {
     }
 
     async fn switch(&self, id: u64) -> Result<(), Error> {
-        self.with(|_, running| running.record(Operation::Switch { id }))
+        self.with(|_, running| {
+            running.record(Operation::Switch { id });
+            Ok(())
+        })
     }
 
     async fn relocate(
@@ -452,7 +476,10 @@ impl Dataplane for Recording {
             remote,
             udp_encap,
         };
-        self.with(|_, running| running.record(moved))
+        self.with(|_, running| {
+            running.record(moved);
+            Ok(())
+        })
     }
 
     async fn notice(&self) -> Notice {
@@ -484,7 +511,7 @@ impl Dataplane for Recording {
                 return Ok(StopReport::default());
             };
             let child_sas = running.sas.len();
-            running.record(Operation::Stop { child_sas })?;
+            running.record(Operation::Stop { child_sas });
             let (removed, left) = running.tear_down();
             Ok(StopReport {
                 child_sas,

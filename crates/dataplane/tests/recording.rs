@@ -22,6 +22,10 @@ use dataplane::{
     ChildSaSpec, Config, EncrAlg, Error, EspKeys, IntegAlg, Kind, Options, Plane, Role,
 };
 use keys::Secret;
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
 use support::{Space, is_root, nwu, skip, wait};
 
 fn config(role: Role, file: &Path) -> Config {
@@ -146,6 +150,84 @@ fn inner_addresses_reach_each_other_and_nothing_is_left() {
         // Neither as hexadecimal nor as numbers.
         assert!(!text.contains("a5a5") && !text.contains("165,165"));
     }
+}
+
+/// `/dev/full` takes no octet: what a full disk says, the kernel says here.
+#[test]
+fn a_full_disk_costs_records_and_nothing_else() {
+    if !is_root() {
+        return skip("network namespaces need root");
+    }
+    let (n3iwf, _peer) = nwu();
+    let plane = dataplane::open(config(Role::N3iwf, Path::new("/dev/full"))).unwrap();
+    n3iwf.run(|| {
+        wait(async {
+            plane.start().await.unwrap();
+            plane.install(child_sa(Role::N3iwf, 1)).await.unwrap();
+            plane
+                .install_inbound(child_sa(Role::N3iwf, 2))
+                .await
+                .unwrap();
+            plane.switch(2).await.unwrap();
+            assert_eq!(plane.readings().await.unwrap().len(), 2);
+            assert!(plane.remove(1).await.unwrap().is_some());
+            let report = plane.stop().await.unwrap();
+            assert_eq!((report.child_sas, report.left), (1, vec![]));
+        });
+    });
+    assert!(clean(&n3iwf));
+}
+
+/// A disk that fills up in the middle of a line: a file system of two pages.
+#[test]
+fn a_disk_that_fills_up_leaves_whole_records() {
+    if !is_root() {
+        return skip("a file system to fill needs root");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let file = disk.join("record.jsonl");
+    let (n3iwf, _peer) = nwu();
+    let plane = dataplane::open(config(Role::N3iwf, &file)).unwrap();
+    let lines = |text: &str| -> Vec<String> {
+        text.lines()
+            .map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                line["operation"].as_str().unwrap().to_owned()
+            })
+            .collect()
+    };
+    n3iwf.run(|| {
+        // What this thread mounts goes with it.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        let small = MsFlags::empty();
+        mount(Some("none"), &disk, Some("tmpfs"), small, Some("size=8k")).unwrap();
+        wait(async {
+            plane.start().await.unwrap();
+            for id in 1..=40 {
+                plane.install(child_sa(Role::N3iwf, id)).await.unwrap();
+            }
+            assert_eq!(plane.readings().await.unwrap().len(), 40);
+        });
+        let full = lines(&fs::read_to_string(&file).unwrap());
+        assert!(full.len() > 5 && full.len() < 41, "{}", full.len());
+        // Room again: the next line follows the last whole one.
+        let bigger = MsFlags::MS_REMOUNT;
+        mount(Some("none"), &disk, None::<&str>, bigger, Some("size=64k")).unwrap();
+        wait(async {
+            plane.remove(1).await.unwrap();
+            assert_eq!(plane.stop().await.unwrap().child_sas, 39);
+        });
+        let after = lines(&fs::read_to_string(&file).unwrap());
+        assert_eq!(after.get(..full.len()), Some(&full[..]));
+        assert_eq!(
+            after.get(full.len()..),
+            Some(&["remove".to_owned(), "stop".into()][..])
+        );
+    });
 }
 
 #[test]
