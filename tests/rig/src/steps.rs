@@ -239,8 +239,9 @@ pub fn pings(world: &World, attached: &Attached, count: u32, interval: &str) -> 
             &number,
             "-i",
             interval,
+            // A late answer is none that is lost: on a busy host the machine stands still for ten seconds at times.
             "-W",
-            "5",
+            "30",
             "-I",
             &source,
             attached.host,
