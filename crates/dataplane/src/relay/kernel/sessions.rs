@@ -103,6 +103,18 @@ fn since(now: Counter, before: Counter) -> Counter {
     }
 }
 
+/// What a session was given: places and whether its keys say them.
+#[derive(Debug, Default)]
+struct Taken {
+    number: Option<u32>,
+    /// That of the default Child SA first.
+    uplinks: Vec<(u32, bool)>,
+    downlink: Option<(u32, bool)>,
+    /// Start of the range.
+    further_flows: Option<u32>,
+    peer: Option<(Peer, u32)>,
+}
+
 /// The XFRM interfaces that a session has beside that of its default Child SA.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ways {
@@ -202,7 +214,6 @@ impl Sessions {
         own: Option<RelayRate>,
         ue: Option<(u32, RelayRate)>,
     ) -> Result<Held, Error> {
-        let full = |what: &str| Error::Config(format!("the kernel relay has no {what} left"));
         let mut further = vec![uplink; ways.ifindexes.len()];
         for (one, ifindex) in further.iter_mut().zip(&ways.ifindexes) {
             one.ifindex = *ifindex;
@@ -211,59 +222,45 @@ impl Sessions {
             self.check_unique(key(one), downlink.teid)?;
         }
         self.settle();
-        let number = self.numbers.any().ok_or_else(|| full("session"))?;
-        let (up_place, up_direct) = choose(
-            &mut self.uplink_places,
-            uplink_place(key(&uplink), self.mask),
-        )
-        .ok_or_else(|| full("place"))?;
-        let (downlink_place, down_direct) = choose(
-            &mut self.downlink_places,
-            downlink_place(downlink.teid, self.mask),
-        )
-        .ok_or_else(|| full("place"))?;
+        let mut taken = Taken::default();
+        let further_keys: Vec<UplinkKey> = further.iter().map(key).collect();
         let count = uplink.qfis.count_ones();
-        let mut further_flows = None;
-        if count > PLACE_FLOWS || !up_direct || !down_direct {
-            let taken = self.flow_ranges.take(count);
-            further_flows = Some(taken.ok_or_else(|| full("QoS flow"))?);
+        let keys = (key(&uplink), &further_keys[..], downlink.teid);
+        if let Err(error) = self.take(&mut taken, keys, count, (peer, pdu_max)) {
+            self.give_back(&taken, count);
+            return Err(error);
         }
-        let flows_at = |place: u32, direct: bool| match further_flows {
+        let flows_at = |(place, direct): (u32, bool)| match taken.further_flows {
             Some(further) if count > PLACE_FLOWS || !direct => {
                 (self.mask + 1) * PLACE_FLOWS + further
             }
             _ => place * PLACE_FLOWS,
         };
-        let flows = flows_at(up_place, up_direct);
-        let downlink_flows = flows_at(downlink_place, down_direct);
+        let (Some(number), Some(down), Some((_, peer_place)), Some(up)) = (
+            taken.number,
+            taken.downlink,
+            taken.peer,
+            taken.uplinks.first().copied(),
+        ) else {
+            // What was taken is there.
+            return Err(full("session"));
+        };
+        let (flows, downlink_flows) = (flows_at(up), flows_at(down));
         let rate = own.and_then(|_| self.rate_places.any());
         let number = u16::try_from(number).unwrap_or(u16::MAX);
-        let peer_place = self.peers.take(peer, pdu_max)?;
-        let mut direct = vec![up_direct];
-        let mut more = Vec::with_capacity(further.len());
-        for further in further {
-            let wanted = uplink_place(key(&further), self.mask);
-            let (place, here) =
-                choose(&mut self.uplink_places, wanted).ok_or_else(|| full("place"))?;
-            let further = UplinkSession {
-                state: FREE,
-                peer: peer_place,
-                flows,
-                session: number,
-                ..further
-            };
-            more.push((further, place));
-            direct.push(here);
-        }
+        let placed = |uplink: UplinkSession| UplinkSession {
+            state: FREE,
+            peer: peer_place,
+            flows,
+            session: number,
+            ..uplink
+        };
+        let places = taken.uplinks.iter().skip(1).map(|(place, _)| *place);
+        let more = further.into_iter().map(placed).zip(places).collect();
+        let direct: Vec<bool> = taken.uplinks.iter().map(|(_, direct)| *direct).collect();
         let mut held = Held {
-            uplink: UplinkSession {
-                state: FREE,
-                peer: peer_place,
-                flows,
-                session: number,
-                ..uplink
-            },
-            uplink_place: up_place,
+            uplink: placed(uplink),
+            uplink_place: up.0,
             more,
             downlink: DownlinkSession {
                 state: FREE,
@@ -273,9 +270,9 @@ impl Sessions {
                 ways: ways.by_qfi.is_some().into(),
                 ..downlink
             },
-            downlink_place,
+            downlink_place: down.0,
             peer,
-            further_flows,
+            further_flows: taken.further_flows,
             rate,
             ue: None,
             before: Vec::new(),
@@ -290,13 +287,58 @@ impl Sessions {
                         .insert(u32::from(number), by_qfi, BPF_ANY)
                         .map_err(|e| failed("write relay_dl_ways", &e))?;
                 }
-                self.write(&held, &direct, down_direct)
+                self.write(&held, &direct, down.1)
             });
         if let Err(error) = written {
             self.remove(&held);
             return Err(error);
         }
         Ok(held)
+    }
+
+    /// Takes what a session with `count` flows and these keys needs; what it got is in `taken`.
+    fn take(
+        &mut self,
+        taken: &mut Taken,
+        (first, further, teid): (UplinkKey, &[UplinkKey], [u8; 4]),
+        count: u32,
+        (peer, pdu_max): (Peer, u32),
+    ) -> Result<(), Error> {
+        taken.number = Some(self.numbers.any().ok_or_else(|| full("session"))?);
+        for key in std::iter::once(&first).chain(further) {
+            let wanted = uplink_place(*key, self.mask);
+            let place = choose(&mut self.uplink_places, wanted).ok_or_else(|| full("place"))?;
+            taken.uplinks.push(place);
+        }
+        let wanted = downlink_place(teid, self.mask);
+        let down = choose(&mut self.downlink_places, wanted).ok_or_else(|| full("place"))?;
+        taken.downlink = Some(down);
+        let direct = taken.uplinks.first().is_some_and(|(_, direct)| *direct) && down.1;
+        if count > PLACE_FLOWS || !direct {
+            let range = self.flow_ranges.take(count);
+            taken.further_flows = Some(range.ok_or_else(|| full("QoS flow"))?);
+        }
+        taken.peer = Some((peer, self.peers.take(peer, pdu_max)?));
+        Ok(())
+    }
+
+    /// Gives back what [`Self::take`] took before it failed.
+    fn give_back(&mut self, taken: &Taken, count: u32) {
+        if let Some(number) = taken.number {
+            self.numbers.free(number);
+        }
+        for (place, _) in &taken.uplinks {
+            self.uplink_places.free(*place);
+        }
+        if let Some((place, _)) = taken.downlink {
+            self.downlink_places.free(place);
+        }
+        if let Some(first) = taken.further_flows {
+            self.flow_ranges.free(first, count);
+        }
+        if let Some((peer, _)) = taken.peer {
+            self.peers.free(peer);
+        }
     }
 
     fn check_unique(&self, key: UplinkKey, teid: [u8; 4]) -> Result<(), Error> {
@@ -562,6 +604,10 @@ fn counters(
         }
     }
     Ok(all)
+}
+
+fn full(what: &str) -> Error {
+    Error::Config(format!("the kernel relay has no {what} left"))
 }
 
 /// The place that a key says, or any other; and which of both.
