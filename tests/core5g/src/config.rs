@@ -102,9 +102,19 @@ pub struct AmfConfig {
     /// its context is released. Default 30 000.
     #[serde(default = "default_guard")]
     pub guard_ms: u64,
+    /// How long UEs and their sessions stay after an association was lost without a farewell, milliseconds, or until the
+    /// N3IWF is back with an NG SETUP REQUEST. Default 0.
+    #[serde(default)]
+    pub keep_lost_ms: u64,
 }
 
 impl AmfConfig {
+    /// [`Self::keep_lost_ms`].
+    #[must_use]
+    pub fn keep_lost(&self) -> Duration {
+        Duration::from_millis(self.keep_lost_ms)
+    }
+
     /// [`Self::guard_ms`].
     #[must_use]
     pub fn guard(&self) -> Duration {

@@ -5,6 +5,7 @@ mod support;
 
 use std::time::Duration;
 
+use core5g::amf::AssociationId;
 use core5g::ngap::name;
 use oxirush_nas::nas_5gs::*;
 use oxirush_ngap::ngap::{Cause, CauseMisc, CauseNas, CauseRadioNetwork, NGAP_PDU};
@@ -12,7 +13,7 @@ use oxirush_ngap::{NgapPduKind, ie};
 use oxirush_security::Plmn;
 use oxirush_security::nas_5gs::{HomeNetworkPrivateKey, Protection};
 
-use support::core::{CONFIG, Core};
+use support::core::{CONFIG, Core, LINK};
 use support::n3iwf::{self, Announce};
 use support::ue::{IMEISV, Identity, Ue};
 
@@ -555,4 +556,47 @@ fn silence_is_ended_by_the_guard_timer() {
     assert!(core.wait(Duration::from_secs(31)).is_empty());
     assert!(core.amf.ue_status().is_empty());
     assert!(core.amf.poll_timeout().is_none());
+}
+
+/// A UE that has begun.
+fn begun(core: &mut Core) {
+    let mut ue = Ue::first(1);
+    let request = ue.registration_request();
+    core.ask(&n3iwf::initial_ue(1, request));
+    assert_eq!(core.amf.ue_status().len(), 1);
+}
+
+#[test]
+fn ues_of_a_lost_association_go_at_once_unless_they_are_kept() {
+    let mut core = Core::set_up();
+    begun(&mut core);
+    core.amf.disconnected(core.now, LINK);
+    assert!(core.amf.ue_status().is_empty());
+    let text = CONFIG.replace("amf:\n", "amf:\n  keep_lost_ms: 10000\n  guard_ms: 60000\n");
+    let mut core = Core::set_up_with(&text);
+    begun(&mut core);
+    core.amf.disconnected(core.now, LINK);
+    core.wait(Duration::from_secs(9));
+    assert_eq!(core.amf.ue_status().len(), 1);
+    core.wait(Duration::from_secs(2));
+    assert!(core.amf.ue_status().is_empty());
+    assert_eq!(core.amf.poll_timeout(), None);
+}
+
+#[test]
+fn an_n3iwf_that_is_back_has_nothing_of_before() {
+    let text = CONFIG.replace("amf:\n", "amf:\n  keep_lost_ms: 10000\n");
+    // Known to be lost, and not known yet.
+    for known in [true, false] {
+        let mut core = Core::set_up_with(&text);
+        begun(&mut core);
+        if known {
+            core.amf.disconnected(core.now, LINK);
+        }
+        let again = AssociationId(2);
+        core.amf.connected(core.now, again, "again");
+        let setup = n3iwf::ng_setup(&Announce::default());
+        core.amf.handle(core.now, again, &setup);
+        assert!(core.amf.ue_status().is_empty(), "{known}");
+    }
 }

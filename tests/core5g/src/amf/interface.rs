@@ -205,6 +205,17 @@ impl Amf {
             },
             _ => None,
         };
+        // What the same N3IWF had on another association is gone, whether that was known to be lost or not.
+        self.forget_lost(|_, node| id.is_some() && node == id);
+        let same = |node: &Option<Node>| node.as_ref().is_some_and(|node| Some(node.id) == id);
+        let others = self.associations.iter();
+        let others: Vec<AssociationId> = others
+            .filter(|(other, association)| **other != from && same(&association.node))
+            .map(|(other, _)| *other)
+            .collect();
+        for other in others {
+            self.forget_ues(other, |_| true);
+        }
         let refusal = match id {
             _ if self.policy.ng_setup_failure => {
                 Some(Cause::misc(CauseMisc::control_processing_overload))

@@ -178,6 +178,8 @@ pub struct Amf {
     /// Counters of what went wrong.
     pub counters: Counters,
     associations: BTreeMap<AssociationId, interface::Association>,
+    /// Associations that are gone and whose UEs stay until then, and the N3IWF's ID.
+    lost: BTreeMap<AssociationId, (Duration, Option<u64>)>,
     ues: BTreeMap<u64, Ue>,
     by_ran_id: BTreeMap<(AssociationId, u32), u64>,
     gutis: BTreeMap<u32, String>,
@@ -215,6 +217,7 @@ impl Amf {
             faults: Vec::new(),
             counters: Counters::default(),
             associations: BTreeMap::new(),
+            lost: BTreeMap::new(),
             ues: BTreeMap::new(),
             by_ran_id: BTreeMap::new(),
             gutis: BTreeMap::new(),
@@ -238,11 +241,17 @@ impl Amf {
             .insert(association, interface::Association::new(peer));
     }
 
-    /// An association ended: its UEs are gone.
+    /// An association ended: its UEs are gone, or will be unless their N3IWF is back in time.
     pub fn disconnected(&mut self, now: Duration, association: AssociationId) -> Vec<Action> {
         self.advance(now);
-        self.associations.remove(&association);
-        self.forget_ues(association, |_| true);
+        let node = self.associations.remove(&association);
+        let keep = self.config.keep_lost();
+        if keep.is_zero() {
+            self.forget_ues(association, |_| true);
+        } else {
+            let node = node.and_then(|gone| Some(gone.node?.id));
+            self.lost.insert(association, (self.now + keep, node));
+        }
         self.later.retain(
             |_, action| !matches!(action, Action::Send { association: a, .. } if *a == association),
         );
@@ -271,7 +280,8 @@ impl Amf {
     pub fn poll_timeout(&self) -> Option<Duration> {
         let later = self.later.keys().next().map(|(at, _)| *at);
         let guard = self.guards.first().map(|(at, _)| *at);
-        later.into_iter().chain(guard).min()
+        let lost = self.lost.values().map(|(until, _)| *until);
+        later.into_iter().chain(guard).chain(lost).min()
     }
 
     /// Does what the time calls for: delayed messages, guard timers.
@@ -284,6 +294,7 @@ impl Amf {
             let action = entry.remove();
             self.ready.push(action);
         }
+        self.forget_lost(|until, _| until <= now);
         while let Some((_, id)) = self.guards.first().copied().filter(|(at, _)| *at <= now) {
             self.set_guard(id, false);
             self.guard_expired(id);
@@ -394,6 +405,19 @@ impl Amf {
             if self.by_ran_id.get(&key) == Some(&id) {
                 self.by_ran_id.remove(&key);
             }
+        }
+    }
+
+    /// Forgets the UEs of lost associations, by how long they stay and by the ID of their N3IWF.
+    fn forget_lost(&mut self, which: impl Fn(Duration, Option<u64>) -> bool) {
+        let over = self.lost.iter();
+        let over: Vec<AssociationId> = over
+            .filter(|(_, (until, node))| which(*until, *node))
+            .map(|(association, _)| *association)
+            .collect();
+        for association in over {
+            self.lost.remove(&association);
+            self.forget_ues(association, |_| true);
         }
     }
 
