@@ -133,6 +133,25 @@ pub fn ike_frames(file: &Path) -> Result<Vec<IkeFrame>> {
     Ok(frames)
 }
 
+/// The whole IPv4 packets of a capture that are ESP of this SPI, without UDP around it.
+///
+/// # Errors
+/// As [`ike_frames`].
+pub fn esp_packets(file: &Path, spi: u32) -> Result<Vec<Vec<u8>>> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let packets = ethernet_frames(&bytes)?.into_iter();
+    Ok(packets.filter_map(|frame| esp(frame, spi)).collect())
+}
+
+/// The IPv4 packet of an Ethernet frame, if it is ESP of this SPI (RFC 4303) and has no options.
+fn esp(frame: &[u8], spi: u32) -> Option<Vec<u8>> {
+    let ip = frame.get(12..)?.strip_prefix(&[0x08, 0x00])?;
+    let length = u16::from_be_bytes([*ip.get(2)?, *ip.get(3)?]);
+    let packet = ip.get(..usize::from(length))?;
+    let theirs = packet.get(20..24)? == spi.to_be_bytes();
+    (*packet.first()? == 0x45 && *packet.get(9)? == 50 && theirs).then(|| packet.to_vec())
+}
+
 /// The frames of a classic pcap file.
 fn ethernet_frames(bytes: &[u8]) -> Result<Vec<&[u8]>> {
     let (header, mut rest) = bytes
@@ -267,6 +286,19 @@ mod tests {
         let path = dir.path().join("x.pcap");
         std::fs::write(&path, &bytes).unwrap();
         assert_eq!(ike_frames(&path).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn esp_is_found_by_its_spi() {
+        let mut frame = vec![2; 12];
+        frame.extend([8, 0, 0x45, 0, 0, 30, 0, 0, 0x40, 0, 64, 50, 0, 0]);
+        frame.extend([192, 0, 2, 10, 192, 0, 2, 1, 0, 0, 1, 1, 0, 0, 0, 1, 9, 9]);
+        let padded = [frame.clone(), vec![0; 20]].concat();
+        assert_eq!(esp(&padded, 0x101).unwrap(), frame[14..]);
+        assert_eq!(esp(&padded, 0x102), None);
+        for length in 0..frame.len() {
+            assert_eq!(esp(&frame[..length], 0x101), None, "cut at {length}");
+        }
     }
 
     #[test]

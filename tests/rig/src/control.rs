@@ -122,62 +122,6 @@ pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-/// A key account: `fetched = used + lost + held`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KeyAccount {
-    /// Delivered by the KME.
-    pub fetched: u64,
-    /// Keyed something.
-    pub used: u64,
-    /// Wiped without use.
-    pub lost: u64,
-    /// In memory: fetched ahead, or for an exchange that is not final.
-    pub held: u64,
-    /// Those of them that were fetched ahead.
-    pub ahead: u64,
-}
-
-impl KeyAccount {
-    /// The account of one end.
-    ///
-    /// # Errors
-    /// As [`ask`], and when the account does not balance.
-    pub fn of(world: &World, role: Role) -> Result<Self> {
-        let reply = match role {
-            Role::Ue => ue(world, "keys")?,
-            _ => n3iwf(world, "keys")?,
-        };
-        let total = |name: &str| number(&reply, &format!("/total/{name}"));
-        let account = Self {
-            fetched: total("fetched")?,
-            used: total("used")?,
-            lost: total("lost")?,
-            held: total("held")?,
-            ahead: number(&reply, "/total/ahead").unwrap_or(0),
-        };
-        if account.fetched != account.used + account.lost + account.held {
-            bail!("{}: {account:?} does not balance", role.name());
-        }
-        Ok(account)
-    }
-}
-
-impl std::fmt::Display for KeyAccount {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            fetched,
-            used,
-            lost,
-            held,
-            ..
-        } = self;
-        write!(
-            f,
-            "fetched {fetched} = used {used} + lost {lost} + held {held}"
-        )
-    }
-}
-
 /// Puts a fault in force at a KME, by its command-line tool.
 ///
 /// # Errors

@@ -17,9 +17,9 @@ pub const DNN: &str = "internet";
 pub const XFRM_INTERFACE: &str = "xfrmi";
 
 /// Key K of the subscribers, from TS 35.208 test set 1: known to everyone, worth nothing.
-const K: &str = "465b5ce8b199b49faa5f0a2ee238a6bc";
+pub const K: &str = "465b5ce8b199b49faa5f0a2ee238a6bc";
 /// OPc that goes with it.
-const OPC: &str = "cd63cb71954a9f4e48a5994e37a02baf";
+pub const OPC: &str = "cd63cb71954a9f4e48a5994e37a02baf";
 
 /// Wire profile of the QKD mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -137,6 +137,7 @@ link:
   delay: 20ms
 peer:
   {peer}
+metrics: {{}}
 control: {control}
 log: info
 ",
@@ -226,7 +227,8 @@ nssai: [{{sst: 1, sd: \"010203\"}}]
   retransmitTries: 4
   retransmitMax: 4s
   dpdInterval: 10s
-{ike}control: {control}
+{ike}metrics: {{}}
+control: {control}
 logger: {{level: \"info\"}}
 retry: {{initial: 1s, attempts: 0}}
 dataplane:
@@ -364,7 +366,8 @@ fn n3iwf(world: &World) -> String {
     cookie: {{ when: threshold, threshold: 32 }}
     halfOpenLifetime: 15s
 {ike}  dataplane:
-{dataplane}  control: {control}
+{dataplane}  metrics: {{}}
+  control: {control}
 logger:
   level: info
 ",

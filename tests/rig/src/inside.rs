@@ -116,6 +116,12 @@ pub struct Key {
 }
 
 impl Key {
+    /// The key itself.
+    #[must_use]
+    pub fn octets(&self) -> &[u8] {
+        &self.octets
+    }
+
     /// What it may look like in memory: itself; as in the answer of the KME, of which the first 40
     /// characters are enough; in hexadecimal.
     fn shapes(&self) -> [(&'static str, Vec<u8>); 3] {

@@ -32,8 +32,66 @@ pub struct XfrmState {
     pub bytes: u64,
     /// Lifetime counters.
     pub packets: u64,
-    /// Packets refused: replayed or late, too old for the window, authentication failed.
-    pub refused: u64,
+    /// Packets refused as too old for the replay window.
+    pub late: u64,
+    /// Packets refused as seen before.
+    pub replayed: u64,
+    /// Packets refused for their integrity.
+    pub failed: u64,
+}
+
+impl XfrmState {
+    /// Packets refused for whatever reason.
+    #[must_use]
+    pub const fn refused(&self) -> u64 {
+        self.late + self.replayed + self.failed
+    }
+}
+
+/// Counters of a namespace, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Snmp(BTreeMap<String, u64>);
+
+impl Snmp {
+    /// What the kernel counts of IPsec (`/proc/net/xfrm_stat`).
+    ///
+    /// # Errors
+    /// When the kernel has no such counters.
+    pub fn xfrm(netns: &Netns) -> Result<Self> {
+        let text = netns.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/xfrm_stat")?))?;
+        let pairs = text.lines().filter_map(|line| {
+            let (name, value) = line.split_once(char::is_whitespace)?;
+            Some((name.to_owned(), value.trim().parse().ok()?))
+        });
+        Ok(Self(pairs.collect()))
+    }
+
+    /// What it counts of ICMP (`/proc/net/snmp`).
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn icmp(netns: &Netns) -> Result<Self> {
+        let text = netns.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/snmp")?))?;
+        Ok(Self::section(&text, "Icmp:"))
+    }
+
+    /// A line of names, and one of values.
+    fn section(text: &str, title: &str) -> Self {
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(title));
+        let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+        let pairs = names.split_whitespace().zip(values.split_whitespace());
+        let read = pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
+        Self(read.collect())
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn get(&self, name: &str) -> Result<u64> {
+        let value = self.0.get(name).copied();
+        value.with_context(|| format!("no counter {name}"))
+    }
 }
 
 /// The states of a namespace and the listing they were read from, without keys.
@@ -117,9 +175,9 @@ fn parse_states(text: &str) -> Result<Vec<XfrmState>> {
                 state.packets = counter(packets, "(packets)")?;
             }
             ["replay-window", a, "replay", b, "failed", c] => {
-                for word in [a, b, c] {
-                    state.refused += word.parse::<u64>()?;
-                }
+                state.late = a.parse()?;
+                state.replayed = b.parse()?;
+                state.failed = c.parse()?;
             }
             _ => {}
         }
@@ -287,7 +345,8 @@ src 192.0.2.10 dst 192.0.2.1
             (first.spi, first.reqid, first.if_id),
             (0xc1f2_a3b4, 0x4e00_0001, 1)
         );
-        assert_eq!((first.bytes, first.packets, first.refused), (1068, 9, 6));
+        assert_eq!((first.bytes, first.packets, first.refused()), (1068, 9, 6));
+        assert_eq!((first.late, first.replayed, first.failed), (1, 2, 3));
         assert_eq!(
             (first.source.as_str(), first.mode.as_str()),
             ("192.0.2.1", "tunnel")
@@ -296,6 +355,14 @@ src 192.0.2.10 dst 192.0.2.1
         assert_eq!((last.spi, last.encap), (257, Some((20017, 4500))));
         assert_eq!(first.encap, None);
         assert!(parse_states("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn counters_are_found_by_name() {
+        let text = "Ip: A B\nIp: 1 2\nIcmp: InMsgs InEchos\nIcmp: 9 7\nUdp: X\nUdp: 3\n";
+        let icmp = Snmp::section(text, "Icmp:");
+        assert_eq!(icmp.get("InEchos").unwrap(), 7);
+        assert!(icmp.get("X").is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! from ordinary configuration files, and looks at them from outside: control tools, kernel,
 //! captures.
 
+pub mod account;
 pub mod bench;
 pub mod bulk;
 pub mod capture;
@@ -15,6 +16,7 @@ pub mod files;
 pub mod flood;
 pub mod inside;
 pub mod kernel;
+pub mod leaks;
 pub mod netns;
 pub mod paper;
 pub mod pki;

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::account::KeyAccount;
 use crate::bulk::{self, Direction};
 use crate::checks;
-use crate::control::{self, KeyAccount, number, text};
+use crate::control::{self, number, text};
 use crate::exec;
 use crate::files::KeyMode;
 use crate::kernel;
@@ -342,8 +343,8 @@ pub fn xfrm_states(world: &World, expected: usize) -> Result<Finding> {
             if state.mode != "tunnel" || state.if_id == 0 || state.reqid == 0 {
                 bail!("{state:?}: not tunnel mode with if_id and reqid");
             }
-            if state.refused > 0 {
-                bail!("SPI {:08x} refused {} packets", state.spi, state.refused);
+            if state.refused() > 0 {
+                bail!("SPI {:08x} refused {} packets", state.spi, state.refused());
             }
         }
         if place == Place::N3iwf {

@@ -281,6 +281,12 @@ impl World {
             .with_context(|| format!("{} is not running", role.name()))
     }
 
+    /// Whether it was started, and neither stopped nor killed since.
+    #[must_use]
+    pub fn runs(&self, role: Role) -> bool {
+        self.processes.contains_key(&role)
+    }
+
     /// Ends a program the ordinary way (SIGTERM, exit code 0).
     ///
     /// # Errors

@@ -73,6 +73,7 @@ pub(crate) fn natively() -> Result<Counts> {
             "attach-psk",
             "attach-cert",
             "hygiene",
+            "quiet-logs",
             "flood",
             "flood-bucket",
             "n3iwf-killed-100",

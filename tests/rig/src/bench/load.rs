@@ -253,7 +253,7 @@ fn allow_files() -> Result<()> {
 }
 
 /// Gives the core as many subscribers as there may be UEs, all like the first.
-fn subscribers(world: &World, count: usize) -> Result<()> {
+pub(crate) fn subscribers(world: &World, count: usize) -> Result<()> {
     let text = fs::read_to_string(world.config(Role::Core))?;
     let (_, list) = text
         .split_once("subscribers:\n")

@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::load::{self, KEYS};
+use crate::account::KeyAccount;
 use crate::checks::{self, Snapshot};
-use crate::control::{self, KeyAccount, number};
+use crate::control::{self, number};
 use crate::kernel;
 use crate::report::{Finding, Report};
 use crate::scenarios::Setting;

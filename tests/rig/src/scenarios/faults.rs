@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
+use crate::account::{self, KeyAccount};
 use crate::checks::{self, Snapshot};
-use crate::control::{self, KeyAccount, number, text};
+use crate::control::{self, number, text};
 use crate::exec;
 use crate::files::KeyMode;
 use crate::report::{Finding, Report};
@@ -331,9 +332,9 @@ fn stays_clean(report: &mut Report, world: &mut World) -> Option<()> {
         steps::forgotten(world, CLEAN)?;
         let states = crate::kernel::xfrm_states(world.netns(Place::Ue)?)?.0.len();
         // A killed UE cleans up when it starts again.
-        let account = KeyAccount::of(world, Role::N3iwf)?;
+        let accounts = account::exact(world)?.detail;
         Ok(Finding::new(format!(
-            "N3IWF: {account}; {states} XFRM states at the UE"
+            "{accounts}; {states} XFRM states at the UE"
         )))
     })
 }
@@ -341,21 +342,27 @@ fn stays_clean(report: &mut Report, world: &mut World) -> Option<()> {
 fn accounted(world: &World) -> Result<Finding> {
     let n3iwf = KeyAccount::of(world, Role::N3iwf)?;
     let ue = KeyAccount::of(world, Role::Ue)?;
+    account::exact(world)?;
     if n3iwf.held + ue.held > 0 || ue.used < KEYS {
         bail!("N3IWF: {n3iwf}; UE: {ue}");
     }
     Ok(Finding::new(format!("N3IWF: {n3iwf}; UE: {ue}")))
 }
 
-/// Ends the daemons; then nothing may be there that was not there before.
+/// The key account is exact. Then the daemons end, and nothing may be there that was not there before.
 pub(super) fn nothing_stays(
     report: &mut Report,
     world: &mut World,
     before: &Snapshot,
 ) -> Option<()> {
+    report.step("every key is accounted for, everywhere alike", || {
+        account::exact(world)
+    })?;
     report.step("the daemons end and leave nothing", || {
-        for role in Role::ALL.iter().rev() {
-            world.stop(*role)?;
+        for role in Role::ALL.into_iter().rev() {
+            if world.runs(role) {
+                world.stop(role)?;
+            }
         }
         checks::nothing_left(world, before)?;
         Ok(Finding::new(

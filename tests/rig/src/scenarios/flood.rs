@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::faults::{clean_slate, nothing_stays};
-use crate::control::{self, KeyAccount, number, text};
+use crate::account::KeyAccount;
+use crate::control::{self, number, text};
 use crate::exec;
 use crate::flood::{self, Sent};
 use crate::report::{Finding, Report};

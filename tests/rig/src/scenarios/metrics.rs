@@ -4,7 +4,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::faults::{clean_slate, nothing_stays};
-use crate::control::{self, KeyAccount, number};
+use crate::account::{self, KeyAccount};
+use crate::control::{self, number};
 use crate::files::{SAE_UE, SUPI};
 use crate::report::{Finding, Report};
 use crate::scrape::Scrape;
@@ -15,15 +16,6 @@ const SCRAPED: [Role; 4] = [Role::N3iwf, Role::Ue, Role::KmeA, Role::KmeB];
 
 pub(super) fn metrics(report: &mut Report, world: &mut World) -> Option<()> {
     let before = clean_slate(report, world)?;
-    report.step("metrics are configured", || {
-        for role in SCRAPED {
-            world.reconfigure(role, |text| {
-                text.replacen("control: ", "metrics: {}\ncontrol: ", 1)
-                    .replacen("  metrics: {}\ncontrol: ", "  metrics: {}\n  control: ", 1)
-            })?;
-        }
-        Ok(Finding::new("an empty section: loopback, no names"))
-    })?;
     steps::bring_up(report, world)?;
     report.step("pages before any UE", || {
         let n3iwf = Scrape::of(world, Role::N3iwf)?;
@@ -103,7 +95,7 @@ fn n3iwf(world: &World) -> Result<Finding> {
     page.expect("n3iwf_pdu_sessions", &["state=\"up\""], 1)?;
     page.expect("n3iwf_pdu_session_setups_total", &["outcome=\"up\""], 1)?;
     page.expect("n3iwf_ng_setups_total", &[], 1)?;
-    account(&page, "n3iwf", &KeyAccount::of(world, Role::N3iwf)?)?;
+    account::exact(world)?;
     let enc_keys = ["operation=\"enc_keys\"", "outcome=\"ok\""];
     page.expect("n3iwf_kms_request_duration_seconds_count", &enc_keys, 1)?;
     page.expect("n3iwf_kms_endpoint_healthy", &[], 1)?;
@@ -152,7 +144,6 @@ fn ue(world: &World) -> Result<Finding> {
     page.expect("ue_pdu_sessions", &["state=\"up\""], 1)?;
     page.expect("ue_ike_sas", &["mode=\"qkd-native\""], 1)?;
     page.expect("ue_attach_phase_duration_seconds_count", &[], 3)?;
-    account(&page, "ue", &KeyAccount::of(world, Role::Ue)?)?;
     let n3iwf = Scrape::of(world, Role::N3iwf)?;
     let first = ["exchange=\"ike_sa_init\"", "type=\"request\""];
     let sent = page.sum(
@@ -167,18 +158,6 @@ fn ue(world: &World) -> Result<Finding> {
         bail!("{sent} IKE_SA_INIT requests sent, {came} received");
     }
     Ok(Finding::new(format!("{} series agree", page.series())))
-}
-
-/// `fetched = used + lost + held` on the page, and the numbers of the control tool.
-fn account(page: &Scrape, prefix: &str, account: &KeyAccount) -> Result<()> {
-    page.expect(
-        &format!("{prefix}_qkd_keys_fetched_total"),
-        &[],
-        account.fetched,
-    )?;
-    page.expect(&format!("{prefix}_qkd_keys_used_total"), &[], account.used)?;
-    page.expect(&format!("{prefix}_qkd_keys_lost_total"), &[], account.lost)?;
-    page.expect(&format!("{prefix}_qkd_keys_held"), &[], account.held)
 }
 
 fn kmes(world: &World) -> Result<Finding> {

@@ -1,13 +1,17 @@
 //! The scenarios: the demonstration, the attach, and what may go wrong.
 
 mod demo;
+mod esp;
 mod faults;
+mod fleet;
 mod flood;
 mod flows;
 mod hygiene;
 mod ipv6;
 mod metrics;
 mod nat;
+mod path;
+mod quiet;
 mod rekey;
 mod relays;
 mod restart;
@@ -142,6 +146,18 @@ pub const ALL: &[Scenario] = &[
         run: hygiene::hygiene,
     },
     Scenario {
+        name: "quiet-logs",
+        about: "both daemons log all there is, as text and as JSON: no key is in any log",
+        mode: KeyMode::Qkd,
+        run: quiet::logs,
+    },
+    Scenario {
+        name: "hostile-esp",
+        about: "recorded ESP again, from elsewhere, under another SPI or number: refused, counted, delivered once",
+        mode: KeyMode::Qkd,
+        run: esp::hostile,
+    },
+    Scenario {
         name: "flood",
         about: "strangers send IKE_SA_INIT, a known UE attaches: no key, no state, no growth",
         mode: KeyMode::Qkd,
@@ -274,6 +290,12 @@ pub const ALL: &[Scenario] = &[
         run: restart::amf,
     },
     Scenario {
+        name: "amf-path-lost",
+        about: "the path to an AMF carries nothing: a short while, then for good; another AMF takes over",
+        mode: KeyMode::Qkd,
+        run: path::lost,
+    },
+    Scenario {
         name: "amf-down",
         about: "the AMF is not there when the N3IWF starts",
         mode: KeyMode::Qkd,
@@ -302,6 +324,12 @@ pub const ALL: &[Scenario] = &[
         about: "the N3IWF is killed with a UE attached, and started again",
         mode: KeyMode::Qkd,
         run: faults::n3iwf_killed,
+    },
+    Scenario {
+        name: "n3iwf-killed-kernel",
+        about: "the same with kernel IPsec and the kernel relay under traffic, each UE in a network of its own",
+        mode: KeyMode::Qkd,
+        run: fleet::killed,
     },
     Scenario {
         name: "n3iwf-killed-100",

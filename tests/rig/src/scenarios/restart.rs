@@ -1,11 +1,12 @@
 //! KMEs and an AMF that start again under a UE that is attached.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 
 use super::faults::{clean_slate, nothing_stays, works};
-use crate::control::{self, KeyAccount, number, text};
+use crate::account::{self, KeyAccount};
+use crate::control::{self, number, text};
 use crate::exec;
 use crate::report::{Finding, Report};
 use crate::steps;
@@ -14,8 +15,13 @@ use crate::world::{Role, World};
 /// QKD keys of an attach, and of what is fetched ahead for the next two.
 const KEYS: u64 = 7;
 const AHEAD: u64 = 14;
-/// How long keys that are of no use any more may keep a UE out.
+/// How long anything may take until it has failed.
 const RECOVERY: Duration = Duration::from_secs(90);
+/// How long keys that are of no use any more may keep a UE out: one attempt that asks its KME for 3 s and hopes for a
+/// better answer for 2 s more, a pause of up to 1.5 s, and an attach.
+const OUT: Duration = Duration::from_secs(10);
+/// Attempts that fail.
+const ATTEMPTS: u64 = 1;
 
 /// What the KMEs held is gone with them, so keys that the N3IWF has ahead are nobody's at the other end.
 pub(super) fn kmes(report: &mut Report, world: &mut World) -> Option<()> {
@@ -60,14 +66,24 @@ pub(super) fn kmes(report: &mut Report, world: &mut World) -> Option<()> {
             Ok((text(&status, "/state") == "detached").then_some(()))
         })?;
         control::ue(world, "attach")?;
+        let begun = Instant::now();
         steps::wait_attached(world, RECOVERY)?;
-        accounts(world)
+        let out = begun.elapsed();
+        // The keys of the attempt, and those that were held with them.
+        let account = KeyAccount::of(world, Role::N3iwf)?;
+        ensure!(account.lost <= ATTEMPTS * KEYS + AHEAD, "{account}");
+        ensure!(out <= OUT, "{} ms; {account}", out.as_millis());
+        account::exact(world)?;
+        Ok(Finding::new(format!(
+            "after {} ms; {account}",
+            out.as_millis()
+        )))
     })?;
     report.step("deregistration", || steps::deregister(world))?;
     report.step("every key is accounted for", || {
         let n3iwf = KeyAccount::of(world, Role::N3iwf)?;
         ensure!(n3iwf.held == n3iwf.ahead, "{n3iwf}");
-        accounts(world)
+        account::exact(world)
     })?;
     nothing_stays(report, world, &before)
 }
@@ -83,7 +99,7 @@ pub(super) fn amf(report: &mut Report, world: &mut World) -> Option<()> {
             let status = control::n3iwf(world, "status")?;
             Ok((number(&status, "/addresses_taken")? == 0).then_some(()))
         })?;
-        accounts(world)
+        account::exact(world)
     })?;
     report.step("it starts again", || {
         world.start(Role::Core)?;
@@ -94,20 +110,13 @@ pub(super) fn amf(report: &mut Report, world: &mut World) -> Option<()> {
         steps::wait_attached(world, RECOVERY)?;
         let core = control::core(world, "status")?;
         ensure!(number(&core, "/ues")? == 1, "{core}");
-        accounts(world)
+        account::exact(world)
     })?;
     report.step("deregistration", || steps::deregister(world))?;
     report.step("every key is accounted for", || {
         let account = KeyAccount::of(world, Role::N3iwf)?;
         ensure!(account.held == 0 && account.used >= 2 * KEYS, "{account}");
-        accounts(world)
+        account::exact(world)
     })?;
     nothing_stays(report, world, &before)
-}
-
-/// Both accounts, which have to add up.
-fn accounts(world: &World) -> Result<Finding> {
-    let n3iwf = KeyAccount::of(world, Role::N3iwf)?;
-    let ue = KeyAccount::of(world, Role::Ue)?;
-    Ok(Finding::new(format!("N3IWF: {n3iwf}; UE: {ue}")))
 }

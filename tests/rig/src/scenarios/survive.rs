@@ -7,10 +7,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::account::{self, KeyAccount};
 use crate::bench::attach;
 use crate::bench::load::{self, KEYS};
 use crate::checks::{self, Snapshot};
-use crate::control::{self, KeyAccount, number};
+use crate::control::{self, number};
 use crate::process::{Process, Spec};
 use crate::report::{Finding, Report};
 use crate::topology::Place;
@@ -134,12 +135,10 @@ fn told(fleet: &mut Process, output: &Path) -> Result<Option<Value>> {
     }
 }
 
-/// The key account of the N3IWF, which adds up.
+/// The key account of the N3IWF, which is exact.
 fn exact(world: &World) -> Result<KeyAccount> {
-    let account = KeyAccount::of(world, Role::N3iwf)?;
-    let sum = account.used + account.lost + account.held;
-    ensure!(account.fetched == sum, "{account}");
-    Ok(account)
+    account::exact(world)?;
+    KeyAccount::of(world, Role::N3iwf)
 }
 
 /// Milliseconds since the epoch, as the UEs say it.
