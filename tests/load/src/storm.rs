@@ -41,7 +41,8 @@ pub(crate) async fn storms(
             }
         }
     }
-    drive::all_detached(fleet).await
+    // They stay: whoever measures ends the N3IWF next.
+    Ok(())
 }
 
 /// A UE that has not finished.
