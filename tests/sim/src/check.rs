@@ -1,81 +1,14 @@
 //! What must hold: after every event, once everybody is attached, and at the end.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 
-use ike::Fate;
-use keys::{KeyId, QkdKey};
+use ike::SaStatus;
 use ue_user::core::ue::State;
 
-use crate::world::{Violation, World};
-
-/// The account of one host's keys: fetched = used + lost + held.
-pub(crate) struct Account {
-    who: String,
-    keys: HashMap<KeyId, Option<Fate>>,
-}
-
-impl Account {
-    pub(crate) fn new(who: String) -> Self {
-        Self {
-            who,
-            keys: HashMap::new(),
-        }
-    }
-
-    pub(crate) fn fetched(&mut self, keys: &[QkdKey]) {
-        for key in keys {
-            self.keys.insert(key.id, None);
-        }
-    }
-
-    /// Books a fate: once for each key, and only for keys that were fetched.
-    pub(crate) fn fate(&mut self, id: KeyId, fate: Fate) -> Result<(), Violation> {
-        match self.keys.get_mut(&id) {
-            Some(slot @ None) => {
-                *slot = Some(fate);
-                Ok(())
-            }
-            Some(Some(earlier)) => Err(Violation::new(format!(
-                "{}: key {id} is {fate:?} after {earlier:?}",
-                self.who
-            ))),
-            None => Err(Violation::new(format!(
-                "{}: key {id}, never fetched, is {fate:?}",
-                self.who
-            ))),
-        }
-    }
-
-    /// What the process held died with it.
-    pub(crate) fn crashed(&mut self) {
-        for slot in self.keys.values_mut() {
-            slot.get_or_insert(Fate::Lost);
-        }
-    }
-
-    /// These came back to a process that is gone.
-    pub(crate) fn came_too_late(&mut self, keys: &[QkdKey]) {
-        for key in keys {
-            self.keys.insert(key.id, Some(Fate::Lost));
-        }
-    }
-
-    fn count(&self, of: fn(&Option<Fate>) -> bool) -> u64 {
-        self.keys.values().filter(|fate| of(fate)).count() as u64
-    }
-
-    pub(crate) fn all(&self) -> u64 {
-        self.count(|_| true)
-    }
-
-    pub(crate) fn lost(&self) -> u64 {
-        self.count(|fate| *fate == Some(Fate::Lost))
-    }
-
-    pub(crate) fn held(&self) -> u64 {
-        self.count(Option::is_none)
-    }
-}
+use crate::{
+    plane::Plane,
+    world::{Violation, World},
+};
 
 fn fail(what: String) -> Result<(), Violation> {
     Err(Violation::new(what))
@@ -84,6 +17,20 @@ fn fail(what: String) -> Result<(), Violation> {
 /// After every event.
 pub(crate) fn always(world: &World) -> Result<(), Violation> {
     balanced(world)?;
+    for (index, host) in world.ues.iter().enumerate() {
+        match &host.ue {
+            Some(ue) => whole(
+                &format!("UE {index}"),
+                &host.plane,
+                |child| ue.knows_child(child),
+                ue.sas(),
+            )?,
+            None if host.plane.len() > 0 => {
+                return fail(format!("UE {index}: Child SAs without a daemon"));
+            }
+            None => {}
+        }
+    }
     let Some(gateway) = world.n3iwf.look() else {
         return Ok(());
     };
@@ -97,12 +44,52 @@ pub(crate) fn always(world: &World) -> Result<(), Violation> {
             gateway.addresses_taken()
         ));
     }
-    let children: usize = ues.iter().map(|ue| ue.children.len()).sum();
-    if world.n3iwf.plane.len() > children {
+    let known: HashSet<u64> = ues
+        .iter()
+        .flat_map(|ue| &ue.children)
+        .map(|child| child.child)
+        .collect();
+    whole(
+        "N3IWF",
+        &world.n3iwf.plane,
+        |child| known.contains(&child),
+        gateway.sas(),
+    )?;
+    let sessions: HashSet<u32> = ues
+        .iter()
+        .flat_map(|ue| &ue.sessions)
+        .map(|session| session.dl_teid)
+        .collect();
+    match world
+        .n3iwf
+        .relay
+        .keys()
+        .find(|teid| !sessions.contains(teid))
+    {
+        Some(teid) => fail(format!("downlink TEID {teid} is relayed for nobody")),
+        None => Ok(()),
+    }
+}
+
+/// No SA is half there: what a kernel has its daemon knows, and what a daemon takes for installed its kernel has.
+fn whole(
+    who: &str,
+    plane: &Plane,
+    known: impl Fn(u64) -> bool,
+    sas: impl IntoIterator<Item = SaStatus>,
+) -> Result<(), Violation> {
+    if let Some(child) = plane.children().find(|child| !known(child.number())) {
         return fail(format!(
-            "the N3IWF's kernel has {} Child SAs, its daemon knows {children}",
-            world.n3iwf.plane.len()
+            "{who}: the kernel has Child SA {child}, the daemon has not"
         ));
+    }
+    for child in sas.into_iter().flat_map(|sa| sa.children) {
+        if child.up && !plane.has(child.id, child.spi_in, child.spi_out) {
+            return fail(format!(
+                "{who}: Child SA {} is up and not in the kernel",
+                child.id
+            ));
+        }
     }
     Ok(())
 }
@@ -115,6 +102,7 @@ fn balanced(world: &World) -> Result<(), Violation> {
         in_sas = gateway.keys_in_sas();
     }
     let account = &world.n3iwf.account;
+    account.exact()?;
     if account.held() != (ahead + in_sas) as u64 {
         return fail(format!(
             "N3IWF: {} keys held by the account, {ahead} ahead and {in_sas} in IKE SAs",
@@ -122,6 +110,7 @@ fn balanced(world: &World) -> Result<(), Violation> {
         ));
     }
     for (index, host) in world.ues.iter().enumerate() {
+        host.account.exact()?;
         let in_sas = host.ue.as_ref().map_or(0, ue_user::core::ue::Ue::keys_held);
         if host.account.held() != in_sas as u64 {
             return fail(format!(
@@ -155,6 +144,7 @@ pub(crate) fn attached(world: &World) -> Result<(), Violation> {
             ));
         }
     }
+    agree_on_addresses(world)?;
     let of_ues: usize = world.ues.iter().map(|host| host.plane.len()).sum();
     if world.n3iwf.plane.len() != of_ues {
         return fail(format!(
@@ -184,6 +174,27 @@ pub(crate) fn attached(world: &World) -> Result<(), Violation> {
             "the core has {registered} UEs and {} PDU sessions",
             world.core.upf.len()
         ));
+    }
+    Ok(())
+}
+
+/// Each UE's inner address is one that the N3IWF has for a UE, and no two UEs have the same.
+fn agree_on_addresses(world: &World) -> Result<(), Violation> {
+    let given: BTreeSet<_> = world
+        .n3iwf
+        .look()
+        .map(|gateway| gateway.ues(world.now))
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|ue| ue.inner)
+        .collect();
+    let had: BTreeSet<_> = world
+        .ues
+        .iter()
+        .filter_map(|host| host.ue.as_ref()?.status(world.now).inner_address)
+        .collect();
+    if had.len() != world.ues.len() || given != had {
+        return fail(format!("inner addresses: {given:?} given, {had:?} in use"));
     }
     Ok(())
 }
@@ -230,19 +241,8 @@ pub(crate) fn empty(world: &World) -> Result<(), Violation> {
             world.nas.len()
         ));
     }
-    Ok(())
-}
-
-/// A key has one purpose, the same at both ends.
-pub(crate) fn account(world: &World) -> Result<(), Violation> {
-    for host in &world.ues {
-        for (id, purpose) in &host.used {
-            if let Some(other) = world.n3iwf.used.get(id)
-                && other != purpose
-            {
-                return fail(format!("key {id} is {purpose:?} here and {other:?} there"));
-            }
-        }
+    for account in world.ues.iter().map(|host| &host.account) {
+        account.nothing_listed()?;
     }
-    Ok(())
+    world.n3iwf.account.nothing_listed()
 }

@@ -30,6 +30,7 @@ impl World {
             Fault::KmsB(failure, _) => self.kms.failure_b.open(until, failure),
             Fault::KmsSlow(delay, _) => self.kms_slow.open(until, delay),
             Fault::KeyLoss(_) => self.kms.loss.open(until, ()),
+            Fault::KmsRestart => self.kms.restart(),
             Fault::N3iwfPlane(_) => self.n3iwf.plane_refuses.open(until, ()),
             Fault::UePlane(ue, _) => {
                 if let Some(host) = self.ues.get_mut(ue) {

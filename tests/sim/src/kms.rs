@@ -73,6 +73,11 @@ impl Kms {
         }
     }
 
+    /// Both start again: what nobody has collected is gone.
+    pub(crate) fn restart(&mut self) {
+        self.keys.retain(|_, deposit| deposit.collected);
+    }
+
     /// `enc_keys` at the N3IWF's KMS.
     pub(crate) fn allocate(
         &mut self,

@@ -7,6 +7,7 @@
 //! seed, says what goes wrong and when; after the last fault everything has to come to rest, attached,
 //! and after a deregistration nothing may be left. The same seed gives the same run, event by event.
 
+mod account;
 mod check;
 mod core_host;
 mod faults;

@@ -1,12 +1,9 @@
 //! The N3IWF's host: its daemon, its KMS client, its data plane and its relay.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use ike::{Endpoint, Fate, Instant, KeyPurpose, Path, QkdFailure};
-use keys::{KeyId, QkdKey, SaeId};
+use ike::{Endpoint, Fate, Instant, Path, QkdFailure};
+use keys::{QkdKey, SaeId};
 use n3iwf_user::{
     core::{Action, N3iwf, RelaySession},
     gateway::Gateway,
@@ -16,7 +13,7 @@ use rand_core::SeedableRng;
 use tracing::trace;
 
 use crate::{
-    check::Account,
+    account::Account,
     files,
     network::Window,
     plan::{Plan, Supply},
@@ -42,7 +39,6 @@ pub(crate) struct N3iwfHost {
     /// By downlink TEID.
     pub(crate) relay: BTreeMap<u32, RelaySession>,
     pub(crate) account: Account,
-    pub(crate) used: HashMap<KeyId, KeyPurpose>,
     pub(crate) plane_refuses: Window<()>,
 }
 
@@ -56,7 +52,6 @@ impl N3iwfHost {
             plane: Plane::default(),
             relay: BTreeMap::new(),
             account: Account::new("N3IWF".to_owned()),
-            used: HashMap::new(),
             plane_refuses: Window::default(),
         };
         host.switch_on()?;
@@ -130,7 +125,7 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn n3iwf_keys(&mut self, life: u32, answer: Answer) {
+    pub(crate) fn n3iwf_keys(&mut self, life: u32, answer: Answer) -> Result<(), Violation> {
         let now = self.now;
         let host = &mut self.n3iwf;
         match (
@@ -139,13 +134,14 @@ impl World {
         ) {
             (Some(gateway), keys) => {
                 if let Ok(keys) = keys {
-                    host.account.fetched(keys);
+                    host.account.fetched(&answer.peer, keys)?;
                 }
                 gateway.keys_fetched(now, answer.sa, answer.request, answer.keys);
             }
-            (None, Ok(keys)) => host.account.came_too_late(keys),
+            (None, Ok(keys)) => host.account.came_too_late(keys)?,
             (None, Err(_)) => {}
         }
+        Ok(())
     }
 
     pub(crate) fn n3iwf_ahead(
@@ -153,19 +149,20 @@ impl World {
         life: u32,
         slave: &SaeId,
         keys: Result<Vec<QkdKey>, QkdFailure>,
-    ) {
+    ) -> Result<(), Violation> {
         let now = self.now;
         let host = &mut self.n3iwf;
         match (host.gateway.as_mut().filter(|_| host.life == life), &keys) {
             (Some(gateway), answer) => {
                 if let Ok(keys) = answer {
-                    host.account.fetched(keys);
+                    host.account.fetched(slave, keys)?;
                 }
                 gateway.keys_ahead(now, slave, keys);
             }
-            (None, Ok(keys)) => host.account.came_too_late(keys),
+            (None, Ok(keys)) => host.account.came_too_late(keys)?,
             (None, Err(_)) => {}
         }
+        Ok(())
     }
 
     /// Sends and does what the N3IWF wants. `true`: there was something.
@@ -224,7 +221,12 @@ impl World {
                 let keys = self
                     .kms
                     .allocate(now, &n3iwf_sae()?, &slave, number, size_bits);
-                let answer = Answer { sa, request, keys };
+                let answer = Answer {
+                    sa,
+                    request,
+                    peer: slave,
+                    keys,
+                };
                 self.after(kms_delay, Due::N3iwfKeys { life, answer });
             }
             Action::FetchAhead {
@@ -250,15 +252,15 @@ impl World {
             }
             Action::LoseKeys { ids } => {
                 for id in ids {
-                    host.account.fate(id, Fate::Lost)?;
+                    host.account.fate(id, Fate::Lost, "none")?;
                 }
             }
-            Action::BookKey { id, fate, .. } => {
-                if let Fate::Used { purpose, .. } = fate {
-                    host.used.insert(id, purpose);
-                }
-                host.account.fate(id, fate)?;
+            Action::BookKey { sa, id, fate } => {
+                host.account.fate(id, fate, &sa.to_string())?;
+                self.purposes.book(id, fate)?;
             }
+            Action::ForgetKeys { sa } => host.account.release(&sa.to_string()),
+            Action::ReleaseKeys { ids } => host.account.release_keys(&ids),
             Action::InstallSa {
                 sa, child, spec, ..
             } => {
@@ -272,7 +274,8 @@ impl World {
                         key_out: spec.keys_out.encr.expose().to_vec(),
                         session: spec.pdu_session,
                     };
-                    host.plane.install("N3IWF", child, held)?;
+                    host.plane
+                        .install(&mut self.esp_keys, "N3IWF", child, held)?;
                     Ok(())
                 };
                 self.after(

@@ -90,6 +90,8 @@ pub enum Fault {
     KmsSlow(Duration, Duration),
     /// Keys do not reach the UEs' KMS for a while.
     KeyLoss(Duration),
+    /// Both KMSs start again without the keys they had.
+    KmsRestart,
     /// The N3IWF's kernel refuses SAs for a while.
     N3iwfPlane(Duration),
     /// A UE's kernel refuses SAs for a while.
@@ -169,6 +171,11 @@ impl Plan {
         let mut faults: Vec<(Duration, Fault)> = (0..count)
             .map(|_| (dice.time(faulty), Fault::draw(&mut dice, ues)))
             .collect();
+        // With dice of their own, so that older seeds mean what they meant.
+        let mut more = Dice::new(seed ^ 0x6b6d_7372);
+        if more.chance(100) {
+            faults.push((more.time(faulty), Fault::KmsRestart));
+        }
         faults.sort_by_key(|(at, _)| *at);
         let longest = faults.iter().map(|(at, fault)| *at + fault.lasts()).max();
         Self {
@@ -299,6 +306,6 @@ mod tests {
                 kinds.insert(format!("{fault:?}").split('(').next().map(str::to_owned));
             }
         }
-        assert_eq!(kinds.len(), 22, "{kinds:?}");
+        assert_eq!(kinds.len(), 23, "{kinds:?}");
     }
 }

@@ -1,12 +1,9 @@
 //! A UE's host: its daemon, its SIM, its KMS client and its data plane.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use ike::{Fate, Instant, Path, QkdFailure};
-use keys::{KeyId, SaeId};
+use ike::{Instant, Path, QkdFailure};
+use keys::SaeId;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tracing::{debug, trace};
@@ -16,7 +13,7 @@ use ue_user::core::{
 };
 
 use crate::{
-    check::Account,
+    account::Account,
     files,
     network::Window,
     plane::{Plane, Sa},
@@ -39,8 +36,6 @@ pub(crate) struct UeHost {
     /// PDU sessions with an interface.
     pub(crate) interfaces: BTreeSet<u8>,
     pub(crate) account: Account,
-    /// What each key was used for, for comparison with the N3IWF.
-    pub(crate) used: HashMap<KeyId, ike::KeyPurpose>,
     pub(crate) plane_refuses: Window<()>,
     pub(crate) disk_full: Window<()>,
     /// The NAS connection by its number.
@@ -58,7 +53,6 @@ impl UeHost {
             plane: Plane::default(),
             interfaces: BTreeSet::new(),
             account: Account::new(format!("UE {index}")),
-            used: HashMap::new(),
             plane_refuses: Window::default(),
             disk_full: Window::default(),
             connection: None,
@@ -167,27 +161,43 @@ impl World {
         if matches!(keys, Err(QkdFailure::UnknownKey)) && self.now < collect.until {
             self.after(ASK_AGAIN, Due::Collect { ue, life, collect });
         } else {
-            let Collect { sa, request, .. } = collect;
-            let answer = Answer { sa, request, keys };
+            let Collect {
+                sa,
+                request,
+                master: peer,
+                ..
+            } = collect;
+            let answer = Answer {
+                sa,
+                request,
+                peer,
+                keys,
+            };
             self.after(Duration::ZERO, Due::UeKeys { ue, life, answer });
         }
         Ok(())
     }
 
-    pub(crate) fn ue_keys(&mut self, ue: usize, life: u32, answer: Answer) {
+    pub(crate) fn ue_keys(
+        &mut self,
+        ue: usize,
+        life: u32,
+        answer: Answer,
+    ) -> Result<(), Violation> {
         let now = self.now;
         if let Some(host) = self.ues.get_mut(ue) {
             match (host.ue.as_mut().filter(|_| host.life == life), &answer.keys) {
                 (Some(ue), keys) => {
                     if let Ok(keys) = keys {
-                        host.account.fetched(keys);
+                        host.account.fetched(&answer.peer, keys)?;
                     }
                     ue.keys_fetched(now, answer.sa, answer.request, answer.keys);
                 }
-                (None, Ok(keys)) => host.account.came_too_late(keys),
+                (None, Ok(keys)) => host.account.came_too_late(keys)?,
                 (None, Err(_)) => {}
             }
         }
+        Ok(())
     }
 
     /// Sends and does what a UE wants. `true`: there was something.
@@ -240,12 +250,12 @@ impl World {
                 };
                 self.after(kms_delay, Due::Collect { ue, life, collect });
             }
-            Action::KeyFate { id, fate, .. } => {
-                if let Fate::Used { purpose, .. } = fate {
-                    host.used.insert(id, purpose);
-                }
-                host.account.fate(id, fate)?;
+            Action::KeyFate { id, fate, sa } => {
+                host.account.fate(id, fate, &sa.to_string())?;
+                self.purposes.book(id, fate)?;
             }
+            Action::ForgetKeys(sa) => host.account.release(&sa.to_string()),
+            Action::ReleaseKeys(ids) => host.account.release_keys(&ids),
             Action::StoreSqn(state) => {
                 let outcome = match host.disk_full.at(now) {
                     Some(()) => Err("no space left on device".to_owned()),
@@ -270,7 +280,8 @@ impl World {
                         key_out: install.child.keys_out.encr.expose().to_vec(),
                         session: install.pdu_session,
                     };
-                    host.plane.install(&format!("UE {ue}"), child, sa)?;
+                    let who = format!("UE {ue}");
+                    host.plane.install(&mut self.esp_keys, &who, child, sa)?;
                     Ok(())
                 };
                 self.after(

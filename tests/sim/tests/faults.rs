@@ -90,3 +90,19 @@ fn rekeys_that_the_kernel_refuses_leave_the_old_sas() {
         assert!(summary.attaches <= ONCE + 1, "{plane:?}: one UE at most");
     }
 }
+
+/// The keys held for them are of no use any more. Each UE says so with its second attempt, and has fresh ones.
+#[test]
+fn keys_held_ahead_of_a_restart_of_the_kmes_cost_one_attempt() {
+    let again = [0, 1, 2].map(|ue| (12, Fault::Deregister(ue)));
+    let back = [0, 1, 2].map(|ue| (14, Fault::Attach(ue)));
+    let faults = [&[(10, Fault::KmsRestart)][..], &again, &back].concat();
+    let summary = under(ahead(), &faults);
+    // One attempt that fails each; as long as dead keys were tried until there were none, it was two.
+    let ended = ONCE + 3 + 3;
+    assert_eq!(
+        (summary.attaches, summary.detaches),
+        (ONCE + 3, ended),
+        "{summary:?}"
+    );
+}

@@ -35,6 +35,16 @@ fn seeds_b() {
     seeds(110..220);
 }
 
+/// What `cargo xtask sim` has found: docs/resilience.md.
+#[test]
+fn seeds_that_failed_once() {
+    for seed in [
+        1848, 9395, 15798, 46448, 53209, 63736, 67443, 68882, 74973, 78335, 86831,
+    ] {
+        held(&Plan::new(seed));
+    }
+}
+
 #[test]
 fn fifty_ues_on_a_quiet_day_lose_no_key() {
     let summary = held(&Plan::quiet(50));

@@ -553,10 +553,9 @@ impl Ue {
         }
         self.actions.push_back(Action::CloseNas);
         // The engine has reported each of them down; this is for one that failed in between.
-        for (id, child) in std::mem::take(&mut link.children) {
-            if child.installed {
-                self.actions.push_back(Action::Remove(id));
-            }
+        // One that is being installed would stay, since nobody asks what came of it.
+        for id in std::mem::take(&mut link.children).into_keys() {
+            self.actions.push_back(Action::Remove(id));
         }
         // The N3IWF's Delete may overtake DEREGISTRATION ACCEPT, which takes another way.
         let leaving = self.nas.is_deregistering();

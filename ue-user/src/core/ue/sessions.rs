@@ -438,11 +438,10 @@ impl Ue {
                 }
             }
         }
-        if child.installed {
-            self.actions.push_back(Action::Remove(id));
-            if !child.key_ids.is_empty() {
-                self.actions.push_back(Action::ReleaseKeys(child.key_ids));
-            }
+        // One that is being installed would stay, since nobody asks what came of it.
+        self.actions.push_back(Action::Remove(id));
+        if child.installed && !child.key_ids.is_empty() {
+            self.actions.push_back(Action::ReleaseKeys(child.key_ids));
         }
         for old in drained {
             self.child_gone(old);

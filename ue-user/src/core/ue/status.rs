@@ -167,6 +167,17 @@ impl Ue {
         self.endpoint.keys_held()
     }
 
+    /// All IKE SAs.
+    pub fn sas(&self) -> impl Iterator<Item = ike::SaStatus> {
+        self.endpoint.sas()
+    }
+
+    /// Whether the Child SA of this number is one the data plane has, gets or loses.
+    pub fn knows_child(&self, child: u64) -> bool {
+        let link = self.link.as_ref();
+        link.is_some_and(|link| link.children.keys().any(|id| id.number() == child))
+    }
+
     /// The UE in numbers.
     pub fn census(&self) -> Census {
         let sessions = self.link.as_ref().map(|link| &link.sessions);
