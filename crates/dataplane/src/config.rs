@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Role, relay::RelayKind, spec::MAX_REQID};
+use crate::{Error, Role, Traffic, relay::RelayKind, spec::MAX_REQID};
 
 /// What the data plane needs to know; built by a daemon from its own configuration file.
 #[derive(Clone, Debug)]
@@ -104,6 +104,22 @@ impl Limits {
                 .saturating_sub(u64::try_from(early).unwrap_or(limit))
                 .max(1),
         )
+    }
+
+    pub(crate) const fn any(&self) -> bool {
+        self.soft_bytes.is_some()
+            || self.hard_bytes.is_some()
+            || self.soft_packets.is_some()
+            || self.hard_packets.is_some()
+    }
+
+    /// Whether a state of the Child SA with this inbound SPI has reached a soft limit.
+    pub(crate) fn are_reached(&self, traffic: Traffic, spi: u32) -> bool {
+        let reached = |count: u64, limit| {
+            let limit = self.soft(limit, spi);
+            limit.is_some_and(|limit| count >= limit)
+        };
+        reached(traffic.bytes, self.soft_bytes) || reached(traffic.packets, self.soft_packets)
     }
 
     fn check(&self) -> Result<(), String> {

@@ -100,6 +100,25 @@ impl Error {
         )
     }
 
+    /// Whether what was to be taken away was not there.
+    pub(crate) fn is_gone(&self) -> bool {
+        let Self::Kernel { source, .. } = self else {
+            return false;
+        };
+        matches!(
+            source.raw_os_error(),
+            Some(libc::ESRCH | libc::ENOENT | libc::EADDRNOTAVAIL | libc::ENODEV)
+        )
+    }
+
+    /// Whether the same request may do better a moment later.
+    pub(crate) fn may_pass(&self) -> bool {
+        let Self::Kernel { source, .. } = self else {
+            return false;
+        };
+        self.is_in_doubt() || source.raw_os_error() == Some(libc::ENOMEM)
+    }
+
     pub(crate) fn bpf(
         doing: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -132,5 +151,8 @@ mod tests {
             assert!(!kernel(errno).is_in_doubt(), "{errno}");
         }
         assert!(!Error::Exists(1).is_in_doubt());
+        assert!(kernel(libc::ENOMEM).may_pass() && kernel(libc::ENOBUFS).may_pass());
+        assert!(!kernel(libc::EEXIST).may_pass() && !Error::Exists(1).may_pass());
+        assert!(kernel(libc::ESRCH).is_gone() && !kernel(libc::ENOMEM).is_gone());
     }
 }

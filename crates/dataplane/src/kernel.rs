@@ -19,7 +19,7 @@ use crate::{
     StartReport, StopReport, Suite, Traffic,
     bpf::{Accounting, SaKeys},
     link::{Links, Route, host_prefix, sysctl},
-    notice::Notices,
+    notice::{Notices, StateNotice},
     sys::disable_merging,
     xfrm::{Direction, Place, PolicyKey, StateCounters, StateId, XfrmDb},
 };
@@ -197,6 +197,17 @@ impl Running {
         )?;
         // From here on `tear_down` removes it.
         self.slots.insert(slot, index);
+        let furnished = self.furnish(config, slot, index, &name);
+        if furnished.is_err() {
+            // Half of one would be taken for a whole one next time.
+            self.slots.remove(&slot);
+            self.links.remove(&name)?;
+        }
+        furnished.map(|()| index)
+    }
+
+    /// What an interface needs to carry packets.
+    fn furnish(&mut self, config: &Config, slot: u32, index: u32, name: &str) -> Result<(), Error> {
         // Replies may leave by another slot's interface than requests came in by.
         sysctl(&format!("ipv4/conf/{name}/rp_filter"), "2")?;
         // No router solicitations into the tunnel; an IPv6 inner address needs no link-local one.
@@ -204,7 +215,7 @@ impl Running {
         sysctl(&format!("ipv6/conf/{name}/router_solicitations"), "0")?;
         // GRO would hand merged packets to the relay's raw sockets; a GSO super-packet would count
         // as one packet in the kernel's SA when ESP is offloaded.
-        disable_merging(&name)?;
+        disable_merging(name)?;
         self.links.set_up(index)?;
         if let (Role::N3iwf, Some(address), Some(range)) =
             (config.role, config.inner_address, config.inner_range)
@@ -220,7 +231,7 @@ impl Running {
                 metric: metric(slot),
             })?;
         }
-        Ok(index)
+        Ok(())
     }
 
     fn install(&mut self, config: &Config, sa: ChildSaSpec, both: bool) -> Result<(), Error> {
@@ -335,13 +346,35 @@ impl Running {
             return Ok(());
         };
         let (place, state) = (installed.place, installed.outbound);
+        let mut switched = self.add_outbound(config, &sa, place, state);
+        if switched.is_err() {
+            // Without it the UE is cut off once the old one goes, and nobody asks a second time.
+            switched = self.add_outbound(config, &sa, place, state);
+        }
+        if switched.is_err()
+            && let Some(installed) = self.sas.get_mut(&id)
+        {
+            installed.held = Some(sa);
+        }
+        switched
+    }
+
+    /// The outbound state, or none of it.
+    fn add_outbound(
+        &mut self,
+        config: &Config,
+        sa: &ChildSaSpec,
+        place: Place,
+        state: StateId,
+    ) -> Result<(), Error> {
         let limits = &config.options.limits;
-        self.db.add_state(&sa, place, Direction::Out, limits)?;
-        let checked = self.db.check_state(&sa, place, Direction::Out, limits);
-        if checked.is_err() {
+        let added = self.db.add_state(sa, place, Direction::Out, limits);
+        let made = added.as_ref().err().is_none_or(Error::is_in_doubt);
+        let whole = added.and_then(|()| self.db.check_state(sa, place, Direction::Out, limits));
+        if whole.is_err() && made {
             self.db.delete_state(state)?;
         }
-        checked
+        whole
     }
 
     fn undo(&mut self, step: Step) -> Result<(), Error> {
@@ -380,10 +413,17 @@ impl Running {
             };
             let base = self.slots.get(&0).copied().unwrap_or(index);
             let fresh = !self.hosts.keys().any(|other| other.local == host.local);
-            if fresh {
-                self.links.add_address(base, host.local)?;
+            if fresh && let Err(error) = self.links.add_address(base, host.local) {
+                if error.is_in_doubt() {
+                    let _ = self.links.delete_address(base, host.local);
+                }
+                return Err(error);
             }
-            if let Err(error) = self.links.add_route(&host.route(index)) {
+            let route = host.route(index);
+            if let Err(error) = self.links.add_route(&route) {
+                if error.is_in_doubt() {
+                    let _ = self.links.delete_route(&route);
+                }
                 if fresh {
                     let _ = self.links.delete_address(base, host.local);
                 }
@@ -512,6 +552,34 @@ impl Running {
         result
     }
 
+    /// What the kernel has told or would tell of limits, from its counters: for when it could not tell.
+    fn past_limits(&mut self, config: &Config) -> Result<Vec<(StateId, StateNotice)>, Error> {
+        let limits = &config.options.limits;
+        if !limits.any() {
+            return Ok(Vec::new());
+        }
+        let counters: BTreeMap<StateId, Traffic> = self
+            .db
+            .states()?
+            .into_iter()
+            .filter_map(|state| Some((state.id?, state.traffic)))
+            .collect();
+        let mut past = Vec::new();
+        for sa in self.sas.values() {
+            let outbound = sa.held.is_none().then_some(sa.outbound);
+            for state in [Some(sa.inbound), outbound].into_iter().flatten() {
+                // A state that is gone has reached a hard limit: nobody else takes it away.
+                let hard = match counters.get(&state) {
+                    None => true,
+                    Some(traffic) if limits.are_reached(*traffic, sa.spi_in) => false,
+                    Some(_) => continue,
+                };
+                past.push((state, StateNotice::Expired { hard }));
+            }
+        }
+        Ok(past)
+    }
+
     /// Removes everything; returns what was removed and what could not be.
     fn tear_down(&mut self, config: &Config) -> (Vec<String>, Vec<String>) {
         let (mut removed, mut left) = (Vec::new(), Vec::new());
@@ -619,9 +687,13 @@ impl Dataplane for Xfrm {
             let (state, notice) = match notices.next().await {
                 Ok(next) => next,
                 Err(error) => {
-                    // Too many at once: an expired state ends by its hard limit, a mapping comes
-                    // again with the next packet.
-                    tracing::warn!(%error, "notices of ESP states");
+                    // Too many at once (ENOBUFS). A mapping comes again with the next packet, an expiry
+                    // does not.
+                    tracing::warn!(%error, "notices of ESP states were lost");
+                    match self.with(|config, running| running.past_limits(config)) {
+                        Ok(past) => notices.add(past),
+                        Err(error) => tracing::warn!(%error, "limits of ESP states"),
+                    }
                     continue;
                 }
             };

@@ -127,6 +127,15 @@ impl Links {
                 LinkInfo::Data(InfoData::Xfrm(vec![InfoXfrm::IfId(if_id)])),
             ]),
         ];
+        let foreign = || {
+            Error::Foreign(format!(
+                "an interface called {name} or an XFRM interface with if_id {if_id}"
+            ))
+        };
+        // What is there of this name afterwards is ours, whatever was answered.
+        if self.find(name)?.is_some() {
+            return Err(foreign());
+        }
         let doing = format!("create XFRM interface {name} with if_id {if_id}");
         let made = self.0.request(
             &doing,
@@ -144,13 +153,26 @@ impl Links {
                 });
             }
             Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => {
-                return Err(Error::Foreign(format!(
-                    "an interface called {name} or an XFRM interface with if_id {if_id}"
-                )));
+                return Err(foreign());
             }
-            other => other?,
+            Err(error) => {
+                if error.is_in_doubt() {
+                    self.remove(name)?;
+                }
+                return Err(error);
+            }
+            Ok(()) => {}
         }
-        // The kernel takes no alias while it creates.
+        let marked = self.mark(name, alias);
+        if marked.is_err() {
+            // Without the mark nobody would take it for ours again.
+            self.remove(name)?;
+        }
+        marked
+    }
+
+    /// The kernel takes no alias while it creates.
+    fn mark(&mut self, name: &str, alias: &str) -> Result<u32, Error> {
         let index = self.index(name)?;
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -192,15 +214,23 @@ impl Links {
         )
     }
 
+    /// One that is not there is fine.
     pub(crate) fn delete(&mut self, link: &Link) -> Result<(), Error> {
-        let mut message = LinkMessage::default();
-        message.header.index = link.index;
-        self.0.request(
-            &format!("delete interface {}", link.name),
-            Mode::Plain,
-            RouteNetlinkMessage::DelLink(message),
-            |_| {},
-        )
+        let message = || {
+            let mut message = LinkMessage::default();
+            message.header.index = link.index;
+            RouteNetlinkMessage::DelLink(message)
+        };
+        let doing = format!("delete interface {}", link.name);
+        self.0.take_away(&doing, message).map(drop)
+    }
+
+    /// The same by its name.
+    pub(crate) fn remove(&mut self, name: &str) -> Result<(), Error> {
+        match self.find(name)? {
+            Some(link) => self.delete(&link),
+            None => Ok(()),
+        }
     }
 
     /// Adds `address` as a host address.
@@ -229,13 +259,11 @@ impl Links {
         )
     }
 
+    /// One that is not there is fine.
     pub(crate) fn delete_address(&mut self, link: u32, address: IpAddr) -> Result<(), Error> {
-        self.0.request(
-            &format!("delete address {address}"),
-            Mode::Plain,
-            RouteNetlinkMessage::DelAddress(address_message(link, address)),
-            |_| {},
-        )
+        let message = || RouteNetlinkMessage::DelAddress(address_message(link, address));
+        let doing = format!("delete address {address}");
+        self.0.take_away(&doing, message).map(drop)
     }
 
     /// Addresses that `maker` put on any interface, with its index.
@@ -284,12 +312,9 @@ impl Links {
 
     /// [`Self::delete_route`] of a route that `maker` made.
     pub(crate) fn delete_route_by(&mut self, route: &Route, maker: Maker) -> Result<(), Error> {
-        self.0.request(
-            &format!("delete route to {}", route.destination),
-            Mode::Plain,
-            RouteNetlinkMessage::DelRoute(route_message(route, maker)),
-            |_| {},
-        )
+        let message = || RouteNetlinkMessage::DelRoute(route_message(route, maker));
+        let doing = format!("delete route to {}", route.destination);
+        self.0.take_away(&doing, message).map(drop)
     }
 
     /// Routes of `maker` in the main table.

@@ -25,6 +25,10 @@ use crate::Error;
 const RECEIVE_BUFFER: usize = 64 * 1024;
 /// The kernel answers at once; this only keeps a bug from hanging a daemon.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Datagrams that may be left of an answer: far more than those of a dump of all states there can be.
+const MOST_LEFT: usize = 65_536;
+/// How often the kernel is asked to take something away.
+const TRIES: u32 = 3;
 /// Attribute of an extended acknowledgement that holds a text.
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
@@ -99,12 +103,49 @@ impl Netlink {
     where
         M: NetlinkSerializable + NetlinkDeserializable + Wipe,
     {
-        self.exchange(mode, message, &mut each)
-            .map_err(|Failure { source, text }| Error::Kernel {
+        let done = self.exchange(mode, message, &mut each);
+        done.map_err(|Failure { source, text }| {
+            self.drain();
+            Error::Kernel {
                 doing: doing.to_owned(),
                 source,
                 text,
-            })
+            }
+        })
+    }
+
+    /// Reads what is left of an answer: as long as a dump is not read to its end, the kernel begins no other.
+    fn drain(&mut self) {
+        for _ in 0..MOST_LEFT {
+            let mut room = self.buffer.as_mut_slice();
+            let left = self.socket.recv(&mut room, libc::MSG_DONTWAIT);
+            self.buffer.zeroize();
+            self.buffer.resize(RECEIVE_BUFFER, 0);
+            if left.is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Sends a message that takes something away; `false` when it was not there. Asked again when the kernel had no
+    /// memory for the request or for its answer: what stays behind nobody would look for.
+    pub(crate) fn take_away<M>(
+        &mut self,
+        doing: &str,
+        message: impl Fn() -> M,
+    ) -> Result<bool, Error>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable + Wipe,
+    {
+        let mut tries = 1;
+        loop {
+            match self.request(doing, Mode::Plain, message(), |_| {}) {
+                Ok(()) => return Ok(true),
+                Err(error) if error.is_gone() => return Ok(false),
+                Err(error) if tries < TRIES && error.may_pass() => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn exchange<M>(

@@ -89,6 +89,11 @@ impl Notices {
             .map_err(|e| Error::io("listen for what becomes of ESP states", e))
     }
 
+    /// What was found out in another way.
+    pub(crate) fn add(&self, notices: Vec<(StateId, StateNotice)>) {
+        lock(&self.waiting).extend(notices);
+    }
+
     /// The next state of which there is something to tell.
     pub(crate) async fn next(&self) -> io::Result<(StateId, StateNotice)> {
         loop {

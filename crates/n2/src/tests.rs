@@ -247,7 +247,7 @@ fn sctp_liveness_is_the_kernels() {
     if !sctp_or_skip() {
         return;
     }
-    let liveness = crate::Liveness {
+    let liveness = Liveness {
         heartbeat: Duration::from_millis(1234),
         retransmissions: 7,
         rto_max: Duration::from_millis(2345),
@@ -256,7 +256,7 @@ fn sctp_liveness_is_the_kernels() {
     let socket = sctp::socket("127.0.0.1:38412".parse().unwrap(), &options).unwrap();
     let get = |name, value: &mut [u8]| {
         let fd = std::os::fd::AsFd::as_fd(&socket);
-        crate::sys::get_option(fd, libc::IPPROTO_SCTP, name, value).unwrap()
+        sys::get_option(fd, libc::IPPROTO_SCTP, name, value).unwrap()
     };
     let word =
         |octets: &[u8], at: usize| u32::from_ne_bytes(octets[at..at + 4].try_into().unwrap());

@@ -220,7 +220,8 @@ impl XfrmDb {
 
     /// Deletes a state; `false` when it was gone already (it may have expired).
     pub(crate) fn delete_state(&mut self, id: StateId) -> Result<bool, Error> {
-        gone(self.run(&format!("delete {id}"), Mode::Plain, state::delete(id)))
+        self.0
+            .take_away(&format!("delete {id}"), || state::delete(id))
     }
 
     /// Moves a policy's template and the state behind it to other outer addresses.
@@ -272,7 +273,7 @@ impl XfrmDb {
     /// Deletes a policy; `false` when there was none.
     pub(crate) fn delete_policy(&mut self, key: &PolicyKey) -> Result<bool, Error> {
         let doing = format!("delete {} policy", key.direction.name());
-        gone(self.run(&doing, Mode::Plain, policy::delete(key)))
+        self.0.take_away(&doing, || policy::delete(key))
     }
 
     /// All policies that use ESP: where they are and the reqid of their template.
@@ -289,18 +290,6 @@ impl XfrmDb {
             },
         )?;
         Ok(found)
-    }
-}
-
-/// Deleting what is gone is fine.
-fn gone(result: Result<(), Error>) -> Result<bool, Error> {
-    match result {
-        Err(Error::Kernel { source, .. })
-            if matches!(source.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) =>
-        {
-            Ok(false)
-        }
-        other => other.map(|()| true),
     }
 }
 
