@@ -108,11 +108,14 @@ fn joined(octets: &[u8], between: &str, one: impl Fn(u8) -> String) -> String {
     text
 }
 
+/// Of which secret, as what, and what that looks like.
+type Needle<'a> = (&'a Secret, &'static str, Vec<u8>);
+
 /// Where `text` shows one of the secrets first, in each shape.
 #[must_use]
 pub fn search(text: &[u8], secrets: &[Secret]) -> Vec<Leak> {
     // By their first octets, so that one pass over a long log looks for all of them.
-    let mut needles: HashMap<[u8; 4], Vec<(&Secret, &'static str, Vec<u8>)>> = HashMap::new();
+    let mut needles: HashMap<[u8; 4], Vec<Needle<'_>>> = HashMap::new();
     for secret in secrets {
         for (shape, needle) in secret.needles() {
             if let Some(first) = needle.first_chunk() {
