@@ -47,8 +47,12 @@ fn n3_of_ipv6(world: &World) -> Result<Finding> {
     for (place, address) in [(Place::N3iwf, N3IWF), (Place::Core, UPF)] {
         let netns = world.netns(place)?;
         netns.run(|| {
-            let file = "/proc/sys/net/ipv6/conf/n2n3/disable_ipv6";
-            std::fs::write(file, "0").context(file)
+            // No link-local address, whose route would come at any time.
+            for (file, value) in [("addr_gen_mode", "1"), ("disable_ipv6", "0")] {
+                let file = format!("/proc/sys/net/ipv6/conf/n2n3/{file}");
+                std::fs::write(&file, value).with_context(|| file.clone())?;
+            }
+            Ok(())
         })?;
         let address = format!("{address}/64");
         netns.ip(&["-6", "address", "add", &address, "dev", "n2n3", "nodad"])?;
