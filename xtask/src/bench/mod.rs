@@ -5,16 +5,16 @@
 
 mod attach;
 mod load;
+mod relay;
 mod results;
 mod soak;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, Subcommand};
 
 pub(crate) use self::soak::{SoakArgs, run as soak};
-use crate::{compiler, paths};
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
@@ -39,7 +39,7 @@ enum What {
     /// All of them but the flood, in about a quarter of an hour, stored, and docs/benchmarks.md made anew
     All(AllArgs),
     /// The relay's programs packet by packet, and kernel against user space (needs root)
-    Relay,
+    Relay(relay::RelayArgs),
     /// docs/benchmarks.md from the stored results
     Report,
     /// What the stored results have to reach; fails while one target is missed
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
         What::Qkd(args) => load::qkd(args),
         What::Flood(args) => load::flood(args),
         What::All(args) => all(args),
-        What::Relay => relay(),
+        What::Relay(args) => relay::run(args),
         What::Report => {
             results::document()?;
             Ok(ExitCode::SUCCESS)
@@ -90,21 +90,6 @@ fn all(args: &AllArgs) -> Result<ExitCode> {
     whole &= load::measure_qkd(&load::stored())?;
     results::document()?;
     Ok(if whole {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
-}
-
-/// Runs natively: GRE is in clear there, so any kernel with eBPF will do.
-fn relay() -> Result<ExitCode> {
-    compiler::build_object()?;
-    let status = Command::new("cargo")
-        .current_dir(paths::root())
-        .args(["bench", "--quiet", "-p", "dataplane", "--bench", "relay"])
-        .status()
-        .context("cannot start cargo")?;
-    Ok(if status.success() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
