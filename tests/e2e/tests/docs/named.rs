@@ -1,36 +1,15 @@
-//! What the documentation points at is there: tests and scenarios by name, pages, headings.
-#![allow(clippy::unwrap_used, reason = "a test")]
+//! What any page points at is there: tests by name, scenarios, pages, headings.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
-fn root() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    fs::canonicalize(root).unwrap()
-}
-
-/// Every file with this ending, build directories and hidden ones left out.
-fn files(directory: &Path, ending: &str, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() {
-            if name != "target" && !name.starts_with('.') {
-                files(&path, ending, found);
-            }
-        } else if name.ends_with(ending) {
-            found.push(path);
-        }
-    }
-}
+use crate::{files, scenarios, spans};
 
 fn pages() -> BTreeMap<PathBuf, String> {
-    let mut found = Vec::new();
-    files(&root(), ".md", &mut found);
-    let pages = found.into_iter().map(|path| {
+    let pages = files(".md").into_iter().map(|path| {
         let text = fs::read_to_string(&path).unwrap();
         (path, text)
     });
@@ -38,13 +17,10 @@ fn pages() -> BTreeMap<PathBuf, String> {
 }
 
 fn sources() -> String {
-    let mut found = Vec::new();
-    files(&root(), ".rs", &mut found);
-    let texts: Vec<String> = found
-        .iter()
-        .map(|path| fs::read_to_string(path).unwrap())
-        .collect();
-    texts.concat()
+    let texts = files(".rs")
+        .into_iter()
+        .map(|path| fs::read_to_string(path).unwrap());
+    texts.collect()
 }
 
 /// Names of all functions.
@@ -55,11 +31,6 @@ fn functions(sources: &str) -> BTreeSet<&str> {
         rest.get(..end)
     });
     names.filter(|name| !name.is_empty()).collect()
-}
-
-/// Code spans of one cell of a table.
-fn spans(cell: &str) -> impl Iterator<Item = &str> {
-    cell.split('`').skip(1).step_by(2)
 }
 
 /// The tests that a cell names: `module::name`, `file.rs::name`, or bare names after `file.rs`.
@@ -112,7 +83,7 @@ fn tests_that_the_tables_name_exist() {
 
 #[test]
 fn scenarios_that_the_pages_name_exist() {
-    let sources = sources();
+    let known = scenarios();
     let mut named = 0;
     for (path, page) in pages() {
         for after in page.split("rig scenario ").skip(1) {
@@ -124,7 +95,7 @@ fn scenarios_that_the_pages_name_exist() {
             }
             named += 1;
             assert!(
-                sources.contains(&format!("\"{name}\"")),
+                known.iter().any(|one| one == name),
                 "{}: no scenario {name}",
                 path.display()
             );
