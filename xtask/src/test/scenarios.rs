@@ -113,7 +113,7 @@ pub(crate) fn run(line: kernel::Line, arguments: &[&str]) -> Result<Counts> {
     artifacts::take_along(&mut job.payload)?;
     job.env = vm::tests::environment();
     job.results = Some(results.clone());
-    job.timeout = Duration::from_secs(1500);
+    job.timeout = Duration::from_secs(2000);
     job.echo = Echo::Show;
     let outcome = vm::run(&job)?;
     count(&results, outcome.code == 0)
