@@ -51,10 +51,12 @@ pub fn enable_udp_encap(socket: &impl AsFd) -> Result<(), Error> {
 /// The MTU of the path from `ours` to `to` as the kernel knows it: of the route, or what "packet too big"
 /// has said (`IPV6_MTU`, linux/in6.h). Octets.
 pub(crate) fn path_mtu(ours: SocketAddrV6, to: SocketAddrV6) -> io::Result<u16> {
+    const LEN: libc::socklen_t = 4;
+    const _: () = assert!(size_of::<libc::c_int>() == LEN as usize);
     let socket = UdpSocket::bind(SocketAddrV6::new(*ours.ip(), 0, 0, ours.scope_id()))?;
     socket.connect(to)?;
     let mut mtu: libc::c_int = 0;
-    let mut len = size_of_val(&mtu) as libc::socklen_t;
+    let mut len = LEN;
     // SAFETY: the descriptor is open; the kernel writes at most an int, as the length says.
     let ret = unsafe {
         libc::getsockopt(

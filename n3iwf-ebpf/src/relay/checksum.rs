@@ -138,16 +138,10 @@ fn part(ctx: &TcContext, from: u32, len: u32) -> Option<*const u8> {
     (start + len as usize <= end).then_some(start as *const u8)
 }
 
-/// Whether a datagram of `len` octets at `at` is as it was sent. `checksum` is what it says, `addresses`
-/// the IPv6 source and destination.
+/// Whether a datagram of `len` octets at `at`, right behind the addresses of its IPv6 header, is as it was
+/// sent. `checksum` is what it says.
 #[inline(always)]
-pub(super) fn is_good(
-    ctx: &TcContext,
-    at: u32,
-    len: u32,
-    checksum: [u8; 2],
-    addresses: &[u8; 32],
-) -> bool {
+pub(super) fn is_good(ctx: &TcContext, at: u32, len: u32, checksum: [u8; 2]) -> bool {
     if checksum == [0; 2] {
         return false;
     }
@@ -156,7 +150,11 @@ pub(super) fn is_good(
         // The device has looked.
         return true;
     }
-    let pseudo = Sum::of_udp(len).add(addresses);
+    // Read anew: kept all the way, they would be more than the stack has.
+    let Some(addresses) = buffer::octets::<32>(ctx, at - 32) else {
+        return false;
+    };
+    let pseudo = Sum::of_udp(len).add(&addresses);
     // A virtual device may leave the checksum for later, with the sum of the pseudo-header in its place. A
     // damaged packet looks like that once in 2^16 times, no more often than a checksum is right by chance.
     if pseudo.fold() == u16::from_ne_bytes(checksum) {

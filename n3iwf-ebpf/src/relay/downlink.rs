@@ -41,8 +41,6 @@ struct Arrived {
     source: [u8; 16],
     /// UDP and the mandatory part of GTP-U.
     tunnel: [u8; (UDP + GTP_U) as usize],
-    /// Source and destination over IPv6.
-    addresses: [u8; 32],
 }
 
 #[inline(always)]
@@ -62,7 +60,6 @@ fn over_ipv4(ctx: &TcContext, meta: &RelayMeta) -> Result<Arrived, Verdict> {
         class: header[1],
         source: mapped([headers[12], headers[13], headers[14], headers[15]]),
         tunnel: *headers.last_chunk().ok_or_else(malformed)?,
-        addresses: [0; 32],
     })
 }
 
@@ -75,7 +72,7 @@ fn over_ipv6(ctx: &TcContext, meta: &RelayMeta) -> Result<Arrived, Verdict> {
     }
     // What the network header says must be what stands where the lengths say.
     let headers: [u8; IPV6 as usize] = header::headers(ctx, link, &header).ok_or_else(malformed)?;
-    let addresses: [u8; 32] = *headers.last_chunk().ok_or_else(malformed)?;
+    let addresses: &[u8; 32] = headers.last_chunk().ok_or_else(malformed)?;
     Ok(Arrived {
         link,
         ip: IPV6,
@@ -83,7 +80,6 @@ fn over_ipv6(ctx: &TcContext, meta: &RelayMeta) -> Result<Arrived, Verdict> {
         class: headers[0] << 4 | headers[1] >> 4,
         source: *addresses.first_chunk().ok_or_else(malformed)?,
         tunnel: buffer::octets(ctx, link + IPV6).ok_or_else(malformed)?,
-        addresses,
     })
 }
 
@@ -150,7 +146,7 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
     }
     if V6 {
         let sum = [tunnel[6], tunnel[7]];
-        if !checksum::is_good(ctx, link + IPV6, udp, sum, &arrived.addresses) {
+        if !checksum::is_good(ctx, link + IPV6, udp, sum) {
             return Err(malformed());
         }
     }
