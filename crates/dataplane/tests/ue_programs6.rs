@@ -254,7 +254,7 @@ fn rules_choose_the_flow_over_ipv6() {
     // What is said of IPv6 is not said of IPv4, and the reverse.
     assert_eq!(attached.four(7000, b"over four"), QFI);
     assert_eq!(attached.four(7020, b"over four"), OTHER);
-    for len in [0, 1, 999, 1310] {
+    for len in [0u32, 1, 999, 1310] {
         let octets: Vec<u8> = (0..len).map(|n| n as u8).collect();
         assert_eq!(attached.six(7000, &octets), OTHER, "{len} octets");
     }
@@ -274,7 +274,7 @@ fn downlink_goes_by_the_kernel_in_both_versions() {
     let Some(attached) = ready() else { return };
     let from = (HOST6, 9000);
     let mut octets = 0;
-    for len in [0, 1, 500, 1300] {
+    for len in [0u32, 1, 500, 1300] {
         let payload: Vec<u8> = (0..len).map(|n| (n * 7) as u8).collect();
         let six = udp6(from, (UE6, 8001), &payload);
         let four = udp4(8001, &payload);
