@@ -10,7 +10,8 @@ use bench::records::{self, Machine, Record, Writer};
 use serde_json::json;
 
 use super::attach;
-use crate::control::{self, KeyAccount};
+use crate::account::KeyAccount;
+use crate::control;
 use crate::exec;
 use crate::files::{SAE_N3IWF, SAE_UE, SUPI};
 use crate::report::{Finding, Report};
