@@ -27,12 +27,12 @@ use std::{
 
 use dataplane::{
     ChildSaSpec, Config, Dataplane, EncrAlg, Error, EspKeys, Limits, Notice, Options, Plane, Role,
-    Xfrm, preflight,
+    Xfrm,
 };
 use faults::{Call, Worker};
 use keys::Secret;
 use nix::sched::{CloneFlags, setns};
-use support::{Space, is_root, nwu, skip};
+use support::{Space, is_root, missing_ipsec, nwu, skip};
 use tokio::runtime::{Builder, Runtime};
 
 const INNER: (&str, &str) = ("10.0.0.7", "10.0.0.1");
@@ -44,15 +44,11 @@ fn ready() -> bool {
         skip("XFRM needs root");
         return false;
     }
-    let missing: Vec<String> = preflight::ipsec()
-        .into_iter()
-        .filter(|fact| !fact.ok)
-        .map(|fact| format!("{}: {}", fact.name, fact.detail))
-        .collect();
-    if !missing.is_empty() {
-        skip(&format!("this kernel lacks {}", missing.join("; ")));
+    let missing = missing_ipsec();
+    if let Some(missing) = &missing {
+        skip(missing);
     }
-    missing.is_empty()
+    missing.is_none()
 }
 
 fn config(limits: Limits) -> Config {

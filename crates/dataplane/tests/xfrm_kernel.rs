@@ -25,7 +25,7 @@ use dataplane::{
     wire_overhead_bounds,
 };
 use keys::Secret;
-use support::{Space, is_root, nwu, object, pin_dir, skip, wait};
+use support::{Space, is_root, missing_ipsec, nwu, object, pin_dir, skip, wait};
 use traffic::{gre_exchange, tcp_exchange, udp_blocked};
 
 const N3IWF_INNER: &str = "10.0.0.1";
@@ -36,13 +36,8 @@ fn ready() -> bool {
         skip("XFRM needs root");
         return false;
     }
-    let missing: Vec<String> = preflight::ipsec()
-        .into_iter()
-        .filter(|fact| !fact.ok)
-        .map(|fact| format!("{}: {}", fact.name, fact.detail))
-        .collect();
-    if !missing.is_empty() {
-        skip(&format!("this kernel lacks {}", missing.join("; ")));
+    if let Some(missing) = missing_ipsec() {
+        skip(&missing);
     } else if object().is_none() {
         skip("there is no eBPF object: run `cargo xtask build`");
     } else {

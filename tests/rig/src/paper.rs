@@ -15,6 +15,8 @@ use crate::files::{FQDN, KeyMode, Profile};
 
 /// Octets of the certificate (DER) behind the sizes of Table II.
 const CERTIFICATE: usize = 1021;
+/// Serial number, of twenty octets.
+const SERIAL: &str = "0x4e33495746000000000000000000000000000001";
 
 /// Makes `n3iwf.key` and `n3iwf.pem` (RSA-2048, self-signed, 1021 octets of DER) in `directory`.
 ///
@@ -44,7 +46,9 @@ pub fn make_certificate(directory: &Path) -> Result<()> {
         )?;
         exec::output(
             Command::new("openssl")
-                .args(["req", "-x509", "-sha256", "-days", "365", "-config"])
+                .args(["req", "-x509", "-sha256", "-days", "365"])
+                // A number by chance is an octet shorter at times.
+                .args(["-set_serial", SERIAL, "-config"])
                 .arg(&settings)
                 .arg("-key")
                 .arg(&key)

@@ -25,6 +25,17 @@ pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// What the data plane needs of the kernel and is not there, if anything.
+pub(crate) fn missing_ipsec() -> Option<String> {
+    let facts = dataplane::preflight::ipsec();
+    let missing: Vec<&str> = facts
+        .iter()
+        .filter(|fact| !fact.ok)
+        .map(|fact| fact.name.as_str())
+        .collect();
+    (!missing.is_empty()).then(|| format!("this kernel lacks {}", missing.join(", ")))
+}
+
 /// The eBPF object, if it has been built.
 pub(crate) fn object() -> Option<PathBuf> {
     let path = std::env::var_os("N3IWF_BPF_OBJECT").map_or_else(

@@ -5,12 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use dataplane::{
     BpfOptions, ChildSaSpec, Config, Dataplane, EncrAlg, EspKeys, Options, Plane, Role, Xfrm,
-    preflight,
 };
 use keys::Secret;
 
 use crate::{
-    support::{Space, is_root, object, skip, wait},
+    support::{Space, is_root, missing_ipsec, object, skip, wait},
     world::{N3IWF_INNER, World},
 };
 
@@ -38,13 +37,8 @@ pub(crate) fn ready() -> bool {
         skip("XFRM needs root");
         return false;
     }
-    let missing: Vec<String> = preflight::ipsec()
-        .into_iter()
-        .filter(|fact| !fact.ok)
-        .map(|fact| format!("{}: {}", fact.name, fact.detail))
-        .collect();
-    if !missing.is_empty() {
-        skip(&format!("this kernel lacks {}", missing.join("; ")));
+    if let Some(missing) = missing_ipsec() {
+        skip(&missing);
     } else if object().is_none() {
         skip("there is no eBPF object: run `cargo xtask build`");
     } else {

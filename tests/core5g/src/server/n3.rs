@@ -14,8 +14,9 @@ use crate::upf::Uplink;
 
 /// More than any datagram.
 const BUFFER: usize = 64 * 1024;
-/// Wanted socket buffers: a burst of a few thousand packets. The kernel may
-/// give less.
+/// Wanted socket buffers: a burst of a few thousand packets, which a relay in
+/// the kernel delivers faster than they are read. Without CAP_NET_ADMIN the
+/// kernel may give less.
 const SOCKET_BUFFER: usize = 4 << 20;
 
 pub(crate) struct N3 {
@@ -30,8 +31,10 @@ impl N3 {
         let socket = UdpSocket::bind(config.listen)
             .await
             .map_err(failed(format!("GTP-U at {}", config.listen)))?;
+        let receive = setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER)
+            .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &SOCKET_BUFFER));
         for result in [
-            setsockopt(&socket, sockopt::RcvBuf, &SOCKET_BUFFER),
+            receive,
             setsockopt(&socket, sockopt::SndBuf, &SOCKET_BUFFER),
         ] {
             if let Err(error) = result {
