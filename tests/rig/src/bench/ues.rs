@@ -42,7 +42,8 @@ impl Ue {
     pub(super) fn start(world: &World, mode: Mode, number: usize) -> Result<Self> {
         let socket = world.directory().join(format!("ue-{mode}.sock"));
         let config = world.directory().join(format!("ue-{mode}.yaml"));
-        let text = fs::read_to_string(world.config(Role::Ue))?;
+        // One host, many UEs: the port of the page for Prometheus is one.
+        let text = fs::read_to_string(world.config(Role::Ue))?.replace("metrics: {}\n", "");
         let numbers =
             in_memory(world).join(format!("{}-{mode}.sqn.json", world.topology().prefix()));
         let text = configuration(&text, mode, number, &socket, world.directory())?;
