@@ -27,8 +27,8 @@ use dataplane::{
 };
 use gtpu::Message;
 use nwu::GreHeader;
-use nwu_link::{IPV4, IPV6, Nwu, REQID_BASE, install, plane, ready};
-use support::wait;
+use nwu_link::{IPV4, IPV6, Nwu, REQID_BASE, install, plane};
+use support::{ready, wait};
 use world::{
     DL_TEID, HOST, N3IWF, N3IWF_INNER, N3IWF6, PDU_ADDRESS, QFI, UE_INNER, UL_TEID, UPF, UPF6,
     datagram, downlink, pdu, raw, session, uplink,

@@ -36,8 +36,8 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
 };
 use nwu::GreHeader;
-use nwu_link::{IPV4, REQID_BASE, install, plane, ready};
-use support::wait;
+use nwu_link::{IPV4, REQID_BASE, install, plane};
+use support::{ready, wait};
 use world::{
     DL_TEID, HOST, N3IWF, N3IWF_INNER, PDU_ADDRESS, QFI, UE_INNER, UL_TEID, Upf, World, attach,
     datagram, downlink, pdu, raw, session, uplink,

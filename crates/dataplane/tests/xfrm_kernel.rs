@@ -25,26 +25,11 @@ use dataplane::{
     wire_overhead_bounds,
 };
 use keys::Secret;
-use support::{Space, is_root, missing_ipsec, nwu, object, pin_dir, skip, wait};
+use support::{Space, nwu, object, pin_dir, ready, wait};
 use traffic::{gre_exchange, tcp_exchange, udp_blocked};
 
 const N3IWF_INNER: &str = "10.0.0.1";
 const UE_INNER: &str = "10.0.0.7";
-
-fn ready() -> bool {
-    if !is_root() {
-        skip("XFRM needs root");
-        return false;
-    }
-    if let Some(missing) = missing_ipsec() {
-        skip(&missing);
-    } else if object().is_none() {
-        skip("there is no eBPF object: run `cargo xtask build`");
-    } else {
-        return true;
-    }
-    false
-}
 
 /// One end of NWu.
 struct End {

@@ -36,6 +36,22 @@ pub(crate) fn missing_ipsec() -> Option<String> {
     (!missing.is_empty()).then(|| format!("this kernel lacks {}", missing.join(", ")))
 }
 
+/// Whether a test with ESP and the eBPF programs can run here.
+pub(crate) fn ready() -> bool {
+    if !is_root() {
+        skip("XFRM needs root");
+        return false;
+    }
+    if let Some(missing) = missing_ipsec() {
+        skip(&missing);
+    } else if object().is_none() {
+        skip("there is no eBPF object: run `cargo xtask build`");
+    } else {
+        return true;
+    }
+    false
+}
+
 /// The eBPF object, if it has been built.
 pub(crate) fn object() -> Option<PathBuf> {
     let path = std::env::var_os("N3IWF_BPF_OBJECT").map_or_else(

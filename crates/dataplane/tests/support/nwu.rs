@@ -9,7 +9,7 @@ use dataplane::{
 use keys::Secret;
 
 use crate::{
-    support::{Space, is_root, missing_ipsec, object, skip, wait},
+    support::{Space, object, wait},
     world::{N3IWF_INNER, World},
 };
 
@@ -30,22 +30,6 @@ pub(crate) const IPV6: Nwu = Nwu {
     n3iwf: IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1)),
     ue: IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 10)),
 };
-
-/// Whether a test with ESP and the relay's programs can run here.
-pub(crate) fn ready() -> bool {
-    if !is_root() {
-        skip("XFRM needs root");
-        return false;
-    }
-    if let Some(missing) = missing_ipsec() {
-        skip(&missing);
-    } else if object().is_none() {
-        skip("there is no eBPF object: run `cargo xtask build`");
-    } else {
-        return true;
-    }
-    false
-}
 
 impl Nwu {
     /// The world with this NWu.
