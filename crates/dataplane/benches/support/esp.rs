@@ -16,9 +16,9 @@ use socket2::Socket;
 
 use crate::{
     PROCESSORS, Way, drop_all, know_neighbours_of_core,
-    nwu_link::{IPV4, REQID_BASE, install, plane_with, ready},
+    nwu_link::{IPV4, REQID_BASE, install, plane_with},
     packets_in, run_on, steer,
-    support::wait,
+    support::{ready, wait},
     world::{self, DL_TEID, N3IWF_INNER, UE_INNER, UPF, World, session},
 };
 
