@@ -108,6 +108,7 @@ impl UeFilter {
     /// 0 if the filter takes the packet. Without a branch: the verifier would follow each of them
     /// through all filters behind it.
     #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "arrays of four words")]
     pub const fn difference(&self, packet: &UePacket) -> u64 {
         let mut all = 0;
         let mut word = 0;

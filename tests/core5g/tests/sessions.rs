@@ -1,5 +1,10 @@
 //! PDU sessions, seen from a scripted N3IWF and UE.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 mod support;
 

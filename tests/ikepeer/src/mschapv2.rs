@@ -218,8 +218,8 @@ fn password_hash(password: &str) -> [u8; 16] {
 
 /// RFC 2759 8.2.
 fn challenge_hash(peer: &[u8; 16], authenticator: &[u8; 16], user: &str) -> [u8; 8] {
-    let hash = sha1(&[peer, authenticator, user.as_bytes()]);
-    std::array::from_fn(|place| hash[place])
+    let [a, b, c, d, e, f, g, h, ..] = sha1(&[peer, authenticator, user.as_bytes()]);
+    [a, b, c, d, e, f, g, h]
 }
 
 /// RFC 2759 8.1.

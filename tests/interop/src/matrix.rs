@@ -192,10 +192,12 @@ pub fn rows(extent: Extent, kernel_esp: bool) -> Vec<Row> {
             choices.push((first, "x25519", Auth::Eap, Situation::Plain));
         }
         Extent::Quick => {
-            for (place, suite) in SUITES.iter().enumerate() {
-                let method = METHODS[place % METHODS.len()];
-                let auth = Auth::ALL[place % Auth::ALL.len()];
-                choices.push((*suite, method, auth, Situation::Plain));
+            let others = METHODS
+                .into_iter()
+                .cycle()
+                .zip(Auth::ALL.into_iter().cycle());
+            for (suite, (method, auth)) in SUITES.into_iter().zip(others) {
+                choices.push((suite, method, auth, Situation::Plain));
             }
         }
         Extent::Usual => {

@@ -342,7 +342,7 @@ impl<'a, 'b> Session<'a, 'b> {
         let mut same = vec!["initiator-spi=", "responder-spi="];
         if self.places.kernel_esp {
             same.extend(["spi-in=", "spi-out="]);
-        } else if !self.ours.said[said..].iter().any(is_child_down) {
+        } else if !self.ours.said.iter().skip(said).any(is_child_down) {
             // Its user space cannot move a Child SA: strongSwan rekeys it at the new address.
             self.ours
                 .wait("a Child SA at the new address", is_child_down)?;

@@ -98,15 +98,14 @@ impl Refusal {
         if self.status == 401 {
             return None;
         }
-        let mut body = json!({ "message": self.message });
-        if !self.details.is_empty() {
-            body["details"] = self
-                .details
-                .iter()
-                .map(|(name, value)| json!({ *name: value }))
-                .collect();
-        }
-        Some(body)
+        let details = self.details.iter();
+        let details: Vec<Value> = details
+            .map(|(name, value)| json!({ *name: value }))
+            .collect();
+        Some(match details.is_empty() {
+            true => json!({ "message": self.message }),
+            false => json!({ "message": self.message, "details": details }),
+        })
     }
 }
 

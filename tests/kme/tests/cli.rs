@@ -79,7 +79,7 @@ fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
 fn url(ready: &Path, kme: &str) -> String {
     wait_for("ready", || ready.exists());
     let urls: serde_json::Value = serde_json::from_slice(&fs::read(ready).unwrap()).unwrap();
-    urls[kme].as_str().unwrap().to_owned()
+    urls.get(kme).unwrap().as_str().unwrap().to_owned()
 }
 
 /// A directory with the certificates of a pair and its two SAEs.

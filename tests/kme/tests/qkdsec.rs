@@ -105,8 +105,9 @@ async fn doctor(
         panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
     });
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    report["results"]
-        .as_array()
+    report
+        .get("results")
+        .and_then(Value::as_array)
         .unwrap()
         .iter()
         .map(|probe| {

@@ -125,7 +125,7 @@ impl Sa {
         answer: Result<ChildAnswer, NotifyType>,
     ) {
         let master = self.is_master();
-        let needs = [false, true].map(|rekey| self.child_key_count(rekey) > 0);
+        let [first_needs, rekey_needs] = [false, true].map(|rekey| self.child_key_count(rekey) > 0);
         if self.answering != Some(id) {
             return;
         }
@@ -149,7 +149,8 @@ impl Sa {
             Ok(answer) => {
                 child.own_notifies = answer.notifies;
                 let rekey = child.replaces.is_some();
-                if !needs[usize::from(rekey)] {
+                let needs = if rekey { rekey_needs } else { first_needs };
+                if !needs {
                     self.install_child(cx, id);
                     return self.pump(cx);
                 }

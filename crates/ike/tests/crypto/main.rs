@@ -1,6 +1,6 @@
 //! Key schedules, message protection, AUTH, negotiation: against known answers.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 #[path = "../support/samples.rs"]
 #[expect(dead_code, reason = "shared with the tests of the wire format")]

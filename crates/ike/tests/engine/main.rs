@@ -1,7 +1,12 @@
 //! The engine as its daemons see it: pairs of endpoints in virtual time.
 
 // Helpers fail as tests do.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 #[path = "../support/converse.rs"]
 mod converse;

@@ -234,13 +234,14 @@ fn flat(samples: &[Sample], ues: usize) -> Result<Finding> {
         full.len()
     );
     let third = full.len() / 3;
-    let (first, last) = (&full[..third], &full[full.len() - third..]);
+    let first: Vec<&Sample> = full.iter().copied().take(third).collect();
+    let last: Vec<&Sample> = full.iter().copied().rev().take(third).collect();
     let median = |part: &[&Sample]| {
         let mut all: Vec<u64> = part.iter().map(|sample| sample.memory).collect();
         all.sort_unstable();
         all.get(all.len() / 2).copied().unwrap_or_default()
     };
-    let (then, now) = (median(first), median(last));
+    let (then, now) = (median(&first), median(&last));
     let told = format!("memory {then} KiB, then {now} KiB");
     ensure!(now <= then + then * GROWTH.0 / 100 + GROWTH.1, "{told}");
     let peak = |part: &[&Sample], of: fn(&Sample) -> u64| {
@@ -259,7 +260,7 @@ fn flat(samples: &[Sample], ues: usize) -> Result<Finding> {
         ("interfaces", |s| s.kernel[2] as u64, 0),
         ("entries of the map of SAs", |s| s.kernel[3] as u64, 0),
     ] {
-        let (then, now) = (peak(first, of), peak(last, of));
+        let (then, now) = (peak(&first, of), peak(&last, of));
         ensure!(now <= then + more, "{what}: {then}, then {now}");
     }
     Ok(Finding::new(told))

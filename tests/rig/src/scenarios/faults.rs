@@ -278,7 +278,7 @@ fn core_fault(report: &mut Report, world: &World, fault: &Value) -> Option<()> {
     report.step("the fault is in force", || {
         let request = json!({"command": "faults", "set": [fault]});
         control::ask(world, Role::Core, &request)?;
-        Ok(Finding::new(request["set"][0].to_string()))
+        Ok(Finding::new(fault.to_string()))
     })
 }
 
