@@ -99,7 +99,7 @@ fn relay(ctx: &TcContext) -> Option<i32> {
     let mut new = [0u8; (HEADERS + SHORTER) as usize];
     write_ipv4(
         &mut new,
-        head.tos(0, 0),
+        head.tos(session.dscp[qfi as usize].into(), 0),
         (len + HEADERS) as u16,
         IPPROTO_GRE,
         session.inner,

@@ -216,6 +216,7 @@ impl File {
             gtp_address: own.n3iwf_gtp_bind_address,
             slots: own.dataplane.slots,
             child_sas: own.child_sas,
+            dscp: own.dscp.clone(),
             replay_window: 128,
             keys: self.key_policy(),
             timing: CoreTiming {

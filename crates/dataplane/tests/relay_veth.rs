@@ -17,6 +17,7 @@ mod support;
 mod world;
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     process::{Command, Stdio},
@@ -34,11 +35,12 @@ use nix::{
     unistd::Pid,
 };
 use nwu::GreHeader;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use support::{is_root, object, skip};
 use world::{
     DL_TEID, HOST, N3IWF, N3IWF_INNER, PDU_ADDRESS, QFI, UE_INNER, UL_TEID, UPF, Upf, World,
-    attach, counter, datagram, downlink, pdu, raw, retransmissions, session, uplink,
+    attach, classed_datagram, counter, datagram, downlink, pdu, raw, retransmissions, session,
+    uplink,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -223,9 +225,12 @@ fn flows_go_by_the_interface_of_their_child_sa_in_both_relays() {
         slot: 1,
         interface: Some("access1".into()),
         qfis: vec![10],
+        dscp: 46,
     };
     let access = AccessSession {
         further: vec![further],
+        dscp: 8,
+        n3_dscp: BTreeMap::from([(10, 34)]),
         ..session("access")
     };
     let config = world.relay_config();
@@ -237,13 +242,18 @@ fn flows_go_by_the_interface_of_their_child_sa_in_both_relays() {
         world.n3iwf.run(|| relay.add(access.clone())).unwrap();
         let (gre, upf) = world.ends("access");
         let further = world.gre_at_ue("access1");
+        SockRef::from(&upf).set_recv_tos_v4(true).unwrap();
         let to_n3iwf = SocketAddrV4::new(N3IWF_INNER, 0).into();
-        for (qfi, here, other) in [(QFI, &gre, &further), (10, &further, &gre)] {
+        for (qfi, here, other, [tunnel_dscp, n3_dscp]) in [
+            (QFI, &gre, &further, [8, 0]),
+            (10, &further, &gre, [46, 34]),
+        ] {
             let packet = downlink(DL_TEID, qfi, &pdu(HOST, PDU_ADDRESS, 100));
             upf.send_to(&packet, (N3IWF, gtpu::PORT)).unwrap();
             let octets = raw(here);
             let (header, payload) = GreHeader::decode(&octets[20..]).unwrap();
             assert_eq!(header.qfi, Some(qfi), "{path:?}");
+            assert_eq!(octets[1], tunnel_dscp << 2, "{path:?}, QFI {qfi}");
             assert_eq!(payload, pdu(HOST, PDU_ADDRESS, 100));
             other.set_nonblocking(true).unwrap();
             let mut room = [std::mem::MaybeUninit::uninit(); 64];
@@ -254,10 +264,11 @@ fn flows_go_by_the_interface_of_their_child_sa_in_both_relays() {
             for gre in [here, other] {
                 gre.send_to(&uplink(qfi, &pdu(PDU_ADDRESS, HOST, 200)), &to_n3iwf)
                     .unwrap();
-                let octets = datagram(&upf);
+                let (octets, class) = classed_datagram(&upf);
                 let message = Message::decode(&octets).unwrap();
                 assert_eq!(message.header.teid, UL_TEID);
                 assert_eq!(message.header.container.unwrap().qfi, qfi);
+                assert_eq!(class, n3_dscp << 2, "{path:?}, QFI {qfi}");
             }
         }
         let reading = &relay.readings()[0];

@@ -113,6 +113,7 @@ fn attach(world: &World, rules: UplinkRules, programs: bool) -> TunRelay {
                 inner_local: UE_INNER,
                 up_address: N3IWF_INNER,
                 interface: Some("access".into()),
+                dscp: 0,
                 further: Vec::new(),
             })
             .unwrap();

@@ -91,6 +91,7 @@ fn attach(world: &World) -> TunRelay {
                 inner_local: UE_INNER,
                 up_address: N3IWF_INNER,
                 interface: Some("access".into()),
+                dscp: 0,
                 further: Vec::new(),
             })
             .unwrap();

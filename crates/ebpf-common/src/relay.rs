@@ -14,7 +14,7 @@
 use crate::Counter;
 
 /// Version of the layouts in this module, stored in [`RelayMeta`].
-pub const RELAY_LAYOUT_VERSION: u32 = 4;
+pub const RELAY_LAYOUT_VERSION: u32 = 5;
 
 /// Name of the uplink sessions: `Array<UplinkSession>`.
 pub const MAP_RELAY_UL: &str = "relay_ul";
@@ -30,6 +30,9 @@ pub const MAP_RELAY_PEERS: &str = "relay_peers";
 /// Name of the XFRM interfaces of sessions with several Child SAs: `HashMap<u32, [u32; 64]>`, by
 /// [`DownlinkSession::session`], then by QFI; 0: [`DownlinkSession::ifindex`].
 pub const MAP_RELAY_DL_WAYS: &str = "relay_dl_ways";
+/// Name of the DSCPs of sessions whose flows have different ones: `HashMap<u32, FlowDscp>`, by
+/// [`UplinkSession::session`].
+pub const MAP_RELAY_DSCP: &str = "relay_dscp";
 /// Name of the uplink counters of QoS flows: `PerCpuArray<FlowBlock>`, by [`UplinkSession::flows`] and
 /// [`flow_place`].
 pub const MAP_RELAY_UL_FLOWS: &str = "relay_ul_flows";
@@ -126,7 +129,7 @@ pub struct UplinkSession {
     pub flows: u32,
     /// Place of the session in [`MAP_RELAY_REFUSED`].
     pub session: u16,
-    /// DSCP of the packets on N3, 6 bits.
+    /// DSCP of the packets on N3, 6 bits, or [`BY_FLOW`].
     pub dscp: u16,
     /// reqids of the Child SAs that may carry the session; unused places repeat the first one.
     /// The first is 0 only without IPsec, and then no SA is asked for.
@@ -159,7 +162,7 @@ pub struct DownlinkSession {
     pub flows: u32,
     /// Place of the session in [`MAP_RELAY_REFUSED`].
     pub session: u16,
-    /// DSCP of the packets in the tunnel, 6 bits; XFRM copies it to the outer header.
+    /// DSCP of the packets in the tunnel, 6 bits, or [`BY_FLOW`]; XFRM copies it to the outer header.
     pub dscp: u16,
     /// 1 when the interface wants an Ethernet header, as XFRM interfaces never do.
     pub link_header: u32,
@@ -169,6 +172,19 @@ pub struct DownlinkSession {
     pub ways: u32,
     /// Zero: fills the cache line.
     pub unused: u32,
+}
+
+/// In place of a DSCP: [`MAP_RELAY_DSCP`] has that of each flow.
+pub const BY_FLOW: u16 = u16::MAX;
+
+/// Value of [`MAP_RELAY_DSCP`]: DSCPs of 6 bits, by QFI.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowDscp {
+    /// Of the packets on N3.
+    pub n3: [u8; 64],
+    /// Of the packets in the tunnel.
+    pub tunnel: [u8; 64],
 }
 
 /// Value of [`MAP_RELAY_PEERS`]: a UPF as it is reached by an interface.
@@ -524,7 +540,7 @@ mod tests {
     /// A change here is a change of [`RELAY_LAYOUT_VERSION`].
     #[test]
     fn layout_is_as_published() {
-        assert_eq!(RELAY_LAYOUT_VERSION, 4);
+        assert_eq!(RELAY_LAYOUT_VERSION, 5);
         assert_eq!(size_of::<UplinkKey>(), 8);
         // A cache line each.
         assert_eq!(size_of::<UplinkSession>(), 64);
@@ -533,6 +549,7 @@ mod tests {
         assert_eq!(size_of::<SessionDrops>(), 80);
         assert_eq!(size_of::<RelayRate>(), 48);
         assert_eq!(size_of::<RelayPeer>(), 32);
+        assert_eq!(size_of::<FlowDscp>(), 128);
         assert_eq!(size_of::<RelayMeta>(), 40);
         assert_eq!(size_of::<RelayEvent>(), 56);
         assert_eq!(offset_of!(RelayEvent, source), 40);
@@ -572,6 +589,7 @@ mod tests {
             MAP_RELAY_DL,
             MAP_RELAY_DL_MORE,
             MAP_RELAY_DL_WAYS,
+            MAP_RELAY_DSCP,
             MAP_RELAY_UL_FLOWS,
             MAP_RELAY_DL_FLOWS,
             MAP_RELAY_REFUSED,

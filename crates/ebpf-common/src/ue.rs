@@ -4,7 +4,7 @@
 //! Addresses are octets in network byte order, everything else is in host byte order.
 
 /// Version of the layouts in this module.
-pub const UE_LAYOUT_VERSION: u32 = 2;
+pub const UE_LAYOUT_VERSION: u32 = 3;
 
 /// Name of the PDU sessions: `HashMap<u32, UeSession>`, by the index of the session's interface. A value
 /// is replaced as a whole, rules and all.
@@ -183,6 +183,8 @@ pub struct UeSession {
     pub rq_timer_ns: u64,
     /// The XFRM interface that each QFI goes through; 0: user space decides.
     pub tunnels: [u32; QFIS],
+    /// DSCP of the packets of each QFI in the tunnel, which XFRM copies to the outer header.
+    pub dscp: [u8; QFIS],
     /// In the order in which they are tried.
     pub filters: [UeFilter; UE_FILTERS],
 }
@@ -240,9 +242,9 @@ mod tests {
     /// A change here is a change of [`UE_LAYOUT_VERSION`].
     #[test]
     fn layout_is_as_published() {
-        assert_eq!(UE_LAYOUT_VERSION, 2);
+        assert_eq!(UE_LAYOUT_VERSION, 3);
         assert_eq!(size_of::<UeFilter>(), 104);
-        assert_eq!(size_of::<UeSession>(), 56 + 4 * QFIS + 104 * UE_FILTERS);
+        assert_eq!(size_of::<UeSession>(), 56 + 5 * QFIS + 104 * UE_FILTERS);
         assert_eq!(size_of::<UeFlow>(), 48);
         assert_eq!(size_of::<UeDerived>(), 16);
     }

@@ -166,7 +166,7 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
     let mut new = [0u8; NEW as usize];
     write_ipv4(
         &mut new,
-        head.tos(session.dscp, arrived.class),
+        head.tos(session::tunnel_dscp(session, flow), arrived.class),
         (pdu + NEW) as u16,
         IPPROTO_GRE,
         meta.up_address,

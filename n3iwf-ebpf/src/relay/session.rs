@@ -5,8 +5,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use ebpf_common::relay::{
-    DownlinkSession, FRESH, RelayPeer, TAKEN, UplinkKey, UplinkSession, downlink_place,
-    uplink_place,
+    BY_FLOW, DownlinkSession, FRESH, FlowDscp, RelayPeer, TAKEN, UplinkKey, UplinkSession,
+    downlink_place, uplink_place,
 };
 
 use super::MAX_SESSIONS;
@@ -30,6 +30,9 @@ static MORE_DOWNLINKS: HashMap<[u8; 4], u32, MAX_SESSIONS, NO_PREALLOC> = HashMa
 #[btf_map(name = "relay_dl_ways")]
 static WAYS: HashMap<u32, [u32; 64], MAX_SESSIONS, NO_PREALLOC> = HashMap::new();
 
+#[btf_map(name = "relay_dscp")]
+static DSCP: HashMap<u32, FlowDscp, MAX_SESSIONS, NO_PREALLOC> = HashMap::new();
+
 #[btf_map(name = "relay_peers")]
 static PEERS: Array<RelayPeer, MAX_SESSIONS> = Array::new();
 
@@ -52,6 +55,28 @@ pub(super) fn interface(session: &DownlinkSession, qfi: u8) -> u32 {
         }
     }
     session.ifindex
+}
+
+/// DSCP of an uplink packet on N3.
+#[inline(always)]
+pub(super) fn n3_dscp(session: &UplinkSession, qfi: u8) -> u16 {
+    if session.dscp != BY_FLOW {
+        return session.dscp;
+    }
+    // SAFETY: user space replaces values, and never changes one.
+    let found = unsafe { DSCP.get(&u32::from(session.session)) };
+    found.map_or(0, |dscp| dscp.n3[(qfi & 0x3f) as usize].into())
+}
+
+/// DSCP of a downlink packet in the tunnel.
+#[inline(always)]
+pub(super) fn tunnel_dscp(session: &DownlinkSession, qfi: u8) -> u16 {
+    if session.dscp != BY_FLOW {
+        return session.dscp;
+    }
+    // SAFETY: as above.
+    let found = unsafe { DSCP.get(&u32::from(session.session)) };
+    found.map_or(0, |dscp| dscp.tunnel[(qfi & 0x3f) as usize].into())
 }
 
 #[inline(always)]

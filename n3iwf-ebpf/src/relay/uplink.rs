@@ -76,7 +76,7 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
     if meta.mss != 0 {
         mss::clamp(ctx, &head, link + OLD, pdu, meta.mss);
     }
-    let tos = head.tos(session.dscp, header[1]);
+    let tos = head.tos(session::n3_dscp(session, qfi), header[1]);
     let teid = session.teid;
     if V6 {
         let mut new = [0u8; NEW6 as usize];

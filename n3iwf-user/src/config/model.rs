@@ -12,7 +12,7 @@ use ipnet::{IpNet, Ipv4Net};
 use keys::SaeId;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::core::ChildSas;
+use crate::core::{ChildSas, DscpTable};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -61,6 +61,9 @@ pub struct Configuration {
     /// Which Child SAs a PDU session has.
     #[serde(default)]
     pub child_sas: ChildSas,
+    /// DSCP of outer headers by 5QI.
+    #[serde(default)]
+    pub dscp: DscpTable,
     /// Our address on NWu: UDP 500 and 4500.
     pub ike_bind_address: IpAddr,
     /// Our inner address.

@@ -474,6 +474,7 @@ mod tests {
             gtp_address: "203.0.113.1".parse().unwrap(),
             slots: 1,
             child_sas: Default::default(),
+            dscp: Default::default(),
             replay_window: 64,
             keys: crate::core::KeyPolicy::default(),
             timing: CoreTiming::default(),

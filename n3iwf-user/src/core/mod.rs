@@ -9,6 +9,7 @@
 mod amf;
 mod attach;
 mod child;
+mod dscp;
 mod key_orders;
 mod keydesk;
 mod modify;
@@ -44,6 +45,7 @@ use self::{
 };
 pub use self::{
     amf::AmfStatus,
+    dscp::{Dscp, DscpTable},
     keydesk::{Ahead, DeskCounts, KeyPolicy, WhenEmpty},
     pool::{AddressPool, NotTaken},
     spread::ChildSas,

@@ -15,7 +15,8 @@ use super::{
     N3iwf,
     attach::private_notify,
     types::{
-        Action, Change, Command, N2State, RelaySession, RelayTunnel, Session, SessionState, Ue,
+        Action, Change, Command, CoreConfig, N2State, RelaySession, RelayTunnel, Session,
+        SessionState, Ue,
     },
 };
 use crate::ngap::{
@@ -51,7 +52,7 @@ impl N3iwf {
 
     /// The UE-AMBR as the AMF tells it: for what is relayed already, and for what will be.
     pub(super) fn change_ue_ambr(&mut self, number: u32, ambr: Ambr) {
-        let up_address = self.config.inner_address;
+        let config = &self.config;
         let Some(ue) = self.ues.get_mut(&number) else {
             return;
         };
@@ -69,7 +70,7 @@ impl N3iwf {
                     matches!(session.state, SessionState::Relaying | SessionState::Up)
                 });
                 let changes = relayed.filter_map(|(id, session)| {
-                    let session = relay_session(ue, *id, session, up_address)?;
+                    let session = relay_session(ue, *id, session, config)?;
                     Some(Action::ModifySession { session, token: 0 })
                 });
                 self.actions.extend(changes);
@@ -84,12 +85,11 @@ impl N3iwf {
             outcomes: Vec::new(),
         };
         let mut begun = Vec::new();
-        let ours = self.config.gtp_address;
         for request in sessions {
             let id = request.id;
             let token = self.tokens + 1;
             let change = match self.ues.get_mut(&number) {
-                Some(ue) => begin(ue, request, token, ours),
+                Some(ue) => begin(ue, request, token, &self.config),
                 None => return,
             };
             match change {
@@ -157,7 +157,6 @@ impl N3iwf {
 
     /// Tells the relay.
     fn apply(&mut self, number: u32, id: u8) {
-        let up_address = self.config.inner_address;
         let Some(ue) = self.ues.get_mut(&number) else {
             return;
         };
@@ -172,7 +171,7 @@ impl N3iwf {
         let session = ue
             .sessions
             .get(&id)
-            .and_then(|session| relay_session(ue, id, session, up_address));
+            .and_then(|session| relay_session(ue, id, session, &self.config));
         match session {
             Some(session) => self
                 .actions
@@ -272,7 +271,7 @@ pub(super) fn relay_session(
     ue: &Ue,
     id: u8,
     session: &Session,
-    up_address: IpAddr,
+    config: &CoreConfig,
 ) -> Option<RelaySession> {
     let reqid = ue.children.get(&session.child?)?.reqid;
     let change = session.change.as_ref().filter(|change| change.applied);
@@ -283,7 +282,9 @@ pub(super) fn relay_session(
     let further = session.further.iter().map(|further| {
         let mut qfis = further.qfis.clone();
         qfis.retain(|qfi| flows.iter().any(|flow| flow.qfi == *qfi));
+        let dscp = config.dscp.of_child(flows, &qfis);
         Some(RelayTunnel {
+            dscp,
             slot: further.slot,
             reqid: ue.children.get(&further.child?)?.reqid,
             qfis,
@@ -294,10 +295,12 @@ pub(super) fn relay_session(
         ue: ue.number,
         session: id,
         ue_inner: ue.inner?,
-        up_address,
+        up_address: config.inner_address,
         slot: session.slot,
         reqid,
+        dscp: config.dscp.of_child(flows, &session.of_default(flows)),
         further,
+        n3_dscp: config.dscp.by_qfi(flows),
         ambr,
         ue_ambr: ue.ambr,
         qfis: flows.iter().map(|flow| flow.qfi).collect(),
@@ -312,7 +315,7 @@ fn begin(
     ue: &mut Ue,
     request: ModifyRequest,
     token: u64,
-    ours: IpAddr,
+    config: &CoreConfig,
 ) -> Result<Option<Command>, Cause> {
     let sa = ue.sa;
     let session = ue.sessions.get_mut(&request.id).ok_or(Cause::radioNetwork(
@@ -323,31 +326,45 @@ fn begin(
             CauseRadioNetwork::interaction_with_other_procedure,
         ));
     }
-    let mut change = changed(session, request.transfer?, ours)?;
+    let mut change = changed(session, request.transfer?, config.gtp_address)?;
     // A new flow goes by the default Child SA.
-    let elsewhere = |qfi: u8| session.further.iter().any(|f| f.qfis.contains(&qfi));
-    let qfis = |flows: &[QosFlow]| {
-        let qfis = flows.iter().map(|flow| flow.qfi);
-        qfis.filter(|qfi| !elsewhere(*qfi)).collect::<Vec<u8>>()
+    let default = |flows: &[QosFlow]| {
+        let qfis = session.of_default(flows);
+        let dscp = config.dscp.of_child(flows, &qfis);
+        (qfis, dscp)
     };
-    let told = if qfis(&change.flows) == qfis(&session.flows) {
-        None
-    } else {
+    let mut told = Vec::new();
+    let (before, after) = (default(&session.flows), default(&change.flows));
+    if after != before {
+        told.push((true, after.0, after.1));
+    }
+    for further in &session.further {
+        let dscp = |flows: &[QosFlow]| config.dscp.of_child(flows, &further.qfis);
+        if dscp(&change.flows) != dscp(&session.flows) {
+            told.push((false, further.qfis.clone(), dscp(&change.flows)));
+        }
+    }
+    let notify = |(default, qfis, dscp): (bool, Vec<u8>, u8)| {
         let info = QosInfo {
             pdu_session: request.id,
-            qfis: qfis(&change.flows),
-            default: true,
-            dscp: None,
+            qfis,
+            default,
+            dscp: (dscp != 0).then_some(dscp),
         };
         let data = info
             .encode()
             .map_err(|_| Cause::radioNetwork(CauseRadioNetwork::radio_resources_not_available))?;
-        Some(Command::Inform {
-            sa,
-            token,
-            notifies: vec![private_notify(notify::QOS_INFO, data)],
-        })
+        Ok(private_notify(notify::QOS_INFO, data))
     };
+    let notifies = told
+        .into_iter()
+        .map(notify)
+        .collect::<Result<Vec<_>, Cause>>()?;
+    let told = (!notifies.is_empty()).then_some(Command::Inform {
+        sa,
+        token,
+        notifies,
+    });
     change.token = token;
     change.nas = request.nas;
     session.change = Some(change);

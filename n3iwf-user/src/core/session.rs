@@ -108,20 +108,21 @@ impl N3iwf {
         let slot = free.next().ok_or(no_room.clone())?;
         let free: Vec<u32> = free.collect();
         let inner = ue.inner.ok_or(no_room.clone())?;
-        let groups = self
-            .config
-            .child_sas
-            .spread(&transfer.flows, 1 + free.len());
+        let groups =
+            self.config
+                .child_sas
+                .spread(&transfer.flows, &self.config.dscp, 1 + free.len());
         let (up_kind, up) = notify::up_address(inner_address);
         let mut children = Vec::with_capacity(groups.len());
         let (mut tokens, first) = (self.tokens, self.tokens + 1);
         for qfis in &groups {
             tokens += 1;
+            let dscp = self.config.dscp.of_child(&transfer.flows, qfis);
             let qos = QosInfo {
                 pdu_session: request.id,
                 qfis: qfis.clone(),
                 default: tokens == first,
-                dscp: None,
+                dscp: (dscp != 0).then_some(dscp),
             };
             let qos = qos.encode().map_err(|_| no_room.clone())?;
             children.push(Command::CreateChild {
@@ -170,7 +171,6 @@ impl N3iwf {
     }
 
     pub(super) fn child_up(&mut self, now: Instant, sa: SaId, child: ChildId, token: u64) {
-        let inner_address = self.config.inner_address;
         let Some(ue) = self.ue_of(sa) else {
             return;
         };
@@ -208,8 +208,11 @@ impl N3iwf {
         }
         session.state = SessionState::Relaying;
         let (id, dl_teid) = (*id, session.dl_teid);
+        let Some(ue) = self.ues.get_mut(&number) else {
+            return;
+        };
         let session = ue.sessions.get(&id);
-        let relay = session.and_then(|session| relay_session(ue, id, session, inner_address));
+        let relay = session.and_then(|session| relay_session(ue, id, session, &self.config));
         let Some(relay) = relay else {
             return;
         };

@@ -6,7 +6,7 @@
 use ike::ChildId;
 use serde::Deserialize;
 
-use super::types::Session;
+use super::{dscp::DscpTable, types::Session};
 use crate::ngap::QosFlow;
 
 /// Which Child SAs a PDU session has.
@@ -18,30 +18,41 @@ pub enum ChildSas {
     OnePerSession,
     /// One for each GBR flow, and one for the others.
     GbrApart,
+    /// One for each DSCP, so that packets which overtake others are not in the way of the replay window
+    /// (RFC 4301, 4.1).
+    DscpApart,
     /// One for each flow.
     OnePerFlow,
 }
 
 impl ChildSas {
     /// The QFIs of each Child SA, that of the default one first: `room` of them at most.
-    pub(super) fn spread(self, flows: &[QosFlow], room: usize) -> Vec<Vec<u8>> {
-        let apart = |(at, flow): (usize, &QosFlow)| match self {
-            Self::OnePerSession => false,
-            Self::GbrApart => flow.gbr,
+    pub(super) fn spread(self, flows: &[QosFlow], dscp: &DscpTable, room: usize) -> Vec<Vec<u8>> {
+        // Flows with the same word share a Child SA; those without one have the default one.
+        let first = flows.first().map_or(0, |flow| dscp.of(flow));
+        let word = |at: usize, flow: &QosFlow| match self {
+            Self::OnePerSession => None,
+            Self::GbrApart => flow.gbr.then_some(at),
+            Self::DscpApart => Some(dscp.of(flow))
+                .filter(|own| *own != first)
+                .map(usize::from),
             // The first flow of a session is its default.
-            Self::OnePerFlow => at > 0,
+            Self::OnePerFlow => (at > 0).then_some(at),
         };
         let mut default = Vec::new();
-        let mut further = Vec::new();
+        let mut further: Vec<(usize, Vec<u8>)> = Vec::new();
         for (at, flow) in flows.iter().enumerate() {
-            if apart((at, flow)) && further.len() + 1 < room {
-                further.push(vec![flow.qfi]);
-            } else {
-                default.push(flow.qfi);
+            let word = word(at, flow);
+            let full = further.len() + 1 >= room;
+            let known = further.iter_mut().find(|(own, _)| Some(*own) == word);
+            match (known, word) {
+                (Some((_, qfis)), _) => qfis.push(flow.qfi),
+                (None, Some(word)) if !full => further.push((word, vec![flow.qfi])),
+                (None, _) => default.push(flow.qfi),
             }
         }
-        further.insert(0, default);
-        further
+        let further = further.into_iter().map(|(_, qfis)| qfis);
+        std::iter::once(default).chain(further).collect()
     }
 }
 
@@ -56,6 +67,13 @@ pub(crate) struct Further {
 }
 
 impl Session {
+    /// QFIs of the default Child SA once the session has `flows`.
+    pub(crate) fn of_default(&self, flows: &[QosFlow]) -> Vec<u8> {
+        let elsewhere = |qfi: &u8| self.further.iter().any(|f| f.qfis.contains(qfi));
+        let qfis = flows.iter().map(|flow| flow.qfi);
+        qfis.filter(|qfi| !elsewhere(qfi)).collect()
+    }
+
     /// XFRM interfaces that it takes.
     pub(crate) fn slots(&self) -> impl Iterator<Item = u32> {
         let further = self.further.iter().map(|further| further.slot);
@@ -97,21 +115,30 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Dscp;
 
     #[test]
     fn flows_are_spread_as_the_configuration_says_and_as_far_as_there_is_room() {
-        let flow = |qfi, gbr| QosFlow {
+        let flow = |qfi, five_qi, gbr| QosFlow {
             qfi,
-            five_qi: None,
+            five_qi: Some(five_qi),
             gbr,
         };
-        let flows = [flow(9, false), flow(1, true), flow(5, false), flow(2, true)];
-        let spread = |how: ChildSas, room| how.spread(&flows, room);
+        let flows = [
+            flow(9, 9, false),
+            flow(1, 1, true),
+            flow(5, 5, false),
+            flow(2, 1, true),
+        ];
+        let dscp = DscpTable::from_iter([(1, Dscp::EF)]);
+        let spread = |how: ChildSas, room| how.spread(&flows, &dscp, room);
         assert_eq!(spread(ChildSas::OnePerSession, 9), [vec![9, 1, 5, 2]]);
         assert_eq!(
             spread(ChildSas::GbrApart, 9),
             [vec![9, 5], vec![1], vec![2]]
         );
+        assert_eq!(spread(ChildSas::DscpApart, 9), [vec![9, 5], vec![1, 2]]);
+        assert_eq!(spread(ChildSas::DscpApart, 1), [vec![9, 1, 5, 2]]);
         assert_eq!(
             spread(ChildSas::OnePerFlow, 9),
             [vec![9], vec![1], vec![5], vec![2]]

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use keys::{KeyId, QkdKey, SaeId};
 
 use super::{
+    dscp::DscpTable,
     keydesk::KeyPolicy,
     modify::Modify,
     pacing::Pace,
@@ -42,6 +43,8 @@ pub struct CoreConfig {
     pub slots: u32,
     /// Which Child SAs a PDU session has.
     pub child_sas: ChildSas,
+    /// DSCP of outer headers on NWu and N3.
+    pub dscp: DscpTable,
     /// Replay window of ESP, packets.
     pub replay_window: u32,
     /// How QKD keys are given out.
@@ -245,8 +248,12 @@ pub struct RelaySession {
     pub slot: u32,
     /// Reqid of the session's default Child SA: uplink packets come out of no others than those here.
     pub reqid: u32,
+    /// DSCP of what goes by it.
+    pub dscp: u8,
     /// The Child SAs beside it.
     pub further: Vec<RelayTunnel>,
+    /// DSCP on N3 by QFI, as far as it is not 0.
+    pub n3_dscp: BTreeMap<u8, u8>,
     /// Session-AMBR.
     pub ambr: Option<Ambr>,
     /// UE-AMBR, which all sessions of the UE share.
@@ -270,6 +277,8 @@ pub struct RelayTunnel {
     pub reqid: u32,
     /// Flows that go through it.
     pub qfis: Vec<u8>,
+    /// DSCP of what goes by it.
+    pub dscp: u8,
 }
 
 /// What the core wants of the IKE endpoint.

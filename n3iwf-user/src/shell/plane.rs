@@ -265,13 +265,14 @@ impl<F: Fn(u32) -> Option<String>> Worker<F> {
                     slot: tunnel.slot,
                     interface: (self.interface)(tunnel.slot),
                     qfis: tunnel.qfis,
+                    dscp: tunnel.dscp,
                 })
                 .collect(),
             ue: session.ue,
             session_ambr: session.ambr,
             ue_ambr: session.ue_ambr,
-            tunnel_dscp: None,
-            n3_dscp: None,
+            dscp: session.dscp,
+            n3_dscp: session.n3_dscp,
         })
     }
 }

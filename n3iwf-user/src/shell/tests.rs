@@ -382,7 +382,9 @@ async fn the_data_plane_works_in_the_order_it_is_told() {
         up_address: "10.0.0.1".parse().unwrap(),
         slot: 2,
         reqid: 11,
+        dscp: 0,
         further: Vec::new(),
+        n3_dscp: BTreeMap::new(),
         ambr: Some(Ambr {
             uplink: 1_000_000,
             downlink: 2_000_000,

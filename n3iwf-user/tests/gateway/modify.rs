@@ -1,9 +1,13 @@
 //! UE context modification and modified PDU sessions.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use dataplane::relay::Ambr;
-use n3iwf_user::ngap::Cause;
+use ike::wire::Notify;
+use n3iwf_user::{
+    core::{ChildSas, Dscp, DscpTable},
+    ngap::Cause,
+};
 use nwu::{QosInfo, notify};
 use oxirush_ngap::{NgapPduKind, ie, ngap::*};
 
@@ -149,6 +153,51 @@ fn flows_are_told_to_the_ue_then_relayed_then_answered() {
     assert_eq!(world.ues[ue].told.len(), 1);
     world.ngap(&amf::context_release(ran));
     world.assert_nothing_left();
+}
+
+#[test]
+fn dscps_are_told_to_the_ue_and_to_the_relay() {
+    let mut world = World::with_core(|core| {
+        let table = [(9, "AF41"), (1, "EF")].map(|(qi, name)| (qi, Dscp::named(name).unwrap()));
+        core.dscp = DscpTable::from_iter(table);
+        core.child_sas = ChildSas::DscpApart;
+    });
+    let told = |notifies: &[Notify]| {
+        let mut notifies = notifies.iter();
+        let found = notifies.find(|notify| notify.kind.0 == notify::QOS_INFO);
+        let info = QosInfo::decode(&found.unwrap().data).unwrap();
+        (info.qfis, info.default, info.dscp)
+    };
+    // Flows of 5QI 9 alone.
+    let (ue, ran) = world.attach_with_session();
+    let mut children = world.ues[ue].children.values();
+    let (_, notifies) = children.find(|(signalling, _)| !signalling).unwrap();
+    assert_eq!(told(notifies), (vec![1], true, Some(34)));
+    let relayed = world.relay.values().next().unwrap().clone();
+    assert_eq!(relayed.dscp, 34);
+    assert_eq!(relayed.n3_dscp, BTreeMap::from([(1, 34)]));
+    // One of 5QI 1 comes to the Child SA that is there: it has no DSCP for both, N3 has.
+    let wanted = Wanted {
+        flows: &[(5, true)],
+        ..Wanted::default()
+    };
+    world.ngap(&modify(ran, &[(1, b"modify", transfer(&wanted))]));
+    assert_eq!(outcome(&world.next()).0, [(1, (vec![5], vec![]))]);
+    let last = world.ues[ue].told.pop().unwrap();
+    assert_eq!(told(&last), (vec![1, 5], true, None));
+    let relayed = world.relay.values().next().unwrap();
+    assert_eq!(relayed.dscp, 0);
+    assert_eq!(relayed.n3_dscp, BTreeMap::from([(1, 34), (5, 46)]));
+    // The first flow becomes one of 5QI 1 too.
+    let wanted = Wanted {
+        flows: &[(1, true)],
+        ..Wanted::default()
+    };
+    world.ngap(&modify(ran, &[(1, b"modify", transfer(&wanted))]));
+    world.next();
+    let last = world.ues[ue].told.pop().unwrap();
+    assert_eq!(told(&last), (vec![1, 5], true, Some(46)));
+    assert_eq!(world.relay.values().next().unwrap().dscp, 46);
 }
 
 #[test]

@@ -127,6 +127,7 @@ pub(crate) fn core_config(range: &str) -> CoreConfig {
         gtp_address: "203.0.113.1".parse().unwrap(),
         slots: 3,
         child_sas: Default::default(),
+        dscp: Default::default(),
         replay_window: 128,
         keys: KeyPolicy::default(),
         timing: CoreTiming::default(),

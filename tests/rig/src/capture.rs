@@ -152,6 +152,27 @@ fn esp(frame: &[u8], spi: u32) -> Option<Vec<u8>> {
     (*packet.first()? == 0x45 && *packet.get(9)? == 50 && theirs).then(|| packet.to_vec())
 }
 
+/// The whole IPv4 packets of a capture that are uplink G-PDUs (TS 29.281), and their QFIs.
+///
+/// # Errors
+/// As [`ike_frames`].
+pub fn uplink_gtpu(file: &Path) -> Result<Vec<(u8, Vec<u8>)>> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let packets = ethernet_frames(&bytes)?.into_iter();
+    Ok(packets.filter_map(gtpu).collect())
+}
+
+fn gtpu(frame: &[u8]) -> Option<(u8, Vec<u8>)> {
+    let ip = frame.get(12..)?.strip_prefix(&[0x08, 0x00])?;
+    let (header, udp) = ip.split_at_checked(20)?;
+    if *header.first()? != 0x45 || *header.get(9)? != 17 || udp.get(2..4)? != [0x08, 0x68] {
+        return None;
+    }
+    let message = gtpu::Message::decode(udp.get(8..)?).ok()?;
+    let container = message.header.container?;
+    (container.direction == gtpu::Direction::Uplink).then(|| (container.qfi, ip.to_vec()))
+}
+
 /// The frames of a classic pcap file.
 fn ethernet_frames(bytes: &[u8]) -> Result<Vec<&[u8]>> {
     let (header, mut rest) = bytes

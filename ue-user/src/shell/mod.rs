@@ -448,7 +448,7 @@ impl Daemon {
                 let outcome = self.plane.add(&session);
                 self.timed(|ue, now| ue.session_added(now, session.accept.id, outcome));
             }
-            Action::SetFurther(id, further) => self.plane.set_further(id, further),
+            Action::SetTunnels { id, dscp, further } => self.plane.set_tunnels(id, dscp, further),
             Action::SetRules(id, rules) => self.plane.set_rules(id, rules),
             Action::RemoveSession(id) => self.plane.remove_session(id),
             Action::Attached => {

@@ -141,6 +141,7 @@ impl UserPlane {
             interface: self
                 .is_kernel()
                 .then(|| self.config.interface(session.slot)),
+            dscp: session.dscp,
             further: self.tunnels(session.further.clone()),
         };
         self.relay.add(session).map_err(|error| error.to_string())
@@ -151,12 +152,14 @@ impl UserPlane {
             slot: child.slot,
             interface: self.is_kernel().then(|| self.config.interface(child.slot)),
             qfis: child.qfis,
+            dscp: child.dscp,
         };
         further.into_iter().map(tunnel).collect()
     }
 
-    pub(super) fn set_further(&self, id: u8, further: Vec<FurtherChild>) {
-        if let Err(error) = self.relay.set_further(id, self.tunnels(further)) {
+    pub(super) fn set_tunnels(&self, id: u8, dscp: u8, further: Vec<FurtherChild>) {
+        let tunnels = self.tunnels(further);
+        if let Err(error) = self.relay.set_tunnels(id, dscp, tunnels) {
             warn!(pdu_session = id, %error, "flows stay with the default Child SA");
         }
     }

@@ -1,4 +1,4 @@
-//! System calls that no crate wraps: `recvmmsg(2)`, `sendmmsg(2)`, `IP_MTU_DISCOVER`.
+//! System calls that no crate wraps: `recvmmsg(2)`, `sendmmsg(2)` with `IP_TOS`, `IP_MTU_DISCOVER`.
 #![allow(unsafe_code)]
 
 use std::{
@@ -113,6 +113,8 @@ impl Receiver {
 /// A datagram to send: header and payload are gathered, not copied together.
 pub(super) struct Outgoing<'a> {
     pub(super) to: SocketAddr,
+    /// Of the IP header, 6 bits.
+    pub(super) dscp: u8,
     pub(super) header: [u8; 16],
     pub(super) header_len: usize,
     pub(super) payload: &'a [u8],
@@ -133,11 +135,20 @@ pub(super) fn send(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> u64 {
             [vector(header), vector(datagram.payload)]
         })
         .collect();
+    let mut classes: Vec<Class> = datagrams
+        .iter()
+        .map(|datagram| Class::of(datagram.to, datagram.dscp))
+        .collect();
     let mut messages: Vec<libc::mmsghdr> = names
         .iter_mut()
         .zip(&mut vectors)
-        .map(|(name, vectors)| {
+        .zip(&mut classes)
+        .map(|((name, vectors), class)| {
             let mut message = empty_message();
+            if class.value != 0 {
+                message.msg_hdr.msg_control = ptr::from_mut(class).cast();
+                message.msg_hdr.msg_controllen = size_of::<Class>();
+            }
             message.msg_hdr.msg_namelen = name.len();
             message.msg_hdr.msg_name = ptr::from_mut(name).cast();
             message.msg_hdr.msg_iov = vectors.as_mut_ptr();
@@ -250,6 +261,31 @@ impl From<SocketAddr> for Name {
     }
 }
 
+/// A control message with the traffic class of one datagram.
+#[repr(C, align(8))]
+struct Class {
+    header: libc::cmsghdr,
+    value: libc::c_int,
+}
+
+impl Class {
+    fn of(to: SocketAddr, dscp: u8) -> Self {
+        let (level, kind) = match to {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+        };
+        Self {
+            header: libc::cmsghdr {
+                // What `CMSG_LEN` makes of an int: padding does not count.
+                cmsg_len: size_of::<libc::cmsghdr>() + size_of::<libc::c_int>(),
+                cmsg_level: level,
+                cmsg_type: kind,
+            },
+            value: libc::c_int::from(dscp & 0x3f) << 2,
+        }
+    }
+}
+
 fn vector(octets: &[u8]) -> libc::iovec {
     libc::iovec {
         // sendmmsg only reads; the field is mutable because recvmmsg shares the type.
@@ -265,8 +301,49 @@ fn empty_message() -> libc::mmsghdr {
 
 #[cfg(test)]
 mod tests {
+    use std::{mem::offset_of, net::UdpSocket, os::fd::AsFd};
+
+    use socket2::SockRef;
+
     use super::*;
-    use std::mem::offset_of;
+
+    /// What a socket that asks for traffic classes gets with a datagram.
+    fn class_received(socket: &UdpSocket) -> Option<u8> {
+        use nix::sys::socket::{ControlMessageOwned as Got, MsgFlags, recvmsg};
+        let mut octets = [0; 16];
+        let mut vectors = [io::IoSliceMut::new(&mut octets)];
+        let mut room = nix::cmsg_space!(libc::c_int);
+        let fd = socket.as_raw_fd();
+        let got = recvmsg::<()>(fd, &mut vectors, Some(&mut room), MsgFlags::empty()).unwrap();
+        got.cmsgs().unwrap().find_map(|message| match message {
+            Got::Ipv4Tos(class) => Some(class),
+            Got::Ipv6TClass(class) => u8::try_from(class).ok(),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn each_datagram_has_its_own_dscp() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let to = UdpSocket::bind(address).unwrap();
+            let socket = SockRef::from(&to);
+            match to.local_addr().unwrap() {
+                SocketAddr::V4(_) => socket.set_recv_tos_v4(true).unwrap(),
+                SocketAddr::V6(_) => socket.set_recv_tclass_v6(true).unwrap(),
+            }
+            let from = UdpSocket::bind(address).unwrap();
+            let out = [46, 0, 63].map(|dscp| Outgoing {
+                to: to.local_addr().unwrap(),
+                dscp,
+                header: [0; 16],
+                header_len: 0,
+                payload: b"a",
+            });
+            assert_eq!(send(from.as_fd(), &out), 0);
+            let classes = [(); 3].map(|()| class_received(&to));
+            assert_eq!(classes, [46 << 2, 0, 63 << 2].map(Some), "{address}");
+        }
+    }
 
     #[test]
     fn an_address_of_either_family_comes_back() {

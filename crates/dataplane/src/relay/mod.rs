@@ -68,11 +68,24 @@ pub struct AccessSession {
     pub session_ambr: Option<Ambr>,
     /// UE-AMBR; the one told last holds for all sessions of the UE.
     pub ue_ambr: Option<Ambr>,
-    /// DSCP of the packets in the tunnel (5G_QOS_INFO, TS 24.502 9.3.1.1), which IPsec copies to the
-    /// outer header.
-    pub tunnel_dscp: Option<u8>,
-    /// DSCP of the packets on N3.
-    pub n3_dscp: Option<u8>,
+    /// DSCP of what goes by [`Self::slot`], as [`Tunnel::dscp`].
+    pub dscp: u8,
+    /// DSCP on N3 of the QoS flows that have one other than 0 (TS 23.501, 5.7.5.1), by QFI.
+    pub n3_dscp: BTreeMap<u8, u8>,
+}
+
+impl AccessSession {
+    /// DSCP of a flow's packets in the tunnel.
+    pub(crate) fn tunnel_dscp(&self, qfi: u8) -> u8 {
+        let mut further = self.further.iter();
+        let found = further.find(|tunnel| tunnel.qfis.contains(&qfi));
+        found.map_or(self.dscp, |tunnel| tunnel.dscp)
+    }
+
+    /// DSCP of a flow's packets on N3.
+    pub(crate) fn n3_dscp(&self, qfi: u8) -> u8 {
+        self.n3_dscp.get(&qfi).copied().unwrap_or(0)
+    }
 }
 
 /// A Child SA that carries some QoS flows of a PDU session (5G_QOS_INFO, TS 24.502 9.3.1.1).
@@ -84,6 +97,9 @@ pub struct Tunnel {
     pub interface: Option<String>,
     /// The flows.
     pub qfis: Vec<u8>,
+    /// DSCP of the packets in it (5G_QOS_INFO, TS 24.502 9.3.1.1), 6 bits, which IPsec copies to the
+    /// outer header.
+    pub dscp: u8,
 }
 
 /// An aggregate maximum bit rate, bit/s of PDUs.
@@ -296,6 +312,8 @@ pub struct UeSession {
     pub up_address: Ipv4Addr,
     /// Name of the XFRM interface; `None` only without IPsec.
     pub interface: Option<String>,
+    /// DSCP of what goes by [`Self::interface`], as [`Tunnel::dscp`].
+    pub dscp: u8,
     /// Child SAs for some of the flows; the others go by [`Self::interface`].
     pub further: Vec<Tunnel>,
 }
@@ -305,8 +323,8 @@ pub trait UeRelay: Send + Sync {
     /// Makes the TUN device, its address and routes, and starts to relay.
     fn add(&self, session: UeSession) -> Result<(), Error>;
 
-    /// Changes the Child SAs beside the default one.
-    fn set_further(&self, pdu_session: u8, further: Vec<Tunnel>) -> Result<(), Error>;
+    /// Changes the DSCP of the default Child SA, and the Child SAs beside it.
+    fn set_tunnels(&self, pdu_session: u8, dscp: u8, further: Vec<Tunnel>) -> Result<(), Error>;
 
     /// Changes the QoS rules of a session.
     fn set_rules(&self, pdu_session: u8, rules: UplinkRules);

@@ -312,6 +312,7 @@ impl Shared {
                             entry.count(container.qfi, Direction::Uplink, part.len());
                             out.push(Outgoing {
                                 to,
+                                dscp: entry.session.n3_dscp(container.qfi),
                                 header,
                                 header_len: header.len(),
                                 payload: part,
@@ -417,6 +418,7 @@ impl Shared {
         if let Some(header) = gtpu::g_pdu_header(teid, container, packet.len()) {
             let out = Outgoing {
                 to: SocketAddr::new(entry.session.upf, gtpu::PORT),
+                dscp: entry.session.n3_dscp(container.qfi),
                 header,
                 header_len: header.len(),
                 payload: packet,
@@ -441,6 +443,7 @@ impl Shared {
         if let Some(socket) = sockets.get(&entry.home(entry.session.default_qfi)) {
             let out = Outgoing {
                 to: SocketAddrV4::new(entry.session.ue_inner, 0).into(),
+                dscp: entry.session.tunnel_dscp(entry.session.default_qfi),
                 header,
                 header_len: encoded.len(),
                 payload: packet,
@@ -476,6 +479,7 @@ impl Shared {
                     entry.count(qfi, Direction::Downlink, payload.len());
                     out.push(Outgoing {
                         to,
+                        dscp: entry.session.tunnel_dscp(qfi),
                         header,
                         header_len: encoded.len(),
                         payload,
@@ -532,6 +536,7 @@ impl Shared {
     fn answer(&self, to: SocketAddr, octets: &[u8]) {
         let answer = Outgoing {
             to,
+            dscp: 0,
             header: [0; 16],
             header_len: 0,
             payload: octets,

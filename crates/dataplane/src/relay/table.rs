@@ -370,8 +370,8 @@ mod tests {
             ue: 1,
             session_ambr: None,
             ue_ambr: None,
-            tunnel_dscp: None,
-            n3_dscp: None,
+            dscp: 0,
+            n3_dscp: BTreeMap::new(),
         }
     }
 
@@ -451,6 +451,7 @@ mod tests {
             slot,
             interface: Some(format!("xfrmi-{slot}")),
             qfis: vec![qfi],
+            dscp: 0,
         };
         table.insert(AccessSession {
             further: vec![tunnel(2, 5), tunnel(3, 6)],

@@ -71,8 +71,8 @@ fn session(dl_teid: u32, qfis: &[u8]) -> AccessSession {
         ue: 1,
         session_ambr: None,
         ue_ambr: None,
-        tunnel_dscp: None,
-        n3_dscp: None,
+        dscp: 0,
+        n3_dscp: std::collections::BTreeMap::new(),
     }
 }
 
@@ -127,6 +127,7 @@ fn a_packet_goes_up_and_down() {
             inner_local: UE,
             up_address: N3IWF,
             interface: None,
+            dscp: 0,
             further: Vec::new(),
         })
         .unwrap();
@@ -187,6 +188,7 @@ fn an_uplink_flow_follows_the_qfi_of_downlink_packets_with_rqi() {
             inner_local: UE,
             up_address: N3IWF,
             interface: None,
+            dscp: 0,
             further: Vec::new(),
         })
         .unwrap();
@@ -263,6 +265,7 @@ fn ipv6_has_the_link_local_address_told_and_those_of_the_prefix_advertised() {
             inner_local: UE,
             up_address: N3IWF,
             interface: None,
+            dscp: 0,
             further: Vec::new(),
         })
         .unwrap();

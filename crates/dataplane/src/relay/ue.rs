@@ -6,7 +6,7 @@ use std::{
     os::fd::AsFd,
     sync::{
         Arc, Mutex, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant},
@@ -62,6 +62,8 @@ struct Shared {
     config: TunRelayConfig,
     tun: Tun,
     gre: Arc<Socket>,
+    /// DSCP of the default Child SA.
+    dscp: AtomicU8,
     /// Child SAs beside the default one, whose socket is `gre`.
     further: RwLock<Vec<Further>>,
     rules: RwLock<UplinkRules>,
@@ -118,7 +120,7 @@ impl UeRelay for TunRelay {
         let id = session.pdu_session;
         let gre = gre_socket::open(session.inner_local, session.interface.as_deref())?;
         let gre = Arc::new(gre);
-        let further = session.further.clone();
+        let (dscp, further) = (session.dscp, session.further.clone());
         let tun = Tun::open(&session)?;
         let rules = RwLock::new(session.rules.clone());
         let shared = Arc::new(Shared {
@@ -126,6 +128,7 @@ impl UeRelay for TunRelay {
             config: self.config,
             tun,
             gre: Arc::clone(&gre),
+            dscp: AtomicU8::new(dscp),
             further: RwLock::default(),
             rules,
             reflections: Reflections::default(),
@@ -151,9 +154,10 @@ impl UeRelay for TunRelay {
         Ok(())
     }
 
-    fn set_further(&self, pdu_session: u8, further: Vec<Tunnel>) -> Result<(), Error> {
+    fn set_tunnels(&self, pdu_session: u8, dscp: u8, further: Vec<Tunnel>) -> Result<(), Error> {
         match lock(&self.sessions).get(&pdu_session) {
             Some(running) => {
+                running.shared.dscp.store(dscp, Relaxed);
                 running.shared.set_further(further)?;
                 running.shared.tunnels_for_programs();
                 Ok(())
@@ -267,12 +271,13 @@ impl Shared {
         })
     }
 
-    /// Tells the programs which flow goes by which Child SA.
+    /// Tells the programs which flow goes by which Child SA, and with which DSCP.
     fn tunnels_for_programs(&self) {
         if let Some(programs) = &self.programs {
             let further = read(&self.further);
             let further: Vec<Tunnel> = further.iter().map(|f| f.tunnel.clone()).collect();
-            lock(programs).set_further(self.session.pdu_session, &further);
+            let dscp = self.dscp.load(Relaxed);
+            lock(programs).set_tunnels(self.session.pdu_session, dscp, &further);
         }
     }
 
@@ -394,18 +399,22 @@ impl Shared {
                 }
             }
             drop(rules);
-            let further = read(&self.further);
+            let (dscp, further) = (self.dscp.load(Relaxed), read(&self.further));
             let mut out = Vec::with_capacity(ready.len());
             let mut by_further: Vec<Vec<Outgoing<'_>>> = further.iter().map(|_| vec![]).collect();
             for (qfi, parts) in &ready {
                 let (header, header_len) = self.gre_header(*qfi);
                 let own = further.iter().zip(&mut by_further);
                 let mut own = own.filter(|(further, _)| further.tunnel.qfis.contains(qfi));
-                let out = own.next().map_or(&mut out, |(_, own)| own);
+                let (dscp, out) = match own.next() {
+                    Some((further, own)) => (further.tunnel.dscp, own),
+                    None => (dscp, &mut out),
+                };
                 for payload in parts.iter() {
                     self.count(*qfi, Direction::Uplink, payload.len());
                     out.push(Outgoing {
                         to,
+                        dscp,
                         header,
                         header_len,
                         payload,

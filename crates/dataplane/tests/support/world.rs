@@ -4,7 +4,7 @@
 use std::{
     io::{self, Read},
     net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, UdpSocket},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     path::PathBuf,
     sync::{
         Arc,
@@ -21,7 +21,7 @@ use dataplane::relay::{
 use gtpu::{Direction, Message, MessageType, PduSessionContainer, encode_g_pdu};
 use nix::{
     poll::{PollFd, PollFlags, poll},
-    sys::socket::{setsockopt, sockopt::RcvBufForce},
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt::RcvBufForce},
 };
 use nwu::GreHeader;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -176,8 +176,8 @@ pub(crate) fn session(interface: &str) -> AccessSession {
         ue: 1,
         session_ambr: None,
         ue_ambr: None,
-        tunnel_dscp: None,
-        n3_dscp: None,
+        dscp: 0,
+        n3_dscp: std::collections::BTreeMap::new(),
     }
 }
 
@@ -324,6 +324,7 @@ pub(crate) fn attach(world: &World, interface: &str) -> TunRelay {
                 inner_local: UE_INNER,
                 up_address: N3IWF_INNER,
                 interface: Some(interface.into()),
+                dscp: 0,
                 further: Vec::new(),
             })
             .unwrap();
@@ -339,6 +340,23 @@ pub(crate) fn datagram(socket: &UdpSocket) -> Vec<u8> {
     let len = socket.recv(&mut room).unwrap();
     room.truncate(len);
     room
+}
+
+/// A datagram and the TOS of its IPv4 header, of a socket that asks for it.
+pub(crate) fn classed_datagram(socket: &UdpSocket) -> (Vec<u8>, u8) {
+    let mut room = vec![0; 65_536];
+    let mut vectors = [io::IoSliceMut::new(&mut room)];
+    let mut control = nix::cmsg_space!(libc::c_int);
+    let fd = socket.as_raw_fd();
+    let flags = MsgFlags::empty();
+    let got = recvmsg::<()>(fd, &mut vectors, Some(&mut control), flags).unwrap();
+    let class = got.cmsgs().unwrap().find_map(|message| match message {
+        ControlMessageOwned::Ipv4Tos(class) => Some(class),
+        _ => None,
+    });
+    let (len, class) = (got.bytes, class.unwrap());
+    room.truncate(len);
+    (room, class)
 }
 
 pub(crate) fn raw(mut socket: &Socket) -> Vec<u8> {

@@ -118,6 +118,7 @@ impl World {
             gtp_address: "203.0.113.1".parse().unwrap(),
             slots: 3,
             child_sas: Default::default(),
+            dscp: Default::default(),
             replay_window: 128,
             keys: KeyPolicy::default(),
             timing: CoreTiming::default(),

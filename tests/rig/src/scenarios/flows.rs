@@ -1,15 +1,16 @@
 //! A PDU session with two QoS flows, each of which has a Child SA of its own.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::faults::{clean_slate, nothing_stays};
 use crate::bulk::{self, Direction};
-use crate::control::{self, number};
+use crate::capture::{self, Capture};
+use crate::control::{self, number, text};
 use crate::files::DNN;
 use crate::report::{Finding, Report};
 use crate::steps::{self, Attached};
-use crate::topology::Place;
+use crate::topology::{self, Place};
 use crate::world::{Role, World};
 
 /// QKD keys of a `native` attach, and of one Child SA more.
@@ -19,6 +20,9 @@ const BULK: u64 = 128 << 10;
 const PINGS: u32 = 10;
 /// QFI of ICMP; everything else is of QFI 1.
 const MEDIA: u64 = 5;
+const MEDIA_5QI: u8 = 7;
+/// Expedited forwarding (RFC 3246).
+const EF: u8 = 46;
 
 /// ICMP goes by one Child SA, TCP by the other, in both directions.
 pub(super) fn flows(report: &mut Report, world: &mut World) -> Option<()> {
@@ -63,6 +67,9 @@ fn carry(report: &mut Report, world: &mut World) -> Option<()> {
     report.step("every key is accounted for", || steps::keys(world, KEYS))?;
     report.step("ping is of one Child SA", || ping(world, &session))?;
     report.step("TCP is of the other", || transfer(world, &session))?;
+    report.step("outer headers have the DSCP of their flow", || {
+        marks(world, &session)
+    })?;
     report.step("eBPF counters = kernel counters", || steps::counters(world))?;
     report.step("kernel IPsec", || steps::xfrm_states(world, 6))?;
     report.step("deregistration", || steps::deregister(world))?;
@@ -74,37 +81,97 @@ fn configure(world: &World) -> Result<Finding> {
         let name = format!("    - name: {DNN}\n");
         let flows = format!(
             "{name}      flows:\n        - {{qfi: 1}}\n        \
-             - {{qfi: {MEDIA}, five_qi: 7, filter: {{protocol: 1}}}}\n"
+             - {{qfi: {MEDIA}, five_qi: {MEDIA_5QI}, filter: {{protocol: 1}}}}\n"
         );
         text.replace(&name, &flows)
     })?;
     world.reconfigure(Role::N3iwf, |text| {
-        text.replace("  nasTcpPort:", "  childSas: one-per-flow\n  nasTcpPort:")
+        let more = format!("  childSas: one-per-flow\n  dscp: {{ {MEDIA_5QI}: EF }}\n");
+        text.replace("  nasTcpPort:", &format!("{more}  nasTcpPort:"))
     })?;
     Ok(Finding::new(format!("QFI {MEDIA} is ICMP, QFI 1 the rest")))
+}
+
+/// Echoes, which are of the flow with a DSCP, and TCP, which is not, as they are on NWu and on N3.
+fn marks(world: &World, session: &Attached) -> Result<Finding> {
+    let logs = world.options().logs.clone();
+    let netns = world.netns(Place::N3iwf)?;
+    let capture = |interface, neighbour| {
+        let file = logs.join(format!("dscp-{interface}.pcap"));
+        Capture::start(netns, interface, neighbour, &file, &logs)
+    };
+    let (nwu, n3) = (
+        capture("nwu", topology::UE_NWU)?,
+        capture("n2n3", topology::CORE)?,
+    );
+    steps::ping(world, session, PINGS)?;
+    let host = session.host.parse()?;
+    let (ue, dn) = (world.netns(Place::Ue)?, world.netns(Place::Dn)?);
+    bulk::transfer(ue, session.address, dn, host, Direction::Up, BULK)?;
+    let (nwu, n3) = (nwu.finish()?, n3.finish()?);
+    let mut count = 0;
+    let mut check = |what: &str, packets: Vec<Vec<u8>>, dscp: u8| {
+        let found: Vec<u8> = packets
+            .iter()
+            .filter_map(|p| Some(p.get(1)? >> 2))
+            .collect();
+        ensure!(
+            found.len() >= PINGS as usize && found.iter().all(|own| *own == dscp),
+            "{what}: DSCPs {found:?} and not {dscp}"
+        );
+        count += found.len();
+        Ok(())
+    };
+    let children = children(world)?;
+    let [default, further] = &children[..] else {
+        bail!("{} Child SAs of the session", children.len());
+    };
+    for (child, dscp) in [(default, 0), (further, EF)] {
+        for way in ["/spi-in", "/spi-out"] {
+            let spi = u32::from_str_radix(text(&child.1, way), 16)?;
+            check(way, capture::esp_packets(&nwu, spi)?, dscp)?;
+        }
+    }
+    let uplink = |qfi: u64| -> Result<Vec<Vec<u8>>> {
+        let packets = capture::uplink_gtpu(&n3)?.into_iter();
+        Ok(packets
+            .filter(|(own, _)| u64::from(*own) == qfi)
+            .map(|(_, packet)| packet)
+            .collect())
+    };
+    check("QFI 1 on N3", uplink(1)?, 0)?;
+    check("the other on N3", uplink(MEDIA)?, EF)?;
+    Ok(Finding::new(format!("{count} packets, DSCP {EF} or 0")))
+}
+
+/// The Child SAs of the session by their XFRM interfaces: the default one comes first.
+fn children(world: &World) -> Result<Vec<(u64, Value)>> {
+    let sas = control::n3iwf(world, "sas")?;
+    let children = sas.pointer("/sas/0/child-sas").and_then(Value::as_array);
+    let children = children.context("no Child SAs")?.iter();
+    let mut found = children
+        .filter(|child| text(child, "/name") == "pdu-1")
+        .map(|child| Ok((number(child, "/if-id")?, child.clone())))
+        .collect::<Result<Vec<_>>>()?;
+    found.sort_unstable_by_key(|(interface, _)| *interface);
+    Ok(found)
 }
 
 /// Packets in and out of both Child SAs of the session, by XFRM interface: that of the default one
 /// comes first.
 fn packets(world: &World) -> Result<[[u64; 2]; 2]> {
-    let sas = control::n3iwf(world, "sas")?;
-    let children = sas.pointer("/sas/0/child-sas").and_then(Value::as_array);
-    let mut found = Vec::new();
-    for child in children.context("no Child SAs")? {
-        if child.get("name").and_then(Value::as_str) == Some("pdu-1") {
-            let way = |way: &str| number(child, &format!("/{way}/packets"));
-            let both = [way("traffic-in")?, way("traffic-out")?];
-            found.push((number(child, "/if-id")?, both));
-        }
-    }
-    found.sort_unstable();
-    let [(first, default), (second, further)] = found[..] else {
-        bail!("{} Child SAs of the session", found.len());
+    let count = |(_, child): &(u64, Value)| -> Result<[u64; 2]> {
+        let way = |way: &str| number(child, &format!("/{way}/packets"));
+        Ok([way("traffic-in")?, way("traffic-out")?])
     };
-    if first == second {
-        bail!("both on XFRM interface {first}");
+    let children = children(world)?;
+    let [default, further] = &children[..] else {
+        bail!("{} Child SAs of the session", children.len());
+    };
+    if default.0 == further.0 {
+        bail!("both on XFRM interface {}", default.0);
     }
-    Ok([default, further])
+    Ok([count(default)?, count(further)?])
 }
 
 fn ping(world: &World, session: &Attached) -> Result<Finding> {

@@ -121,6 +121,8 @@ struct Child {
     pdu_session: Option<u8>,
     /// Flows of the session that it carries.
     qfis: Vec<u8>,
+    /// DSCP of outer headers, 6 bits.
+    dscp: u8,
     slot: u32,
     inner_remote: IpAddr,
     reqid: u32,

@@ -150,18 +150,43 @@ impl Ue {
 
     /// What the N3IWF says without a Child SA to make: the flows of one that is there
     /// (TS 24.502, 7.6). The NAS message that follows says which packets they take.
-    pub(super) fn told(&self, notifies: &[Notify]) {
+    pub(super) fn told(&mut self, notifies: &[Notify]) {
         for notify in notifies.iter().filter(|n| n.kind.0 == notify::QOS_INFO) {
             match QosInfo::decode(&notify.data) {
-                Ok(info) => info!(
-                    pdu_session = info.pdu_session,
-                    qfis = ?info.qfis,
-                    dscp = info.dscp,
-                    "flows of a Child SA changed"
-                ),
+                Ok(info) => self.flows_changed(&info),
                 Err(error) => warn!(%error, "5G_QOS_INFO cannot be read"),
             }
         }
+    }
+
+    fn flows_changed(&mut self, info: &QosInfo) {
+        info!(
+            pdu_session = info.pdu_session,
+            qfis = ?info.qfis,
+            dscp = info.dscp,
+            "flows of a Child SA changed"
+        );
+        let Some(link) = self.link.as_mut() else {
+            return;
+        };
+        let session = link.sessions.get(&info.pdu_session);
+        let default = session.and_then(|session| session.child);
+        // A rekey may have made two of it.
+        let slot = match info.default {
+            true => default.and_then(|child| link.children.get(&child)),
+            false => link.children.values().find(|child| {
+                child.pdu_session == Some(info.pdu_session)
+                    && child.qfis.iter().any(|qfi| info.qfis.contains(qfi))
+            }),
+        };
+        let slot = slot.map(|child| child.slot);
+        for child in link.children.values_mut() {
+            if child.pdu_session == Some(info.pdu_session) && Some(child.slot) == slot {
+                child.qfis.clone_from(&info.qfis);
+                child.dscp = info.dscp.unwrap_or(0);
+            }
+        }
+        self.tunnels_changed(info.pdu_session);
     }
 
     pub(super) fn establish_configured(&mut self, now: Instant) {
@@ -334,6 +359,7 @@ impl Ue {
             child.id,
             Child {
                 pdu_session,
+                dscp: flows.as_ref().and_then(|flows| flows.dscp).unwrap_or(0),
                 qfis: flows.map(|flows| flows.qfis).unwrap_or_default(),
                 slot,
                 inner_remote,
@@ -382,22 +408,30 @@ impl Ue {
                     "user-plane Child SA up"
                 );
                 self.join(session);
-                self.further_changed(session);
+                self.tunnels_changed(session);
             }
         }
     }
 
-    /// Tells the relay of Child SAs beside the default one, if it has the session.
-    fn further_changed(&mut self, id: u8) {
+    /// Tells the relay of Child SAs beside the default one, and of DSCPs, if it has the session.
+    fn tunnels_changed(&mut self, id: u8) {
         let Some(link) = self.link.as_mut() else {
             return;
         };
         let further = link.further(id);
         let session = link.sessions.get_mut(&id);
-        let interface = session.and_then(|session| session.interface.as_mut());
-        if let Some(interface) = interface.filter(|own| own.further != further) {
+        let Some(session) = session else {
+            return;
+        };
+        let child = session.child.and_then(|child| link.children.get(&child));
+        let dscp = child.map_or(0, |child| child.dscp);
+        let interface = session.interface.as_mut();
+        let changed = |own: &&mut SessionInterface| own.further != further || own.dscp != dscp;
+        if let Some(interface) = interface.filter(changed) {
+            interface.dscp = dscp;
             interface.further.clone_from(&further);
-            self.actions.push_back(Action::SetFurther(id, further));
+            self.actions
+                .push_back(Action::SetTunnels { id, dscp, further });
         }
     }
 
@@ -434,7 +468,7 @@ impl Ue {
                     session.failure = Some("its Child SA is gone".to_owned());
                 } else {
                     // Its flows go by the default one.
-                    self.further_changed(pdu_session);
+                    self.tunnels_changed(pdu_session);
                 }
             }
         }
@@ -475,6 +509,7 @@ impl Ue {
             inner_local,
             up_address: child.inner_remote,
             slot: child.slot,
+            dscp: child.dscp,
             further,
         };
         session.interface = Some(interface.clone());
@@ -530,6 +565,7 @@ impl Link {
                 further.push(FurtherChild {
                     slot: child.slot,
                     qfis: child.qfis.clone(),
+                    dscp: child.dscp,
                 });
             }
         }

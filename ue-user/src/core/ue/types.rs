@@ -122,6 +122,8 @@ pub struct SessionInterface {
     pub up_address: IpAddr,
     /// Number of the XFRM interface.
     pub slot: u32,
+    /// DSCP of what goes by it.
+    pub dscp: u8,
     /// Child SAs beside the default one.
     pub further: Vec<FurtherChild>,
 }
@@ -133,6 +135,8 @@ pub struct FurtherChild {
     pub slot: u32,
     /// The flows.
     pub qfis: Vec<u8>,
+    /// DSCP of what goes by it.
+    pub dscp: u8,
 }
 
 /// What the daemon does, in order.
@@ -196,8 +200,15 @@ pub enum Action {
     CloseNas,
     /// Make the interface; answer with [`Ue::session_added`](super::Ue::session_added).
     AddSession(Box<SessionInterface>),
-    /// Change the Child SAs beside the default one.
-    SetFurther(u8, Vec<FurtherChild>),
+    /// Change the Child SAs of a PDU session.
+    SetTunnels {
+        /// Which.
+        id: u8,
+        /// DSCP of the default one.
+        dscp: u8,
+        /// Those beside it.
+        further: Vec<FurtherChild>,
+    },
     /// Change the QoS rules of the interface.
     SetRules(u8, UplinkRules),
     /// Remove the interface.

@@ -25,8 +25,8 @@ use std::{
 };
 
 use ebpf_common::relay::{
-    DownlinkSession, RateState, RelayMeta, RelayRate, RelayReasons, SESSION_SAS, SUMMED,
-    SessionDrops, UplinkSession, mapped,
+    BY_FLOW, DownlinkSession, FlowDscp, RateState, RelayMeta, RelayRate, RelayReasons, SESSION_SAS,
+    SUMMED, SessionDrops, UplinkSession, mapped,
 };
 use tracing::{info, warn};
 
@@ -518,13 +518,14 @@ fn place(
             }
         }
     }
+    let [n3_dscp, tunnel_dscp] = dscp(access, &mut ways);
     let qfis = access.qfis.iter().fold(0, |all, qfi| all | 1 << qfi);
     let uplink = UplinkSession {
         qfis,
         inner: access.ue_inner.octets(),
         ifindex: link.index,
         teid: access.ul_teid.to_be_bytes(),
-        dscp: access.n3_dscp.unwrap_or(0).into(),
+        dscp: n3_dscp,
         reqids: if protected {
             reqids(&session.reqids)
         } else {
@@ -539,7 +540,7 @@ fn place(
         ifindex: link.index,
         default_qfi: access.default_qfi.into(),
         link_header: link.ethernet.into(),
-        dscp: access.tunnel_dscp.unwrap_or(0).into(),
+        dscp: tunnel_dscp,
         ..DownlinkSession::default()
     };
     let peer = Peer {
@@ -576,6 +577,34 @@ fn place(
         access: interfaces,
         n3: n3.name,
     })
+}
+
+/// DSCP of all flows of a session, on N3 and in the tunnel, or [`BY_FLOW`].
+fn dscp(access: &AccessSession, ways: &mut Ways) -> [u16; 2] {
+    let mut by_flow = FlowDscp {
+        n3: [0; 64],
+        tunnel: [0; 64],
+    };
+    for qfi in &access.qfis {
+        let at = usize::from(*qfi);
+        if let (Some(n3), Some(tunnel)) = (by_flow.n3.get_mut(at), by_flow.tunnel.get_mut(at)) {
+            (*n3, *tunnel) = (access.n3_dscp(*qfi), access.tunnel_dscp(*qfi));
+        }
+    }
+    let common = |of: &dyn Fn(u8) -> u8| {
+        let mut all = access.qfis.iter().map(|qfi| of(*qfi));
+        let first = all.next().unwrap_or(0);
+        match all.all(|other| other == first) {
+            true => u16::from(first),
+            false => BY_FLOW,
+        }
+    };
+    let both = [
+        common(&|qfi| access.n3_dscp(qfi)),
+        common(&|qfi| access.tunnel_dscp(qfi)),
+    ];
+    ways.dscp = both.contains(&BY_FLOW).then_some(by_flow);
+    both
 }
 
 /// Largest PDU that the programs may send to a UPF.

@@ -18,9 +18,9 @@ use ebpf_common::{
     MAP_SA_STATS, MAP_SAS,
     relay::{
         MAP_RELAY_DL, MAP_RELAY_DL_FLOWS, MAP_RELAY_DL_MORE, MAP_RELAY_DL_WAYS, MAP_RELAY_DROPS,
-        MAP_RELAY_EVENTS, MAP_RELAY_META, MAP_RELAY_PEERS, MAP_RELAY_RATES, MAP_RELAY_REFUSED,
-        MAP_RELAY_UL, MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, PROGRAM_DOWNLINK, PROGRAM_DOWNLINK6,
-        PROGRAM_UPLINK, PROGRAM_UPLINK6, RELAY_LAYOUT_VERSION, RelayMeta,
+        MAP_RELAY_DSCP, MAP_RELAY_EVENTS, MAP_RELAY_META, MAP_RELAY_PEERS, MAP_RELAY_RATES,
+        MAP_RELAY_REFUSED, MAP_RELAY_UL, MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, PROGRAM_DOWNLINK,
+        PROGRAM_DOWNLINK6, PROGRAM_UPLINK, PROGRAM_UPLINK6, RELAY_LAYOUT_VERSION, RelayMeta,
     },
 };
 
@@ -38,12 +38,13 @@ use crate::{
 };
 
 /// What is pinned.
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 14] = [
     MAP_RELAY_UL,
     MAP_RELAY_UL_MORE,
     MAP_RELAY_DL,
     MAP_RELAY_DL_MORE,
     MAP_RELAY_DL_WAYS,
+    MAP_RELAY_DSCP,
     MAP_RELAY_UL_FLOWS,
     MAP_RELAY_DL_FLOWS,
     MAP_RELAY_REFUSED,
@@ -136,6 +137,7 @@ impl Programs {
             .map_max_entries(MAP_RELAY_DL, sizes.places)
             .map_max_entries(MAP_RELAY_DL_MORE, sizes.sessions)
             .map_max_entries(MAP_RELAY_DL_WAYS, sizes.sessions)
+            .map_max_entries(MAP_RELAY_DSCP, sizes.sessions)
             .map_max_entries(MAP_RELAY_UL_FLOWS, sizes.blocks())
             .map_max_entries(MAP_RELAY_DL_FLOWS, sizes.blocks())
             .map_max_entries(MAP_RELAY_REFUSED, sizes.sessions)

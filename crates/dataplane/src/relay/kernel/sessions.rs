@@ -10,11 +10,11 @@ use aya::{
 use ebpf_common::{
     Counter,
     relay::{
-        BLOCK, DOWNLINK, DownlinkSession, FREE, FRESH, FlowBlock, MAP_RELAY_DL, MAP_RELAY_DL_FLOWS,
-        MAP_RELAY_DL_MORE, MAP_RELAY_DL_WAYS, MAP_RELAY_DROPS, MAP_RELAY_RATES, MAP_RELAY_REFUSED,
-        MAP_RELAY_UL, MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, PLACE_FLOWS, RelayRate, RelayReasons,
-        SESSION_RATES, SessionDrops, TAKEN, UPLINK, UplinkKey, UplinkSession, downlink_place,
-        uplink_place,
+        BLOCK, BY_FLOW, DOWNLINK, DownlinkSession, FREE, FRESH, FlowBlock, FlowDscp, MAP_RELAY_DL,
+        MAP_RELAY_DL_FLOWS, MAP_RELAY_DL_MORE, MAP_RELAY_DL_WAYS, MAP_RELAY_DROPS, MAP_RELAY_DSCP,
+        MAP_RELAY_RATES, MAP_RELAY_REFUSED, MAP_RELAY_UL, MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE,
+        PLACE_FLOWS, RelayRate, RelayReasons, SESSION_RATES, SessionDrops, TAKEN, UPLINK,
+        UplinkKey, UplinkSession, downlink_place, uplink_place,
     },
 };
 
@@ -115,13 +115,15 @@ struct Taken {
     peer: Option<(Peer, u32)>,
 }
 
-/// The XFRM interfaces that a session has beside that of its default Child SA.
+/// What differs between the flows of a session.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ways {
-    /// All of them.
+    /// XFRM interfaces beside that of the default Child SA.
     pub(super) ifindexes: Vec<u32>,
     /// By QFI; 0: the default.
     pub(super) by_qfi: Option<[u32; 64]>,
+    /// For sessions that have [`BY_FLOW`].
+    pub(super) dscp: Option<FlowDscp>,
 }
 
 const fn key(uplink: &UplinkSession) -> UplinkKey {
@@ -155,6 +157,7 @@ pub(super) struct Sessions {
     downlinks: Array<MapData, Raw<DownlinkSession>>,
     more_downlinks: HashMap<MapData, [u8; 4], u32>,
     ways: HashMap<MapData, u32, [u32; 64]>,
+    dscp: HashMap<MapData, u32, Raw<FlowDscp>>,
     uplink_flows: PerCpuArray<MapData, Raw<FlowBlock>>,
     downlink_flows: PerCpuArray<MapData, Raw<FlowBlock>>,
     refused: PerCpuArray<MapData, Raw<SessionDrops>>,
@@ -185,6 +188,7 @@ impl Sessions {
             downlinks: open(ebpf, MAP_RELAY_DL)?,
             more_downlinks: open(ebpf, MAP_RELAY_DL_MORE)?,
             ways: open(ebpf, MAP_RELAY_DL_WAYS)?,
+            dscp: open(ebpf, MAP_RELAY_DSCP)?,
             uplink_flows: open(ebpf, MAP_RELAY_UL_FLOWS)?,
             downlink_flows: open(ebpf, MAP_RELAY_DL_FLOWS)?,
             refused: open(ebpf, MAP_RELAY_REFUSED)?,
@@ -286,6 +290,11 @@ impl Sessions {
                     self.ways
                         .insert(u32::from(number), by_qfi, BPF_ANY)
                         .map_err(|e| failed("write relay_dl_ways", &e))?;
+                }
+                if let Some(dscp) = ways.dscp {
+                    self.dscp
+                        .insert(u32::from(number), Raw(dscp), BPF_ANY)
+                        .map_err(|e| failed("write relay_dscp", &e))?;
                 }
                 self.write(&held, &direct, down.1)
             });
@@ -507,6 +516,9 @@ impl Sessions {
         let _ = self.more_downlinks.remove(&held.downlink.teid);
         if held.downlink.ways != 0 {
             let _ = self.ways.remove(&u32::from(held.downlink.session));
+        }
+        if held.uplink.dscp == BY_FLOW || held.downlink.dscp == BY_FLOW {
+            let _ = self.dscp.remove(&u32::from(held.uplink.session));
         }
         self.downlink_places.free(held.downlink_place);
         self.peers.free(held.peer);

@@ -132,6 +132,7 @@ impl UePrograms {
             unused: 0,
             rq_timer_ns: 0,
             tunnels: [tunnel.index; QFIS],
+            dscp: [session.dscp; QFIS],
             filters: [UeFilter::default(); UE_FILTERS],
         };
         let entry = with_rules(entry, &session.rules)?;
@@ -201,13 +202,14 @@ impl UePrograms {
         self.served.insert(pdu_session, served);
     }
 
-    /// Says which flow goes by which Child SA.
-    pub(in crate::relay) fn set_further(&mut self, pdu_session: u8, further: &[Tunnel]) {
+    /// Says which flow goes by which Child SA; `dscp` is that of the default one.
+    pub(in crate::relay) fn set_tunnels(&mut self, pdu_session: u8, dscp: u8, further: &[Tunnel]) {
         let Some(served) = self.served.get_mut(&pdu_session) else {
             return;
         };
         let (default, name) = &served.tunnel;
         let mut tunnels = [*default; QFIS];
+        let mut marks = [dscp; QFIS];
         let mut interfaces = vec![(*default, name.as_str())];
         for tunnel in further {
             let Some(interface) = &tunnel.interface else {
@@ -219,8 +221,10 @@ impl UePrograms {
                 interfaces.push((*index, interface));
             }
             for qfi in &tunnel.qfis {
-                if let Some(place) = tunnels.get_mut(usize::from(*qfi)) {
+                let at = usize::from(*qfi);
+                if let (Some(place), Some(mark)) = (tunnels.get_mut(at), marks.get_mut(at)) {
                     *place = index.as_ref().copied().unwrap_or(0);
+                    *mark = tunnel.dscp;
                 }
             }
         }
@@ -231,10 +235,11 @@ impl UePrograms {
         if let Err(error) = set {
             tracing::warn!(pdu_session, %error, "downlink packets go by user space");
         }
-        if served.entry.tunnels == tunnels {
+        if served.entry.tunnels == tunnels && served.entry.dscp == marks {
             return;
         }
         served.entry.tunnels = tunnels;
+        served.entry.dscp = marks;
         let (ifindex, entry, active) = (served.ifindex, served.entry, served.active);
         if active && let Err(error) = self.write(ifindex, &entry) {
             tracing::warn!(pdu_session, %error, "the session is served by user space alone");

@@ -226,6 +226,28 @@ fn flows_go_by_the_child_sa_that_lists_them() {
     world.run_for(20 * SECOND);
     assert_eq!(further(&world), [(1, vec![5]), (2, vec![6])]);
     assert_eq!(world.installed.len(), 4);
+    // DSCPs are told with a Child SA, and of one that is there.
+    world.create_child_of(1, &[7], false, Some(46));
+    world.run_for(SECOND);
+    let dscp = |world: &World| -> (u8, Vec<u8>) {
+        let own = &world.interfaces[0];
+        (
+            own.dscp,
+            own.further.iter().map(|child| child.dscp).collect(),
+        )
+    };
+    assert_eq!(dscp(&world), (0, vec![0, 0, 46]));
+    world.n3iwf_tells(1, &[9], true, Some(10));
+    world.n3iwf_tells(1, &[5], false, Some(34));
+    world.n3iwf_tells(1, &[7, 8], false, None);
+    world.run_for(SECOND);
+    assert_eq!(dscp(&world), (10, vec![34, 0, 0]));
+    assert_eq!(world.interfaces[0].further[2].qfis, [7, 8]);
+    world.n3iwf_rekeys(false);
+    world.run_for(20 * SECOND);
+    assert_eq!(dscp(&world), (10, vec![34, 0, 0]));
+    world.n3iwf_deletes_last();
+    world.run_for(SECOND);
     // One goes: its flow falls to the default one, and the session stays.
     world.n3iwf_deletes_last();
     world.run_for(SECOND);

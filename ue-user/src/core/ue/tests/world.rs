@@ -400,10 +400,11 @@ impl World {
                 self.interfaces.push(*session);
                 self.ue.session_added(now, id, Ok(()));
             }
-            Action::SetFurther(id, further) => {
+            Action::SetTunnels { id, dscp, further } => {
                 let mut known = self.interfaces.iter_mut();
                 let own = known.find(|interface| interface.accept.id == id);
-                own.expect("only of what was made").further = further;
+                let own = own.expect("only of what was made");
+                (own.dscp, own.further) = (dscp, further);
             }
             Action::SetRules(id, _) => {
                 let mut known = self.interfaces.iter();
@@ -425,11 +426,29 @@ impl World {
     }
 
     pub(super) fn create_child_for(&mut self, id: u8, qfis: &[u8], default: bool) {
+        self.create_child_of(id, qfis, default, None);
+    }
+
+    /// INFORMATIONAL with 5G_QOS_INFO of a Child SA that is there.
+    pub(super) fn n3iwf_tells(&mut self, id: u8, qfis: &[u8], default: bool, dscp: Option<u8>) {
         let qos = QosInfo {
             pdu_session: id,
             qfis: qfis.to_vec(),
             default,
-            dscp: None,
+            dscp,
+        };
+        let told = vec![notify((nwu::notify::QOS_INFO, qos.encode().unwrap()))];
+        self.n3iwf
+            .inform(self.now, self.sa.unwrap(), 1, told)
+            .unwrap();
+    }
+
+    pub(super) fn create_child_of(&mut self, id: u8, qfis: &[u8], default: bool, dscp: Option<u8>) {
+        let qos = QosInfo {
+            pdu_session: id,
+            qfis: qfis.to_vec(),
+            default,
+            dscp,
         };
         let child = NewChild {
             ts_local: vec![TrafficSelector::host(N3IWF_INNER.into())],
