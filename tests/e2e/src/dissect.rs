@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::table_ii::Frame;
 
+/// Exchange type (RFC 9242).
+const IKE_INTERMEDIATE: u8 = 43;
+
 /// One IKE message of a capture.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IkeFrame {
@@ -226,6 +229,38 @@ impl Capture {
         }
         self.tshark(&arguments)
     }
+}
+
+/// All IKE messages of a capture, and what tshark calls malformed in it.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The messages, in order, each opened with the keys that its SA had then.
+    pub frames: Vec<IkeFrame>,
+    /// As [`Capture::complaints`].
+    pub complaints: Vec<String>,
+}
+
+/// Opens a capture with the keys of the debug key log. IKE_INTERMEDIATE replaces the keys of an SA, so each of these
+/// exchanges is read with those that were there before it, and what follows with the last ones.
+pub fn opened(file: &Path, keys: &Path) -> Result<Opened> {
+    let whole = Capture::open(file, Some(keys))?;
+    let mut frames = whole.ike_frames()?;
+    let mut complaints =
+        whole.complaints(&format!("!(isakmp.exchangetype == {IKE_INTERMEDIATE})"))?;
+    let intermediate = |frame: &&IkeFrame| frame.exchange == IKE_INTERMEDIATE;
+    let last = frames.iter().filter(intermediate).map(|one| one.message_id);
+    for id in 1..=last.max().unwrap_or(0) {
+        let before = Capture::open_at(file, Some(keys), usize::try_from(id - 1)?)?;
+        complaints.extend(before.complaints(&format!(
+            "isakmp.exchangetype == {IKE_INTERMEDIATE} && isakmp.messageid == {id}"
+        ))?);
+        for (frame, again) in frames.iter_mut().zip(before.ike_frames()?) {
+            if (frame.exchange, frame.message_id) == (IKE_INTERMEDIATE, id) {
+                *frame = again;
+            }
+        }
+    }
+    Ok(Opened { frames, complaints })
 }
 
 /// Of the rows with the same pair of SPIs, in the order of their making, the one of this number, or the last.

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use e2e::{
-    dissect::{Capture, IkeFrame},
+    dissect::{self, Capture, Opened},
     octets::{self, Markdown},
     table_ii::{Attach, Column},
 };
@@ -69,14 +69,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<String> {
     let nwu = Capture::open(&arguments.nwu, Some(&arguments.keys))?;
     let hybrid = matches!(arguments.mode, Mode::Hybrid);
-    let mut frames = nwu.ike_frames()?;
-    let mut complaints = match hybrid {
-        true => nwu.complaints("!(isakmp.exchangetype == 43)")?,
-        false => nwu.complaints("frame")?,
-    };
-    if hybrid {
-        complaints.extend(intermediate(arguments, &mut frames)?);
-    }
+    let Opened { frames, complaints } = dissect::opened(&arguments.nwu, &arguments.keys)?;
     let mut attach = match hybrid {
         true => Attach::find_hybrid(&frames)?,
         false => Attach::find(&frames)?,
@@ -102,7 +95,7 @@ fn run(arguments: &Arguments) -> Result<String> {
     let unnamed: Vec<String> = messages
         .iter()
         .flat_map(|message| &message.payloads)
-        .map(e2e::dissect::PayloadSize::name)
+        .map(dissect::PayloadSize::name)
         .filter(|name| name.starts_with("payload "))
         .collect();
     ensure!(
@@ -128,31 +121,6 @@ fn run(arguments: &Arguments) -> Result<String> {
         report.push_str(&core(&Capture::open(file, None)?)?);
     }
     Ok(report)
-}
-
-/// Reads the IKE_INTERMEDIATE exchanges, each with the keys it had: its frames, and what tshark complains of.
-fn intermediate(arguments: &Arguments, frames: &mut [IkeFrame]) -> Result<Vec<String>> {
-    const EXCHANGE: u8 = 43;
-    let count = frames
-        .iter()
-        .filter(|frame| frame.exchange == EXCHANGE)
-        .map(|frame| frame.message_id)
-        .max()
-        .unwrap_or(0);
-    let mut complaints = Vec::new();
-    for id in 1..=count {
-        let keys = usize::try_from(id - 1)?;
-        let nwu = Capture::open_at(&arguments.nwu, Some(&arguments.keys), keys)?;
-        complaints.extend(nwu.complaints(&format!(
-            "isakmp.exchangetype == {EXCHANGE} && isakmp.messageid == {id}"
-        ))?);
-        for (frame, again) in frames.iter_mut().zip(nwu.ike_frames()?) {
-            if (frame.exchange, frame.message_id) == (EXCHANGE, id) {
-                *frame = again;
-            }
-        }
-    }
-    Ok(complaints)
 }
 
 /// N2 and N3: every protocol present and well-formed.

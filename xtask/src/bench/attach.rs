@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::results;
 use crate::vm::{self, Job, Payload, kernel};
-use crate::{artifacts, compiler, proc};
+use crate::{artifacts, compiler};
 
 /// The modes that the daemons have.
 pub(super) const MODES: &str = "qkd,qkd-ahead,qkd-paper,hybrid,psk,psk-x25519,cert";
@@ -127,7 +127,7 @@ pub(super) fn measure(args: &AttachArgs) -> Result<bool> {
         whole &= on_host(args, &place, &commit)?;
         let file = place.join("attach.jsonl");
         results::keep(&file, &format!("attach-native{suffix}"), args.store)?;
-        frames(args, &place, &file)?;
+        whole &= frames(args, &place, &file)?;
     }
     if args.place != Where::Native {
         let place = fresh("attach-vm")?;
@@ -202,8 +202,9 @@ pub(super) fn rig(place: &Path, words: Vec<String>, load: &[String]) -> Result<b
     Ok(status.success())
 }
 
-/// One attach of each mode under a capture, taken apart. Octets depend on neither kernel nor load.
-fn frames(args: &AttachArgs, place: &Path, machine: &Path) -> Result<()> {
+/// One attach of each mode under a capture, taken apart; whether that worked for each. Octets depend on neither kernel
+/// nor load.
+fn frames(args: &AttachArgs, place: &Path, machine: &Path) -> Result<bool> {
     // Where the keys come from, no frame tells.
     let modes: Vec<&str> = args.modes.iter().map(String::as_str).collect();
     let modes: Vec<&str> = modes
@@ -216,21 +217,24 @@ fn frames(args: &AttachArgs, place: &Path, machine: &Path) -> Result<()> {
         bail!("the captures failed");
     }
     let output = place.join("frames.jsonl");
-    proc::run(
-        results::reporter()?
-            .arg("frames")
-            .arg("--captures")
-            .arg(place)
-            .arg("--machine")
-            .arg(machine)
-            .arg("--output")
-            .arg(&output)
-            .args([
-                "--again",
-                &format!("cargo xtask bench attach --where native --modes {modes}"),
-            ]),
-    )?;
-    results::keep(&output, "frames", args.store)
+    let status = results::reporter()?
+        .arg("frames")
+        .arg("--captures")
+        .arg(place)
+        .arg("--machine")
+        .arg(machine)
+        .arg("--output")
+        .arg(&output)
+        .args([
+            "--again",
+            &format!("cargo xtask bench attach --where native --modes {modes}"),
+        ])
+        .status()
+        .context("cannot start bench-report")?;
+    if output.is_file() {
+        results::keep(&output, "frames", args.store)?;
+    }
+    Ok(status.success())
 }
 
 fn in_vm(args: &AttachArgs, place: &Path, commit: &str) -> Result<bool> {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use e2e::dissect::{Capture, PayloadSize};
+use e2e::dissect::{self, IkeFrame, PayloadSize};
 use e2e::octets;
 use e2e::table_ii::{Attach, ROWS, Row};
 
@@ -27,9 +27,17 @@ const LARGEST_MAC: usize = 8 + 64;
 /// # Errors
 /// When a message is missing or could not be decrypted.
 pub fn captured(mode: Mode, capture: &Path, keys: &Path) -> Result<Frames> {
-    let frames = Capture::open(capture, Some(keys))?.ike_frames()?;
-    let attach = Attach::find(&frames)?;
-    let messages = octets::explain(&attach).with_context(|| format!("{mode}"))?;
+    let opened = dissect::opened(capture, keys)?;
+    measured(mode, &opened.frames).with_context(|| format!("{mode}"))
+}
+
+/// The messages of an attach out of those of its capture.
+fn measured(mode: Mode, frames: &[IkeFrame]) -> Result<Frames> {
+    let attach = match mode {
+        Mode::Hybrid => Attach::find_hybrid(frames)?,
+        _ => Attach::find(frames)?,
+    };
+    let messages = octets::explain(&attach)?;
     Ok(Frames {
         mode,
         messages: messages
@@ -130,11 +138,16 @@ fn table(all: &[&Frames]) -> String {
     }
     let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
     let mut table = Table::new(&heads);
-    // A mode with more messages than the paper's has them after those.
-    let mut names: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
-    for message in all.iter().flat_map(|frames| &frames.messages) {
-        if !names.contains(&message.name.as_str()) {
-            names.push(&message.name);
+    // The mode with the most messages has those of all others, and its own where they belong.
+    let longest = all.iter().max_by_key(|frames| frames.messages.len());
+    let mut names: Vec<&str> = longest
+        .iter()
+        .flat_map(|frames| &frames.messages)
+        .map(|message| message.name.as_str())
+        .collect();
+    for row in &ROWS {
+        if !names.contains(&row.name) {
+            names.push(row.name);
         }
     }
     let mut sums = vec![0; heads.len()];
@@ -176,6 +189,75 @@ fn percent(part: usize, whole: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A frame on port 4500 whose SK payload has this one in it.
+    fn protected(
+        exchange: u8,
+        message_id: u32,
+        response: bool,
+        kind: u8,
+        length: usize,
+    ) -> IkeFrame {
+        let payload = |kind, length| PayloadSize {
+            kind,
+            length,
+            notify: None,
+        };
+        let sk = length + 29;
+        IkeFrame {
+            number: 1,
+            length: 14 + 20 + 8 + 4 + 28 + sk,
+            exchange,
+            message_id,
+            response,
+            from_initiator: !response,
+            encapsulated: true,
+            payloads: vec![payload(46, sk), payload(kind, length)],
+        }
+    }
+
+    /// The messages of an attach with so many exchanges between IKE_SA_INIT and IKE_AUTH.
+    fn exchanges(intermediate: u32) -> Vec<IkeFrame> {
+        let both = |exchange, id, kind, length| {
+            [false, true].map(|response| protected(exchange, id, response, kind, length))
+        };
+        let mut init = both(34, 0, NONCE, 36);
+        for frame in &mut init {
+            frame.payloads.remove(0);
+            frame.length -= 29;
+        }
+        init.into_iter()
+            .chain((1..=intermediate).flat_map(|id| both(43, id, KE, 1192)))
+            .chain((1..=5).flat_map(|n| both(35, intermediate + n, 48, 100)))
+            .chain(both(36, 0, NONCE, 36))
+            .collect()
+    }
+
+    #[test]
+    fn a_hybrid_attach_is_taken_apart_with_its_intermediate_exchanges() {
+        let hybrid = measured(Mode::Hybrid, &exchanges(2)).unwrap();
+        assert_eq!(hybrid.messages.len(), ROWS.len() + 4);
+        let of = |name: &str| hybrid.messages.iter().find(|m| m.name == name).unwrap();
+        assert_eq!(of("IKE_INTERMEDIATE 1 request").key_exchange, 1192);
+        assert_eq!(of("IKE_AUTH 5 response").octets, 46 + 28 + 129);
+        let without = measured(Mode::Hybrid, &exchanges(0)).unwrap_err();
+        assert_eq!(without.to_string(), "IKE_INTERMEDIATE 1 request is missing");
+        let qkd = measured(Mode::Qkd, &exchanges(0)).unwrap();
+        let text = frames(&[Record::Frames(qkd), Record::Frames(hybrid)]);
+        let row = |name: &str| {
+            text.lines()
+                .position(|line| line.starts_with(&format!("| {name} |")))
+        };
+        assert_eq!(
+            row("IKE_INTERMEDIATE 1 request"),
+            row("IKE_SA_INIT response").map(|at| at + 1),
+            "{text}"
+        );
+        assert!(
+            text.contains("| IKE_INTERMEDIATE 2 response |  |  | 1295 |"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn the_columns_sum_up_beside_the_papers() {
