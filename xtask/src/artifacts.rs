@@ -9,18 +9,21 @@ use anyhow::Result;
 use crate::vm::Payload;
 use crate::{paths, proc};
 
-/// The programs a user starts: name and package.
-const PROGRAMS: &[(&str, &str)] = &[
-    ("n3iwf-user", "n3iwf-user"),
-    ("n3iwfctl", "n3iwf-user"),
-    ("ue-user", "ue-user"),
-    ("uectl", "ue-user"),
-    ("kme", "kme"),
-    ("core5g", "core5g"),
-    ("rig", "rig"),
-    ("dissect", "e2e"),
-    ("load", "load"),
+/// The programs a user starts.
+const PROGRAMS: &[&str] = &[
+    "n3iwf-user",
+    "n3iwfctl",
+    "ue-user",
+    "uectl",
+    "kme",
+    "core5g",
+    "rig",
+    "dissect",
+    "load",
 ];
+
+/// Makes tables and pictures of what is measured.
+const REPORTER: &str = "bench-report";
 
 /// Set for the rest of the process by [`build_tests`].
 static TESTING: OnceLock<()> = OnceLock::new();
@@ -44,16 +47,28 @@ pub(crate) fn testing() -> bool {
 
 /// Builds the programs, release profile.
 pub(crate) fn build_programs() -> Result<()> {
-    let mut packages: Vec<&str> = PROGRAMS.iter().map(|(_, package)| *package).collect();
-    packages.dedup();
+    let mut cargo = optimised("build");
+    cargo.arg("--release");
+    for name in PROGRAMS {
+        cargo.args(["--bin", name]);
+    }
+    proc::run(&mut cargo)
+}
+
+/// Builds the program that makes tables and pictures, release profile, and says where it is.
+pub(crate) fn build_reporter() -> Result<PathBuf> {
+    proc::run(optimised("build").args(["--release", "--quiet", "--bin", REPORTER]))?;
+    Ok(paths::target().join("release").join(REPORTER))
+}
+
+/// A cargo command for optimised programs or measurements, which the caller names. All of them are chosen out of the
+/// whole workspace: chosen by package, each choice has features of its own, and every dependency is compiled anew for it.
+pub(crate) fn optimised(command: &str) -> Command {
     let mut cargo = Command::new("cargo");
     cargo
         .current_dir(paths::root())
-        .args(["build", "--release", "--bins"]);
-    for package in packages {
-        cargo.args(["-p", package]);
-    }
-    proc::run(&mut cargo)
+        .args([command, "--workspace"]);
+    cargo
 }
 
 /// Where the programs are.
@@ -64,7 +79,7 @@ pub(crate) fn directory() -> PathBuf {
 /// Puts what is built into a virtual machine's payload; what is not built is
 /// left out, and whoever needs it says so.
 pub(crate) fn take_along(payload: &mut Payload) -> Result<()> {
-    for (name, _) in PROGRAMS {
+    for name in PROGRAMS {
         let program = directory().join(name);
         if program.is_file() {
             payload.program(&format!("{}/{name}", Payload::BIN), &program)?;

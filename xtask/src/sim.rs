@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::paths;
+use crate::{artifacts, paths, proc};
 
 #[derive(Args, Debug)]
 pub(crate) struct SimArgs {
@@ -16,12 +16,12 @@ pub(crate) struct SimArgs {
 
 /// Builds it optimised and runs it; its exit code is ours.
 pub(crate) fn run(args: &SimArgs) -> Result<ExitCode> {
-    let status = Command::new(env!("CARGO"))
+    proc::run(artifacts::optimised("build").args(["--release", "--quiet", "--bin", "sim"]))?;
+    let status = Command::new(paths::target().join("release").join("sim"))
         .current_dir(paths::root())
-        .args(["run", "--release", "--quiet", "-p", "sim", "--"])
         .args(&args.arguments)
         .status()
-        .context("cannot start cargo")?;
+        .context("cannot start sim")?;
     Ok(ExitCode::from(
         status
             .code()

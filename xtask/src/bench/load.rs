@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
@@ -205,9 +205,8 @@ fn maps(shown: &str, store: bool) -> Result<bool> {
     compiler::build_object()?;
     let place = attach::fresh("maps")?;
     let (printed, output) = (place.join("printed.jsonl"), place.join("maps.jsonl"));
-    let status = Command::new("cargo")
-        .current_dir(paths::root())
-        .args(["bench", "--quiet", "-p", "dataplane", "--bench", "maps"])
+    let status = artifacts::optimised("bench")
+        .args(["--quiet", "--bench", "maps"])
         .stdout(fs::File::create(&printed)?)
         .status()
         .context("cannot start cargo")?;

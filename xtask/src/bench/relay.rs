@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::vm::{self, Echo, Job, Payload, kernel};
-use crate::{compiler, paths};
+use crate::{artifacts, compiler, paths};
 
 /// Where the measurement is in the machine.
 const PLACE: &str = "/bench/relay";
@@ -65,9 +65,8 @@ fn build() -> Result<PathBuf> {
     struct Message {
         executable: Option<PathBuf>,
     }
-    let out = Command::new("cargo")
-        .current_dir(paths::root())
-        .args(["bench", "--quiet", "-p", "dataplane", "--bench", "relay"])
+    let out = artifacts::optimised("bench")
+        .args(["--quiet", "--bench", "relay"])
         .args(["--no-run", "--message-format=json-render-diagnostics"])
         .stderr(Stdio::inherit())
         .output()

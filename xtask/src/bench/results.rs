@@ -56,13 +56,7 @@ pub(super) fn keep(from: &Path, name: &str, store: bool) -> Result<()> {
 
 /// Builds and returns `bench-report`.
 pub(super) fn reporter() -> Result<Command> {
-    proc::run(
-        Command::new("cargo")
-            .current_dir(paths::root())
-            .args(["build", "--release", "--quiet", "-p", "bench"])
-            .args(["--features", "figures", "--bin", "bench-report"]),
-    )?;
-    Ok(Command::new(artifacts::directory().join("bench-report")))
+    Ok(Command::new(artifacts::build_reporter()?))
 }
 
 /// Tables and pictures of what was just measured, in `target/bench/report`.
