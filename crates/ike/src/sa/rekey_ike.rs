@@ -28,7 +28,7 @@ use super::{
     ledger,
     lifetime::Life,
     naming::{Named, PpkContext, Proof},
-    retired::Retired,
+    retired::{End, Retired},
 };
 use crate::{
     config::Profile,
@@ -556,17 +556,19 @@ impl Sa {
         let Some(crypt) = self.crypt.replace(heir.crypt) else {
             return;
         };
-        self.retired.push(Retired {
+        let old = Retired {
             initiator: std::mem::replace(&mut self.initiator, heir.initiator),
             spi_i: std::mem::replace(&mut self.spi_i, heir.spi_i),
             spi_r: std::mem::replace(&mut self.spi_r, heir.spi_r),
             requests: std::mem::take(&mut self.requests),
             responses: std::mem::take(&mut self.responses),
-            crypt,
+            crypt: Some(Box::new(crypt)),
             inbox: std::mem::take(&mut self.inbox),
+            end: End::Open,
             fragments: self.fragments,
             until: cx.now + cx.config.timing.linger,
-        });
+        };
+        self.keep_retired(old);
         if self.ppk_context.is_some() {
             self.ppk_context = Some(Arc::new(PpkContext {
                 ni: heir.ni,

@@ -1,4 +1,5 @@
 //! An IKE SA that was replaced by a rekey: it answers what its peer repeats, and is deleted by whoever began the rekey.
+//! Once it is, nothing new is said on it, and what is repeated needs no keys: they are wiped then.
 
 use super::{
     Cx, Sa, SpiChange,
@@ -18,12 +19,26 @@ pub(super) struct Retired {
     pub(super) spi_r: u64,
     pub(super) requests: Requests,
     pub(super) responses: Responses,
-    pub(super) crypt: Crypt,
+    /// Until nothing new can be said.
+    pub(super) crypt: Option<Box<Crypt>>,
     pub(super) inbox: Inbox,
+    pub(super) end: End,
     /// Whether both ends take fragments.
     pub(super) fragments: bool,
     /// When it is forgotten; every sign of the peer puts that off.
     pub(super) until: Instant,
+}
+
+/// How far the Delete of a replaced IKE SA is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum End {
+    /// Nobody has said it.
+    #[default]
+    Open,
+    /// We have, and wait for the answer.
+    Said,
+    /// Both ends know.
+    Known,
 }
 
 impl Retired {
@@ -31,6 +46,20 @@ impl Retired {
         match self.initiator {
             true => self.spi_i,
             false => self.spi_r,
+        }
+    }
+
+    /// Both ends know that it is deleted.
+    pub(super) fn is_deleted(&mut self) {
+        self.end = End::Known;
+        self.finish();
+    }
+
+    /// Wipes the keys once nothing needs them any more.
+    fn finish(&mut self) {
+        if self.end == End::Known && self.requests.is_free() {
+            self.crypt = None;
+            self.inbox = Inbox::default();
         }
     }
 
@@ -58,6 +87,7 @@ impl Retired {
             let timing = &cx.config.timing;
             self.requests
                 .sent(cx.now, timing, id, ExchangeType::Informational, datagrams);
+            self.end = End::Said;
         }
     }
 
@@ -72,15 +102,17 @@ impl Retired {
             true => cx.config.fragmentation.room(path),
             false => None,
         };
-        let outbound = &mut self.crypt.outbound;
+        let outbound = &mut self.crypt.as_mut()?.outbound;
         let datagrams = fragments::seal(outbound, header, payloads, room, cx.rng).ok()?;
         cx.transmit_all(path, &datagrams);
         Some(datagrams)
     }
 
-    fn open(&mut self, cx: &Cx<'_>, parsed: &Parsed<'_>) -> Arrival {
+    /// `None` once its keys are wiped.
+    fn open(&mut self, cx: &Cx<'_>, parsed: &Parsed<'_>) -> Option<Arrival> {
         let limits = self.fragments.then_some(&cx.config.fragmentation);
-        self.inbox.open(&self.crypt.inbound, parsed, cx.now, limits)
+        let crypt = self.crypt.as_ref()?;
+        Some(self.inbox.open(&crypt.inbound, parsed, cx.now, limits))
     }
 
     /// A message for it. Whether the peer said something.
@@ -89,10 +121,14 @@ impl Retired {
         let linger = cx.now + cx.config.timing.linger;
         if header.flags.response {
             let ours = self.requests.expects(header.message_id, header.exchange)
-                && matches!(self.open(cx, parsed), Arrival::Message(_));
+                && matches!(self.open(cx, parsed), Some(Arrival::Message(_)));
             if ours {
                 self.requests.answered();
                 self.until = linger;
+                if self.end == End::Said {
+                    self.end = End::Known;
+                }
+                self.finish();
             }
             return ours;
         }
@@ -106,17 +142,18 @@ impl Retired {
             }
             Incoming::InProgress | Incoming::Outside => return false,
         }
-        let Arrival::Message(opened) = self.open(cx, parsed) else {
+        let Some(Arrival::Message(opened)) = self.open(cx, parsed) else {
             return false;
         };
         self.responses
             .accept(header.message_id, header.exchange, opened.digest, path);
-        let mut moved = false;
+        let (mut moved, mut deleted) = (false, false);
         let payloads: Vec<Payload> = match header.exchange {
             // A peer that moves before it has seen the new IKE SA in use says so on this one.
             ExchangeType::Informational => {
                 let mut answer = Vec::new();
                 let payloads = opened.payloads.unwrap_or_default();
+                deleted = deletes(&payloads);
                 let spis = (self.spi_i, self.spi_r);
                 moved = heir.mobike_request(cx, spis, path, &payloads, &mut answer);
                 answer
@@ -129,6 +166,9 @@ impl Retired {
                 cx.transmit_all(path, datagrams);
             }
             heir.follow_update(cx);
+        }
+        if deleted {
+            self.is_deleted();
         }
         self.until = linger;
         true
@@ -201,6 +241,16 @@ impl Sa {
             }
             stays
         });
+        if self.retired.is_empty() {
+            // Its room too: thousands of SAs are rekeyed, and rarely.
+            self.retired = Vec::new();
+        }
+    }
+
+    /// Keeps a replaced IKE SA for a while.
+    pub(super) fn keep_retired(&mut self, old: Retired) {
+        self.retired.reserve_exact(1);
+        self.retired.push(old);
     }
 
     /// A new request on the current IKE SA although the peer has rekeyed it: a Delete is the rekey's last step.
@@ -208,10 +258,7 @@ impl Sa {
         if self.heir.is_none() {
             return false;
         }
-        let deletes = payloads
-            .iter()
-            .any(|payload| matches!(payload, Payload::Delete(Delete::Ike)));
-        if !deletes {
+        if !deletes(payloads) {
             // Whoever goes on with the old one could not take the new one.
             self.disown(cx);
             return false;
@@ -219,8 +266,84 @@ impl Sa {
         self.respond(cx, &[]);
         if !self.closed {
             self.enthrone(cx);
+            if let Some(old) = self.retired.last_mut() {
+                old.is_deleted();
+            }
             self.pump(cx);
         }
         true
+    }
+}
+
+/// Whether an IKE SA is deleted with these.
+fn deletes(payloads: &[Payload]) -> bool {
+    payloads
+        .iter()
+        .any(|payload| matches!(payload, Payload::Delete(Delete::Ike)))
+}
+
+#[cfg(test)]
+mod tests {
+    use keys::Secret;
+
+    use super::*;
+    use crate::{
+        config::Timing,
+        crypto::{AesBits, DirectionKeys, Encr, IkeKeys, IkeSuite, Prf},
+    };
+
+    fn retired() -> Retired {
+        let suite = IkeSuite {
+            encr: Encr::AesGcm16(AesBits::B256),
+            integ: None,
+            prf: Prf::HmacSha2_256,
+            ke: None,
+        };
+        let secret = || Secret::from_slice(&[7; 32]);
+        let direction = || DirectionKeys {
+            encr: secret(),
+            salt: [7; 4],
+            integ: None,
+        };
+        let keys = IkeKeys {
+            sk_d: secret(),
+            initiator: direction(),
+            responder: direction(),
+            sk_pi: secret(),
+            sk_pr: secret(),
+        };
+        Retired {
+            initiator: false,
+            spi_i: 1,
+            spi_r: 2,
+            requests: Requests::default(),
+            responses: Responses::default(),
+            crypt: Crypt::new(&suite, false, keys, None).ok().map(Box::new),
+            inbox: Inbox::default(),
+            end: End::Open,
+            fragments: false,
+            until: Instant::from_origin(std::time::Duration::ZERO),
+        }
+    }
+
+    #[test]
+    fn keys_are_wiped_with_the_delete_and_not_before_the_last_answer() {
+        let mut old = retired();
+        old.finish();
+        assert!(old.crypt.is_some());
+        old.is_deleted();
+        assert!(old.crypt.is_none());
+
+        let mut asking = retired();
+        let now = Instant::from_origin(std::time::Duration::ZERO);
+        let exchange = ExchangeType::Informational;
+        asking
+            .requests
+            .sent(now, &Timing::default(), 3, exchange, Vec::new());
+        asking.is_deleted();
+        assert!(asking.crypt.is_some(), "an answer is still to be opened");
+        asking.requests.answered();
+        asking.finish();
+        assert!(asking.crypt.is_none());
     }
 }

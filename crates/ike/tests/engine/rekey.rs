@@ -374,6 +374,45 @@ fn an_ike_sa_is_rekeyed_from_either_side_in_every_mode() {
 }
 
 #[test]
+fn a_replaced_ike_sa_answers_its_delete_again_when_its_keys_are_gone() {
+    for (seed, mode) in (740..).zip(MODES) {
+        let mut world = world(seed, mode, by_command());
+        let (ue, _) = attach(&mut world, mode);
+        let old = ike_spis(&mut world).0.to_be_bytes();
+        let from = world.sent.len();
+        // Every first transmission of the N3IWF is lost: of CREATE_CHILD_SA, and of the Delete.
+        let mut seen = HashSet::new();
+        world.tap = Some(Box::new(move |from, data| {
+            (from == Ue || !seen.insert(data.to_vec())).then(|| data.to_vec())
+        }));
+        rekey_ike(&mut world, Ue, ue);
+        world.run(seconds(10));
+        let (new, _) = ike_spis(&mut world);
+        assert_ne!(new.to_be_bytes(), old, "{mode}");
+        let on_old = |data: &[u8]| data.starts_with(&old);
+        let sent = &world.sent[from..];
+        let answers = sent.iter().filter(|one| one.from == N3iwf);
+        let answers: Vec<_> = answers.filter(|one| on_old(&one.data)).collect();
+        assert_eq!(answers.len(), 4, "{mode}: two answers, each twice");
+        assert!(answers.chunks(2).all(|pair| pair[0].data == pair[1].data));
+        // What is no repetition finds nobody who could open it.
+        let mut asked = sent.iter().filter(|one| one.from == Ue);
+        let delete = asked.rfind(|one| on_old(&one.data)).unwrap();
+        let mut other = delete.data.clone();
+        other[23] += 1;
+        let before = world.sent.len();
+        world.inject(N3iwf, other);
+        world.run(seconds(1));
+        let mut since = world.sent[before..].iter();
+        assert!(
+            !since.any(|one| one.from == N3iwf && on_old(&one.data)),
+            "{mode}"
+        );
+        assert_eq!(world.n3iwf.record.ike_rekeys, 1);
+    }
+}
+
+#[test]
 fn two_ike_rekeys_at_once_end_in_one_ike_sa() {
     for seed in 0..60 {
         let mode = MODES[usize::from(seed % 2 == 0)];

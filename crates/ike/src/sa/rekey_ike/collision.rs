@@ -14,7 +14,7 @@ use crate::{
         Cx, Sa,
         fragments::Inbox,
         keys::has_additional,
-        retired::Retired,
+        retired::{End, Retired},
         window::{Requests, Responses},
     },
     wire::{Delete, Parsed, Payload},
@@ -110,14 +110,15 @@ impl Sa {
     /// An SA that never was in use, and answers only what ends it.
     fn retire(&mut self, cx: &mut Cx<'_>, redundant: Heir) {
         self.ledger.lost(self.id, &redundant.key_ids, cx.events);
-        self.retired.push(Retired {
+        self.keep_retired(Retired {
             initiator: redundant.initiator,
             spi_i: redundant.spi_i,
             spi_r: redundant.spi_r,
             requests: Requests::default(),
             responses: Responses::default(),
-            crypt: redundant.crypt,
+            crypt: Some(Box::new(redundant.crypt)),
             inbox: Inbox::default(),
+            end: End::Open,
             fragments: self.fragments,
             until: cx.now + cx.config.timing.linger,
         });
