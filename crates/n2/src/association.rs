@@ -107,7 +107,8 @@ impl Association {
             Kind::Unix => u16::MAX,
         };
         let inner = Arc::new(Inner {
-            socket: sys::register(socket, Interest::READABLE | Interest::WRITABLE)
+            // Whoever asks when it can be written is woken after every message that the peer takes.
+            socket: sys::register(socket, Interest::READABLE)
                 .map_err(Error::io("register the socket"))?,
             kind,
             streams,
@@ -161,6 +162,13 @@ impl Association {
     }
 }
 
+/// Waits until there may be room for a message, or an error to be told.
+async fn room(socket: &Socket) -> io::Result<()> {
+    let interest = Interest::WRITABLE | Interest::ERROR;
+    let waiting = sys::register(socket.try_clone()?, interest)?;
+    waiting.ready(interest).await.map(drop)
+}
+
 impl SendHalf {
     /// Sends one message on a stream, with payload protocol identifier 60.
     /// Dropping the future before it is ready sends nothing.
@@ -179,14 +187,15 @@ impl SendHalf {
         if self.inner.aborted.load(Ordering::Acquire) {
             return Err(Error::io("send")(io::ErrorKind::NotConnected.into()));
         }
-        let kind = self.inner.kind;
-        self.inner
-            .socket
-            .async_io(Interest::WRITABLE | Interest::ERROR, |inner| {
-                socket::send(inner, kind, stream, data)
-            })
-            .await
-            .map_err(Error::io("send"))
+        let socket = self.inner.socket.get_ref();
+        loop {
+            match socket::send(socket, self.inner.kind, stream, data) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    room(socket).await.map_err(Error::io("send"))?;
+                }
+                done => return done.map_err(Error::io("send")),
+            }
+        }
     }
 
     /// How many outbound streams the ends agreed on: valid stream numbers are

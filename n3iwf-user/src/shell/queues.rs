@@ -5,9 +5,11 @@
 
 use std::{io, net::SocketAddr};
 
-use daemon::steer::{Instruction, steer};
+use daemon::{
+    datagrams::Datagrams,
+    steer::{Instruction, steer},
+};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::UdpSocket;
 
 /// The port where IKE stands behind a non-ESP marker (RFC 3948, 2.2).
 const NAT_PORT: u16 = 4500;
@@ -28,7 +30,7 @@ const STRANGERS: u32 = 0;
 const OTHERS: u32 = 1;
 
 /// The sockets of one port: of strangers, of all others.
-pub(super) fn bind(local: SocketAddr) -> io::Result<[UdpSocket; 2]> {
+pub(super) fn bind(local: SocketAddr) -> io::Result<[Datagrams; 2]> {
     // Sockets of a group share a port with any socket of this user's: with that of another daemon, too.
     drop(std::net::UdpSocket::bind(local)?);
     let strangers = member(local)?;
@@ -40,12 +42,11 @@ pub(super) fn bind(local: SocketAddr) -> io::Result<[UdpSocket; 2]> {
     Ok([strangers, others])
 }
 
-fn member(local: SocketAddr) -> io::Result<UdpSocket> {
+fn member(local: SocketAddr) -> io::Result<Datagrams> {
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_nonblocking(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&local.into())?;
-    UdpSocket::from_std(socket.into())
+    Datagrams::new(socket.into())
 }
 
 /// IKE_SA_INIT goes to the strangers, unless a Notify comes first, as COOKIE does in a request that has one
@@ -97,6 +98,8 @@ fn program(marked: bool) -> Vec<Instruction> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
 
     fn message(exchange: u8, first: u8, body: &[u8]) -> Vec<u8> {
@@ -115,32 +118,32 @@ mod tests {
         tag
     }
 
-    async fn goes_to(sockets: &[UdpSocket; 2], datagram: &[u8]) -> usize {
-        let sender = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    async fn goes_to(sockets: &[Datagrams; 2], datagram: &[u8]) -> usize {
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         let to = sockets[0].local_addr().unwrap();
-        sender.send_to(datagram, to).await.unwrap();
+        sender.send_to(datagram, to).unwrap();
         let mut buffers = [[0; 512]; 2];
         let [first, second] = &mut buffers;
         tokio::select! {
-            length = sockets[0].recv(first) => {
-                assert_eq!(first[..length.unwrap()], *datagram);
+            read = sockets[0].recv_from(first) => {
+                assert_eq!(first[..read.unwrap().0], *datagram);
                 0
             }
-            length = sockets[1].recv(second) => {
-                assert_eq!(second[..length.unwrap()], *datagram);
+            read = sockets[1].recv_from(second) => {
+                assert_eq!(second[..read.unwrap().0], *datagram);
                 1
             }
         }
     }
 
-    async fn free() -> SocketAddr {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    fn free() -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.local_addr().unwrap()
     }
 
     #[tokio::test]
     async fn strangers_have_a_queue_of_their_own() {
-        let sockets = bind(free().await).unwrap();
+        let sockets = bind(free()).unwrap();
         let body = [1; 200];
         let tagged = [&body[..], &tag()].concat();
         for (datagram, queue) in [
@@ -164,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn behind_the_marker_it_is_the_same() {
-        let local = free().await;
+        let local = free();
         let sockets = [member(local).unwrap(), member(local).unwrap()];
         steer(&sockets[1], &program(true)).unwrap();
         let marked = |message: Vec<u8>| [&[0; 4][..], &message].concat();
@@ -182,7 +185,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_daemon_gets_no_part_of_the_port() {
-        let local = free().await;
+        let local = free();
         let _sockets = bind(local).unwrap();
         assert_eq!(
             bind(local).unwrap_err().kind(),

@@ -6,8 +6,8 @@ use std::{
 };
 
 use anyhow::Context;
+use daemon::datagrams::Datagrams;
 use ike::{Path, Transmit};
-use tokio::net::UdpSocket;
 use tracing::debug;
 
 use super::queues;
@@ -23,7 +23,7 @@ const STRANGERS: usize = 8;
 
 pub(super) struct Udp {
     /// For each port the queue of strangers, then that of the others.
-    sockets: Vec<(UdpSocket, SocketAddr)>,
+    sockets: Vec<(Datagrams, SocketAddr)>,
     buffer: Vec<u8>,
     /// Datagrams left of the batch of one wake-up.
     budget: usize,
@@ -112,7 +112,7 @@ impl Udp {
 }
 
 /// Which of the two can be read; by chance, so that a flood on one port keeps nobody from the other.
-async fn either(first: &UdpSocket, second: &UdpSocket) -> usize {
+async fn either(first: &Datagrams, second: &Datagrams) -> usize {
     tokio::select! {
         _ = first.readable() => 0,
         _ = second.readable() => 1,

@@ -1,17 +1,18 @@
 //! Many UEs and what they share: socket, KME client, timers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::UdpSocket;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use daemon::datagrams::Datagrams;
 use getrandom::SysRng;
 use ike::{KeyRequestId, QkdFailure, SaId};
 use keys::QkdKey;
 use qkd::Kms;
 use rand_core::{CryptoRng, UnwrapErr};
-use tokio::net::UdpSocket;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant as TokioInstant, sleep_until};
 use ue_user::config::Config;
@@ -91,7 +92,7 @@ struct Member {
 /// The UEs.
 pub struct Fleet {
     origin: Instant,
-    socket: UdpSocket,
+    socket: Datagrams,
     kms: Kms,
     slots: Arc<Semaphore>,
     members: Vec<Member>,
@@ -111,19 +112,19 @@ impl Fleet {
     ///
     /// # Errors
     /// When the file is wrong or the socket cannot be bound.
-    pub async fn new(config: &Path, number: usize) -> Result<Self> {
-        Self::with_attempts(config, number, Some(1)).await
+    pub fn new(config: &Path, number: usize) -> Result<Self> {
+        Self::with_attempts(config, number, Some(1))
     }
 
     /// The same, of UEs that try again as their file says.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub async fn persistent(config: &Path, number: usize) -> Result<Self> {
-        Self::with_attempts(config, number, None).await
+    pub fn persistent(config: &Path, number: usize) -> Result<Self> {
+        Self::with_attempts(config, number, None)
     }
 
-    async fn with_attempts(config: &Path, number: usize, attempts: Option<u32>) -> Result<Self> {
+    fn with_attempts(config: &Path, number: usize, attempts: Option<u32>) -> Result<Self> {
         let mut config = Config::load(config).context("the UE's configuration")?;
         let first: u64 = config
             .subscriber
@@ -136,7 +137,7 @@ impl Fleet {
         let kms = Kms::new(&qkd.kms)?;
         let local = config.path().local;
         let socket = UdpSocket::bind(local)
-            .await
+            .and_then(Datagrams::new)
             .with_context(|| format!("UDP {local}"))?;
         let mut members = Vec::with_capacity(number);
         for offset in 0..number {

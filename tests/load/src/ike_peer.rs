@@ -3,13 +3,14 @@
 //! socket and nothing else.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use bench::records::Rate;
 use bench::stats::quantile;
+use daemon::datagrams::Datagrams;
 use getrandom::SysRng;
 use ike::crypto::{ChildSuite, IkeSuite};
 use ike::wire::{Identification, TrafficSelector};
@@ -19,7 +20,6 @@ use ike::{
 };
 use keys::{SaeId, Secret};
 use rand_core::UnwrapErr;
-use tokio::net::UdpSocket;
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
 use crate::watch::Watch;
@@ -58,23 +58,23 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Engine {
     endpoint: Endpoint,
-    socket: UdpSocket,
+    socket: Datagrams,
     /// Where a peer goes that finds a NAT between us, or behaves as if: charon with ESP of its own.
-    nat: UdpSocket,
+    nat: Datagrams,
     origin: Instant,
     buffer: Vec<u8>,
 }
 
 impl Engine {
-    async fn new(local: SocketAddr, config: EndpointConfig) -> Result<Self> {
-        let bind = async |local: SocketAddr| {
-            let bound = UdpSocket::bind(local).await;
+    fn new(local: SocketAddr, config: EndpointConfig) -> Result<Self> {
+        let bind = |local: SocketAddr| {
+            let bound = UdpSocket::bind(local).and_then(Datagrams::new);
             bound.with_context(|| format!("UDP {local}"))
         };
         Ok(Self {
             endpoint: Endpoint::new(config, Box::new(UnwrapErr(SysRng))),
-            socket: bind(local).await?,
-            nat: bind(SocketAddr::new(local.ip(), NAT_PORT)).await?,
+            socket: bind(local)?,
+            nat: bind(SocketAddr::new(local.ip(), NAT_PORT))?,
             origin: Instant::now(),
             buffer: vec![0; MAX_DATAGRAM],
         })
@@ -127,7 +127,7 @@ impl Engine {
 /// Hands over what has arrived on one socket.
 fn receive(
     endpoint: &mut Endpoint,
-    socket: &UdpSocket,
+    socket: &Datagrams,
     buffer: &mut [u8],
     origin: Instant,
 ) -> Result<()> {
@@ -215,7 +215,7 @@ fn sae() -> Result<SaeId> {
 /// # Errors
 /// When the socket cannot be had or breaks.
 pub async fn respond(pair: &Pair) -> Result<()> {
-    let mut engine = Engine::new(pair.responder, pair.endpoint()?).await?;
+    let mut engine = Engine::new(pair.responder, pair.endpoint()?)?;
     loop {
         engine.wait(None).await?;
         engine.send();
@@ -255,7 +255,7 @@ pub async fn drive(
 ) -> Result<Rate> {
     let mut config = pair.endpoint()?;
     config.responder = None;
-    let mut engine = Engine::new(pair.initiator, config).await?;
+    let mut engine = Engine::new(pair.initiator, config)?;
     let offer = pair.offer();
     let path = Path {
         local: pair.initiator,

@@ -370,7 +370,7 @@ impl Daemon {
     async fn act(&mut self) {
         loop {
             while let Some(transmit) = self.ue.poll_transmit() {
-                self.sockets.send(&transmit).await;
+                self.sockets.send(&transmit);
             }
             match self.ue.poll_action() {
                 Some(action) => self.perform(action).await,

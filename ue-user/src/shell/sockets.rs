@@ -5,10 +5,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use daemon::datagrams::Datagrams;
 use ike::{Path, Transmit};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
-use tokio::net::UdpSocket;
 
 use super::RunError;
 
@@ -34,7 +34,7 @@ pub(super) struct Sockets {
 }
 
 struct Port {
-    socket: UdpSocket,
+    socket: Datagrams,
     address: SocketAddr,
     buffer: Vec<u8>,
 }
@@ -66,13 +66,13 @@ impl Sockets {
     }
 
     /// Sends a datagram; one that cannot be sent is lost, as on any network.
-    pub(super) async fn send(&self, transmit: &Transmit) {
+    pub(super) fn send(&self, transmit: &Transmit) {
         let port = match transmit.path.local.port() {
             NAT_PORT => &self.nat,
             _ => &self.ike,
         };
         let remote = transmit.path.remote;
-        if let Err(error) = port.socket.send_to(&transmit.data, remote).await {
+        if let Err(error) = port.socket.try_send_to(&transmit.data, remote) {
             tracing::warn!(%remote, %error, "datagram not sent");
         }
     }
@@ -86,9 +86,8 @@ impl Port {
                 Type::DGRAM,
                 Some(Protocol::UDP),
             )?;
-            socket.set_nonblocking(true)?;
             socket.bind(&address.into())?;
-            UdpSocket::from_std(socket.into())
+            Datagrams::new(socket.into())
         };
         let socket = make().map_err(|source| SocketError { address, source })?;
         Ok(Self {
