@@ -132,7 +132,7 @@ fn run(what: What) -> Result<()> {
             again,
         } => {
             let mut writer = begin(&output, &machine, "frames", again)?;
-            let mut found = 0;
+            let (mut found, mut left_out) = (0, 0);
             for mode in Mode::ALL {
                 let capture = captures.join(format!("frames-{mode}.pcap"));
                 if capture.is_file() {
@@ -142,12 +142,18 @@ fn run(what: What) -> Result<()> {
                             writer.write(&Record::Frames(frames))?;
                             found += 1;
                         }
-                        Err(error) => eprintln!("bench-report: {mode} left out: {error:#}"),
+                        Err(error) => {
+                            eprintln!("bench-report: {mode} left out: {error:#}");
+                            left_out += 1;
+                        }
                     }
                 }
             }
-            if found == 0 {
+            if found + left_out == 0 {
                 bail!("no captures in {}", captures.display());
+            }
+            if left_out > 0 {
+                bail!("{left_out} of {} captures left out", found + left_out);
             }
             Ok(())
         }
@@ -221,12 +227,12 @@ const FILES: &[(&str, &str, &str)] = &[
     (
         "ike",
         "IKE against charon",
-        "IKE_SA_INIT, IKE_AUTH by shared key and one Child SA, then Delete, from the same initiator (the project's engine) on the same host, one responder after the other in each run: this project's engine behind a socket (`ike`), and strongSwan's charon with 16 threads, no log, no uniqueness check and no routes to install. The host's kernel takes no part: charon keeps ESP SAs in its process (`kernel-libipsec`), the engine hands them to nobody.",
+        "IKE_SA_INIT, IKE_AUTH by shared key and one Child SA, then Delete, from the same initiator (the project's engine) on the same host, one responder after the other in each run: this project's engine behind a socket (`ike`), and strongSwan's charon with 16 threads, no log, no uniqueness check and no routes to install. Exponents of MODP groups have 320 bits here (RFC 3526, section 8) and in charon the length of the modulus, its default (`dh_exponent_ansi_x9_42`): `charon-short-exponents` is charon with that turned off. The host's kernel takes no part: charon keeps ESP SAs in its process (`kernel-libipsec`), the engine hands them to nobody.",
     ),
     (
         "scale",
         "Scale",
-        "UEs that are attached at the same time, each with a PDU session, data plane recording. Memory is resident anonymous memory of the N3IWF's process; *per UE* is what it has grown since before the first.",
+        "UEs that are attached at the same time, each with a PDU session, data plane recording. Memory is resident anonymous memory of the N3IWF's process; *per UE* is what it has grown since before the first. Attaches are timed one at a time, in windows of 25 after which these UEs leave again: eight windows at each size, and all of it three times with daemons that have just started. Times are medians of the windows' medians.",
     ),
     (
         "maps",

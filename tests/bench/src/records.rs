@@ -272,6 +272,9 @@ pub struct Scale {
 pub struct Storm {
     /// UEs attached, all of which rekey.
     pub ues: usize,
+    /// How often all of them had rekeyed before.
+    #[serde(default)]
+    pub round: usize,
     /// `Child SA` or `IKE SA`.
     pub what: String,
     /// SAs that have a successor.
@@ -288,6 +291,9 @@ pub struct Storm {
     pub memory: u64,
     /// The same before the storm.
     pub memory_before: u64,
+    /// The same once nothing of what was replaced is kept any more.
+    #[serde(default)]
+    pub memory_after: Option<u64>,
     /// Keys that the UEs fetched.
     pub keys_fetched: u64,
     /// Keys in the new SAs.

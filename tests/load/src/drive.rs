@@ -14,8 +14,12 @@ use ue_user::core::ue::State;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Attaches under way while a fleet grows.
 const GROWING: usize = 16;
-/// Attaches, one at a time, whose time is taken at each size.
-const TIMED: usize = 50;
+/// Attaches of a window, one at a time, whose time is taken.
+pub(crate) const TIMED: usize = 25;
+/// Windows at each size.
+const WINDOWS: usize = 8;
+/// Between two windows: what those who left have left to do is done then.
+const SETTLED: Duration = Duration::from_millis(100);
 
 /// Attaches that `per_second` begins within `span`.
 #[expect(
@@ -201,11 +205,14 @@ pub(crate) async fn open(
     Ok(rate)
 }
 
-/// Attaches UEs and leaves them attached; at each size, memory, and the time of single attaches.
+/// Attaches UEs and leaves them attached; at each size, memory, and the time of single attaches in several windows.
+/// Those of a window leave after it, and others come in the next, so that all windows see the same size and none is the
+/// one that happened to be quiet. `fleet` has [`TIMED`] more than the largest size, `run` is the number of the repetition.
 pub(crate) async fn scale(
     fleet: &mut Fleet,
     watch: Watch,
     steps: &[usize],
+    run: usize,
     mut write: impl FnMut(Scale) -> Result<()>,
 ) -> Result<()> {
     warm_up(fleet).await?;
@@ -215,27 +222,32 @@ pub(crate) async fn scale(
         let timed = TIMED.min(size / 2);
         // In parallel until close to the size, then one at a time.
         growth.reach(fleet, size - timed).await?;
-        let mut times = Vec::new();
-        let cpu = watch.cpu()?;
-        while growth.attached.len() < size {
-            fleet.attach(growth.next()?);
-            let ended = one(fleet).await?;
-            let took = ended.took.as_secs_f64() * 1000.0;
-            growth.count(ended)?;
-            times.push(took);
+        for window in 0..WINDOWS {
+            if window > 0 {
+                growth.leave(fleet, timed).await?;
+            }
+            let mut times = Vec::new();
+            let cpu = watch.cpu()?;
+            while growth.attached.len() < size {
+                fleet.attach(growth.next()?);
+                let ended = one(fleet).await?;
+                let took = ended.took.as_secs_f64() * 1000.0;
+                growth.count(ended)?;
+                times.push(took);
+            }
+            let cpu = (watch.cpu()? - cpu).as_secs_f64() * 1000.0;
+            let number = bench::stats::real(times.len().max(1));
+            write(Scale {
+                run: run * WINDOWS + window,
+                ues: growth.attached.len(),
+                failed: std::mem::take(&mut growth.failed),
+                memory: watch.memory()?,
+                memory_before,
+                attach_ms: Summary::of(times.iter().copied()).median,
+                n3iwf_cpu_ms: cpu / number,
+                attaches: times.len(),
+            })?;
         }
-        let cpu = (watch.cpu()? - cpu).as_secs_f64() * 1000.0;
-        let number = bench::stats::real(times.len().max(1));
-        write(Scale {
-            run: 0,
-            ues: growth.attached.len(),
-            failed: growth.failed,
-            memory: watch.memory()?,
-            memory_before,
-            attach_ms: Summary::of(times.iter().copied()).median,
-            n3iwf_cpu_ms: cpu / number,
-            attaches: times.len(),
-        })?;
     }
     Ok(())
 }
@@ -278,6 +290,27 @@ impl Growth {
                 self.count(ended)?;
             }
         }
+        Ok(())
+    }
+
+    /// The last so many detach, and wait behind all others.
+    async fn leave(&mut self, fleet: &mut Fleet, number: usize) -> Result<()> {
+        let from = self.attached.len().saturating_sub(number);
+        let leaving = self.attached.split_off(from);
+        for &ue in &leaving {
+            fleet.detach(ue);
+        }
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            // Also once all are gone: the N3IWF is not done with them yet.
+            fleet.turn(Instant::now() + SETTLED).await?;
+            drop(fleet.ended());
+            if leaving.iter().all(|ue| fleet.state(*ue) == State::Detached) {
+                break;
+            }
+            ensure!(Instant::now() < limit, "UEs do not detach");
+        }
+        self.waiting.extend(leaving);
         Ok(())
     }
 

@@ -107,6 +107,9 @@ enum What {
         /// Numbers of UEs at which to measure
         #[arg(long, value_delimiter = ',', default_value = "100,1000,10000")]
         steps: Vec<usize>,
+        /// Number of the repetition
+        #[arg(long, default_value_t = 0)]
+        run: usize,
     },
     /// UEs that stay attached, and all rekey at once
     Storm {
@@ -115,6 +118,9 @@ enum What {
         /// Numbers of UEs at which to measure
         #[arg(long, value_delimiter = ',', default_value = "100,1000,10000")]
         steps: Vec<usize>,
+        /// How often all rekey at the largest number
+        #[arg(long, default_value_t = 4)]
+        rounds: usize,
     },
     /// UEs that leave and come back
     Soak {
@@ -260,7 +266,7 @@ async fn run(what: What) -> Result<()> {
                 .map(|rate| drive::begun(*rate, span))
                 .max()
                 .unwrap_or(0);
-            let mut fleet = Fleet::new(&target.config, needed.max(most)).await?;
+            let mut fleet = Fleet::new(&target.config, needed.max(most))?;
             let watch = Watch::new(target.watch);
             drive::warm_up(&mut fleet).await?;
             for run in 0..runs {
@@ -275,22 +281,30 @@ async fn run(what: What) -> Result<()> {
             }
             Ok(())
         }
-        What::Scale { target, steps } => {
+        What::Scale { target, steps, run } => {
             let mut writer = Writer::create(&target.output)?;
             let most = steps.iter().copied().max().unwrap_or(0);
-            let mut fleet = Fleet::new(&target.config, most).await?;
-            drive::scale(&mut fleet, Watch::new(target.watch), &steps, |scale| {
+            let mut fleet = Fleet::new(&target.config, most + drive::TIMED)?;
+            drive::scale(&mut fleet, Watch::new(target.watch), &steps, run, |scale| {
                 writer.write(&Record::Scale(scale))
             })
             .await
         }
-        What::Storm { target, steps } => {
+        What::Storm {
+            target,
+            steps,
+            rounds,
+        } => {
             let mut writer = Writer::create(&target.output)?;
             let most = steps.iter().copied().max().unwrap_or(0);
-            let mut fleet = Fleet::new(&target.config, most).await?;
-            storm::storms(&mut fleet, Watch::new(target.watch), &steps, |storm| {
-                writer.write(&Record::Storm(storm))
-            })
+            let mut fleet = Fleet::new(&target.config, most)?;
+            storm::storms(
+                &mut fleet,
+                Watch::new(target.watch),
+                &steps,
+                rounds,
+                |storm| writer.write(&Record::Storm(storm)),
+            )
             .await
         }
         What::KeyRate {
@@ -300,7 +314,7 @@ async fn run(what: What) -> Result<()> {
             seconds,
         } => {
             let mut writer = Writer::create(&target.output)?;
-            let mut fleet = Fleet::new(&target.config, 64).await?;
+            let mut fleet = Fleet::new(&target.config, 64)?;
             let span = Duration::from_secs_f64(seconds);
             let rate = drive::key_rate(&mut fleet, keys_per_second, keys_per_attach, span).await?;
             writer.write(&Record::KeyRate(rate))
@@ -312,7 +326,7 @@ async fn run(what: What) -> Result<()> {
             per_second,
             output,
         } => {
-            let mut fleet = Fleet::new(&config, ues).await?;
+            let mut fleet = Fleet::new(&config, ues)?;
             let span = Duration::from_secs_f64(seconds);
             let done = soak::soak(&mut fleet, span, per_second).await?;
             fs::write(&output, done.to_string())
@@ -324,7 +338,7 @@ async fn run(what: What) -> Result<()> {
             seconds,
             output,
         } => {
-            let mut fleet = Fleet::persistent(&config, ues).await?;
+            let mut fleet = Fleet::persistent(&config, ues)?;
             survive::survive(&mut fleet, &output, Duration::from_secs_f64(seconds)).await
         }
         What::IkeRespond { pair } => ike_peer::respond(&pair.into()).await,

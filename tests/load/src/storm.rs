@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use bench::records::Storm;
 use bench::stats::real;
+use ike::Timing;
 use load::fleet::{Fleet, Rekeyed, Sas};
 use load::watch::Watch;
 use ue_user::core::ue::State;
@@ -16,33 +17,53 @@ use crate::drive::{self, Growth};
 const TOGETHER: usize = 256;
 /// How long a storm may take.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// What was replaced is gone then (the daemons keep it 5 s for packets on their way).
+/// What was replaced of Child SAs is gone then (the daemons keep it 5 s for packets on their way).
 const DRAINED: Duration = Duration::from_secs(6);
+/// Longer than a replaced IKE SA answers what its peer repeats, by this.
+const FORGOTTEN: Duration = Duration::from_secs(3);
 /// How often memory is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Grows to each size and has all that are attached rekey their Child SAs, and then their IKE SAs.
+/// Grows to each size and has all that are attached rekey their Child SAs, and then their IKE SAs: once, and `rounds`
+/// times at the last size, to see whether memory goes on growing.
 pub(crate) async fn storms(
     fleet: &mut Fleet,
     watch: Watch,
     steps: &[usize],
+    rounds: usize,
     mut write: impl FnMut(Storm) -> Result<()>,
 ) -> Result<()> {
     drive::warm_up(fleet).await?;
     let mut growth = Growth::new(fleet);
-    for &size in steps {
+    for (index, &size) in steps.iter().enumerate() {
         growth.reach(fleet, size).await?;
-        for what in [Rekeyed::Children, Rekeyed::Ike] {
-            write(storm(fleet, watch, &growth.attached, what).await?)?;
-            let quiet = Instant::now() + DRAINED;
-            while Instant::now() < quiet {
-                fleet.turn(quiet).await?;
-                drop(fleet.ended());
+        let last = index + 1 == steps.len();
+        for round in 0..if last { rounds } else { 1 } {
+            for what in [Rekeyed::Children, Rekeyed::Ike] {
+                let storm = storm(fleet, watch, &growth.attached, what).await?;
+                let quiet = Instant::now() + forgotten_after(what);
+                while Instant::now() < quiet {
+                    fleet.turn(quiet).await?;
+                    drop(fleet.ended());
+                }
+                write(Storm {
+                    round,
+                    memory_after: Some(watch.memory()?),
+                    ..storm
+                })?;
             }
         }
     }
     // They stay: whoever measures ends the N3IWF next.
     Ok(())
+}
+
+/// How long nothing reminds of what was replaced.
+fn forgotten_after(what: Rekeyed) -> Duration {
+    match what {
+        Rekeyed::Children => DRAINED,
+        Rekeyed::Ike => Timing::default().linger + FORGOTTEN,
+    }
 }
 
 /// A UE that has not finished.
@@ -126,6 +147,7 @@ async fn storm(fleet: &mut Fleet, watch: Watch, ues: &[usize], what: Rekeyed) ->
     let cpu = (watch.cpu()? - cpu).as_secs_f64() * 1000.0;
     Ok(Storm {
         ues: ues.len(),
+        round: 0,
         what: match what {
             Rekeyed::Ike => "IKE SA",
             Rekeyed::Children => "Child SA",
@@ -138,6 +160,7 @@ async fn storm(fleet: &mut Fleet, watch: Watch, ues: &[usize], what: Rekeyed) ->
         n3iwf_cpu_ms: cpu / real(rekeys.max(1)),
         memory: memory.max(watch.memory()?),
         memory_before,
+        memory_after: None,
         keys_fetched: fleet.keys_fetched() - fetched,
         keys_in_sas: u64::try_from(keys)?,
     })

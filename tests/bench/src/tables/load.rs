@@ -110,8 +110,11 @@ pub fn rate(records: &[Record]) -> String {
 
 /// The ratio of setups per core, run by run, for each suite.
 fn against_charon(all: &[&Rate]) -> String {
-    let mut suites: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for charon in all.iter().filter(|rate| rate.responder == "charon") {
+    let mut suites: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
+    for charon in all
+        .iter()
+        .filter(|rate| rate.responder.starts_with("charon"))
+    {
         let ours = all.iter().find(|rate| {
             rate.responder == "ike"
                 && (rate.run, rate.at_once, &rate.work, &rate.suite)
@@ -119,16 +122,17 @@ fn against_charon(all: &[&Rate]) -> String {
         });
         if let Some(ours) = ours {
             let ratio = per_core(ours) / per_core(charon).max(1e-9);
-            suites.entry(&charon.suite).or_default().push(ratio);
+            let key = (charon.suite.as_str(), charon.responder.as_str());
+            suites.entry(key).or_default().push(ratio);
         }
     }
     let mut text = String::new();
-    for (suite, ratios) in suites {
+    for ((suite, charon), ratios) in suites {
         let s = Summary::of(ratios);
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "Setups per core, `ike` against `charon` in the same run, {suite}: {:.2} (median of {}; {:.2} to {:.2}).\n",
+            "Setups per core, `ike` against `{charon}` in the same run, {suite}: {:.2} (median of {}; {:.2} to {:.2}).\n",
             s.median, s.count, s.least, s.most
         );
     }
@@ -205,11 +209,13 @@ pub fn scale(records: &[Record]) -> String {
     }
     let mut table = Table::new(&[
         "UEs attached",
-        "runs",
+        "windows",
+        "attaches",
         "failed",
         "memory of the N3IWF, MiB",
         "KiB per UE",
         "attach, median ms",
+        "quartiles of the windows",
         "N3IWF's CPU per attach, ms",
     ]);
     let mut times = BTreeMap::new();
@@ -224,6 +230,10 @@ pub fn scale(records: &[Record]) -> String {
         table.row(&[
             ues.to_string(),
             runs.len().to_string(),
+            runs.iter()
+                .map(|run| run.attaches)
+                .sum::<usize>()
+                .to_string(),
             runs.iter().map(|run| run.failed).sum::<usize>().to_string(),
             format!(
                 "{:.1}",
@@ -231,6 +241,7 @@ pub fn scale(records: &[Record]) -> String {
             ),
             format!("{:.1}", of(each).median),
             format!("{:.2}", attach.median),
+            format!("{:.2} to {:.2}", attach.q1, attach.q3),
             format!("{:.3}", cpu.median),
         ]);
     }
@@ -254,6 +265,7 @@ pub fn storms(records: &[Record]) -> String {
     let mut table = Table::new(&[
         "all rekeyed",
         "UEs",
+        "round",
         "rekeys",
         "failed",
         "all begun within s",
@@ -264,6 +276,7 @@ pub fn storms(records: &[Record]) -> String {
         "keys in the new SAs",
         "memory before, MiB",
         "at most, MiB",
+        "afterwards, MiB",
     ]);
     let mut seen = false;
     for record in records {
@@ -275,6 +288,7 @@ pub fn storms(records: &[Record]) -> String {
         table.row(&[
             storm.what.clone(),
             storm.ues.to_string(),
+            (storm.round + 1).to_string(),
             storm.rekeys.to_string(),
             storm.failed.to_string(),
             format!("{:.2}", storm.begun_within),
@@ -285,13 +299,14 @@ pub fn storms(records: &[Record]) -> String {
             storm.keys_in_sas.to_string(),
             mib(storm.memory_before),
             mib(storm.memory),
+            storm.memory_after.map_or_else(String::new, mib),
         ]);
     }
     if !seen {
         return String::new();
     }
     format!(
-        "Rekey storms: of all UEs that are attached, first every Child SA (signalling and user plane) is rekeyed and then every IKE SA, begun by the UEs as fast as they can. Whoever has begun waits in one queue with all others.\n\n{}",
+        "Rekey storms: of all UEs that are attached, first every Child SA (signalling and user plane) is rekeyed and then every IKE SA, begun by the UEs as fast as they can. Whoever has begun waits in one queue with all others. A replaced IKE SA answers what its peer repeats for 30 s, and a replaced Child SA takes packets for 5 s; *afterwards* is memory once both are over. At the largest number all of it is done several times, to see whether memory goes on growing.\n\n{}",
         table.end()
     )
 }
@@ -387,7 +402,12 @@ mod tests {
             of("ike", "x25519", 0.1),
             of("charon", "modp", 2.0),
             of("charon", "x25519", 0.4),
+            of("charon-short-exponents", "modp", 0.5),
         ]);
+        assert!(
+            text.contains("`charon-short-exponents` in the same run, modp: 0.50 (median of 1;"),
+            "{text}"
+        );
         assert!(text.contains("modp: 2.00 (median of 1;"), "{text}");
         assert!(text.contains("x25519: 4.00 (median of 1;"), "{text}");
     }
@@ -396,6 +416,7 @@ mod tests {
     fn storms_and_maps_are_shown_as_they_are() {
         let storm = Record::Storm(Storm {
             ues: 100,
+            round: 1,
             what: "Child SA".to_owned(),
             rekeys: 200,
             failed: 0,
@@ -404,13 +425,14 @@ mod tests {
             n3iwf_cpu_ms: 0.25,
             memory: 3 << 20,
             memory_before: 2 << 20,
+            memory_after: Some(5 << 19),
             keys_fetched: 400,
             keys_in_sas: 400,
         });
         let text = storms(std::slice::from_ref(&storm));
         assert!(
             text.contains(
-                "| Child SA | 100 | 200 | 0 | 0.01 | 0.50 | 400 | 0.250 | 400 | 400 | 2.0 | 3.0 |"
+                "| Child SA | 100 | 2 | 200 | 0 | 0.01 | 0.50 | 400 | 0.250 | 400 | 400 | 2.0 | 3.0 | 2.5 |"
             ),
             "{text}"
         );
@@ -448,7 +470,8 @@ mod tests {
             point(10_000, (1 << 20) + 10_000 * 8192, 3.0),
         ]);
         assert!(
-            text.contains("| 4.0 | 2.00 |") && text.contains("| 8.0 | 3.00 |"),
+            text.contains("| 100 | 1 | 10 | 0 | 1.4 | 4.0 | 2.00 | 2.00 to 2.00 |")
+                && text.contains("| 8.0 | 3.00 |"),
             "{text}"
         );
         assert!(

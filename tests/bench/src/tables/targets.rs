@@ -291,7 +291,12 @@ fn setups(records: &[Record]) -> Vec<Target> {
     let target = |suite: &str| {
         let (ours, theirs) = (per_core("ike", suite)?, per_core("charon", suite)?);
         let ratio = ours / theirs;
-        let is = format!("{ratio:.1} × ({ours:.0} against {theirs:.0})");
+        // As charon is configured by default; with exponents as short as ours it is shown beside that.
+        let short = per_core("charon-short-exponents", suite).map_or_else(String::new, |short| {
+            let ratio = ours / short;
+            format!("; with exponents as short as ours charon has {short:.0}: {ratio:.1} ×")
+        });
+        let is = format!("{ratio:.2} × ({ours:.0} against {theirs:.0}{short})");
         let what = format!("IKE setups per second and core against charon, `{suite}`");
         Some(
             Target::new(&what, "2 ×", is, ratio >= 2.0).because(
@@ -321,9 +326,9 @@ fn scale(records: &[Record]) -> Vec<Target> {
         super::real(grown) / super::count_real(scale.ues)
     };
     let memory = Summary::of(many.iter().map(each)).median;
-    let time = |of: &[&Scale]| Summary::of(of.iter().map(|scale| scale.attach_ms)).median;
+    let time = |of: &[&Scale]| Summary::of(of.iter().map(|scale| scale.attach_ms));
     let (first, last) = (time(&few), time(&many));
-    let ratio = last / first.max(1e-9);
+    let ratio = last.median / first.median.max(1e-9);
     vec![
         Target::new(
             "memory per attached UE at 10 000 UEs, N3IWF process",
@@ -334,7 +339,10 @@ fn scale(records: &[Record]) -> Vec<Target> {
         Target::new(
             "time per attach at 10 000 UEs against at 100",
             "1.2 × at most",
-            format!("{ratio:.2} × ({last:.2} against {first:.2} ms)"),
+            format!(
+                "{ratio:.2} × ({:.2} against {:.2} ms; quartiles {:.2} to {:.2} against {:.2} to {:.2})",
+                last.median, first.median, last.q1, last.q3, first.q1, first.q3
+            ),
             ratio <= 1.2,
         ),
     ]
@@ -427,6 +435,38 @@ mod tests {
     }
 
     #[test]
+    fn charon_with_short_exponents_is_shown_beside_the_default() {
+        let of = |responder: &str, responder_cpu| {
+            Record::Rate(Rate {
+                work: "ike".to_owned(),
+                responder: responder.to_owned(),
+                suite: "modp".to_owned(),
+                run: 0,
+                offered: None,
+                at_once: 16,
+                seconds: 3.0,
+                begun: 600,
+                done: 600,
+                failed: 0,
+                latency_ms: [1.0; 3],
+                responder_cpu,
+                driver_cpu: 1.0,
+            })
+        };
+        let both = [of("ike", 1.0), of("charon", 2.0)];
+        let targets = setups(&both);
+        assert_eq!(targets.len(), 1);
+        assert!(targets[0].held);
+        assert_eq!(targets[0].is, "2.00 × (600 against 300)");
+        let all = [both.as_slice(), &[of("charon-short-exponents", 0.5)]].concat();
+        let is = &setups(&all)[0].is;
+        assert_eq!(
+            is,
+            "2.00 × (600 against 300; with exponents as short as ours charon has 1200: 0.5 ×)"
+        );
+    }
+
+    #[test]
     fn nothing_stored_is_no_target() {
         assert_eq!(targets(&Stored::default()), []);
     }
@@ -452,6 +492,10 @@ mod tests {
         let targets = scale(&records);
         let held: Vec<bool> = targets.iter().map(|target| target.held).collect();
         assert_eq!(held, [false, false], "{targets:#?}");
-        assert_eq!(targets[1].is, "1.25 × (2.50 against 2.00 ms)");
+        let is = &targets[1].is;
+        assert!(
+            is.starts_with("1.25 × (2.50 against 2.00 ms; quartiles 2.50 to 2.50"),
+            "{is}"
+        );
     }
 }

@@ -70,7 +70,7 @@ pub fn ike(setting: &Setting, options: &IkeOptions) -> Report {
         for run in 0..options.runs {
             for (ike, esp) in &options.suites {
                 for number in &options.at_once {
-                    for responder in ["ike", "charon"] {
+                    for responder in responders(ike) {
                         exec::check_interrupt()?;
                         let process = lab.responder(responder, ike, esp)?;
                         let measured = lab.drive(responder, ike, esp, *number, run, process.id());
@@ -143,8 +143,8 @@ impl<'a> Lab<'a> {
 
     /// A responder that serves.
     fn responder(&self, name: &str, ike: &str, esp: &str) -> Result<Process> {
-        if name == "charon" {
-            return self.charon(ike, esp);
+        if name != "ike" {
+            return self.charon(ike, esp, name == SHORT);
         }
         let mut arguments = vec!["ike-respond".to_owned()];
         arguments.extend(Self::pair(ike, esp));
@@ -166,10 +166,13 @@ impl<'a> Lab<'a> {
         Ok(process)
     }
 
-    fn charon(&self, ike: &str, esp: &str) -> Result<Process> {
+    fn charon(&self, ike: &str, esp: &str, short: bool) -> Result<Process> {
         let socket = self.directory.join("vici.sock");
         let _ = fs::remove_file(&socket);
-        fs::write(self.directory.join("strongswan.conf"), settings(&socket))?;
+        fs::write(
+            self.directory.join("strongswan.conf"),
+            settings(&socket, short),
+        )?;
         fs::write(self.directory.join("swanctl.conf"), connection(ike, esp))?;
         let (program, arguments) = self.strongswan("/usr/sbin/charon-systemd", &[]);
         let mut process = Process::start(
@@ -241,7 +244,17 @@ impl<'a> Lab<'a> {
     }
 }
 
-fn settings(socket: &Path) -> String {
+/// charon with exponents of MODP groups that are as short as ours may be; by default they are as long as the modulus.
+const SHORT: &str = "charon-short-exponents";
+
+/// Who answers in a suite.
+fn responders(ike: &str) -> impl Iterator<Item = &'static str> {
+    let short = ike.contains("modp").then_some(SHORT);
+    ["ike", "charon"].into_iter().chain(short)
+}
+
+fn settings(socket: &Path, short: bool) -> String {
+    let whole = if short { "no" } else { "yes" };
     format!(
         "charon-systemd {{
  load = openssl random nonce aes sha1 sha2 hmac kdf gmp curve25519 pem pkcs1 pkcs8 x509 pubkey gcm drbg kernel-libipsec kernel-netlink socket-default vici
@@ -250,6 +263,7 @@ fn settings(socket: &Path) -> String {
  block_threshold = 0
  half_open_timeout = 30
  init_limit_half_open = 0
+ dh_exponent_ansi_x9_42 = {whole}
  install_routes = no
  syslog {{
   daemon {{

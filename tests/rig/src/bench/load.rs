@@ -23,6 +23,8 @@ use crate::world::{Role, World};
 const INNER: &str = "10.100.0.0/16";
 /// Subscribers of the core.
 const SUBSCRIBERS: usize = 12_000;
+/// How often UEs attach until there are as many as wanted.
+const GROWTHS: usize = 3;
 /// QKD keys of an attach with one PDU session, profile `native`.
 pub(crate) const KEYS: usize = 7;
 /// Bits of such a key.
@@ -40,23 +42,34 @@ pub fn rate(setting: &Setting, machine: &Machine, arguments: &[String]) -> Repor
     one(setting, machine, "rate", arguments)
 }
 
-/// UEs attached at the same time, and then all of them rekeying; the result is `scale.jsonl`.
+/// UEs attached at the same time, several times with new daemons, and then all of them rekeying; the result is
+/// `scale.jsonl`.
 #[must_use]
 pub fn scale(setting: &Setting, machine: &Machine, arguments: &[String]) -> Report {
     let mut report = setting.report("scale");
     let mut parts = Vec::new();
-    for (what, title) in [("scale", "attached"), ("storm", "rekeyed at once")] {
+    let mut part = |title: &str, what: &str, file: &str, more: &[String]| {
         report.step(title, || {
-            let output = setting.results.join(format!("{what}.part.jsonl"));
+            let output = setting.results.join(format!("{file}.part.jsonl"));
             let mut world = build(setting, None, SUBSCRIBERS)?;
-            let words = against(&mut world, what, &output, arguments)?;
+            let words = against(&mut world, what, &output, &[arguments, more].concat())?;
             load(&world, Place::Ue, &words)?;
             let keys = accounted(&world)?;
             attach::stop(&mut world)?;
             parts.push(output);
             Ok(keys)
         });
+    };
+    for run in 0..GROWTHS {
+        let number = ["--run".to_owned(), run.to_string()];
+        part(
+            &format!("attached, {} of {GROWTHS}", run + 1),
+            "scale",
+            &format!("scale.{run}"),
+            &number,
+        );
     }
+    part("rekeyed at once", "storm", "storm", &[]);
     report.step("one file", || one_file(setting, machine, "scale", &parts));
     report
 }
