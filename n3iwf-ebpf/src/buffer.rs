@@ -1,13 +1,17 @@
 //! Reading and rebuilding socket buffers.
 //!
 //! Everything is read with `bpf_skb_load_bytes`, which also reaches what is not in the linear part
-//! of the buffer; packets and their headers are wherever the driver and TCP put them.
+//! of the buffer; packets and their headers are wherever the driver and TCP put them. Headers are read
+//! many octets at a time and handled as words: a call, and clearing the room for its answer, cost more
+//! than what a program does with the octets.
+
+use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext,
     bindings::{
         BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_hdr_start_off,
-        bpf_xfrm_state, bpf_xfrm_state__bindgen_ty_1,
+        bpf_xfrm_state,
     },
     helpers::generated::{
         bpf_ktime_get_coarse_ns, bpf_skb_adjust_room, bpf_skb_change_proto, bpf_skb_get_xfrm_state,
@@ -16,56 +20,88 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-/// Reads `T` at `offset` from the start of the buffer; `None` beyond the end.
+/// What can be read from a packet and written to it.
+///
+/// # Safety
+///
+/// The type has no padding, and any octets are a value of it.
+pub(crate) unsafe trait Octets: Copy {}
+
+// SAFETY: integers.
+unsafe impl<const N: usize> Octets for [u8; N] {}
+// SAFETY: integers.
+unsafe impl<const N: usize> Octets for [u32; N] {}
+
+/// What is at `offset` from the start of the buffer, in the order of memory; `None` beyond the end.
 #[inline(always)]
-fn load<T: Copy, const N: usize>(
+pub(crate) fn read<T: Octets>(ctx: &TcContext, offset: u32) -> Option<T> {
+    let mut room = MaybeUninit::uninit();
+    read_to(ctx, offset, &mut room).copied()
+}
+
+/// The same without a copy, for what is many octets.
+#[inline(always)]
+pub(crate) fn read_to<'a, T: Octets>(
     ctx: &TcContext,
     offset: u32,
-    from: fn([u8; N]) -> T,
-) -> Option<T> {
-    let mut octets = [0u8; N];
-    // SAFETY: the helper writes exactly N octets or fails; the pointers are valid for the call.
-    let ret =
-        unsafe { bpf_skb_load_bytes(ctx.as_ptr(), offset, octets.as_mut_ptr().cast(), N as u32) };
-    (ret == 0).then(|| from(octets))
+    room: &'a mut MaybeUninit<T>,
+) -> Option<&'a T> {
+    // SAFETY: the helper writes so many octets, zeroes if it fails; the pointers are valid for the call.
+    unsafe {
+        let ret = bpf_skb_load_bytes(
+            ctx.as_ptr(),
+            offset,
+            room.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+        );
+        if ret == 0 {
+            Some(room.assume_init_ref())
+        } else {
+            None
+        }
+    }
 }
 
 #[inline(always)]
 pub(crate) fn octets<const N: usize>(ctx: &TcContext, offset: u32) -> Option<[u8; N]> {
-    load(ctx, offset, |octets| octets)
+    read(ctx, offset)
 }
 
 #[inline(always)]
 pub(crate) fn be16(ctx: &TcContext, offset: u32) -> Option<u16> {
-    load(ctx, offset, u16::from_be_bytes)
+    octets(ctx, offset).map(u16::from_be_bytes)
 }
 
 #[inline(always)]
 pub(crate) fn be32(ctx: &TcContext, offset: u32) -> Option<u32> {
-    load(ctx, offset, u32::from_be_bytes)
+    read(ctx, offset).map(|[word]: [u32; 1]| u32::from_be(word))
 }
 
 /// The first octets of what the kernel holds for the network header. They are read from the linear
 /// part, where the kernel has put at least an IP header.
 #[inline(always)]
-pub(crate) fn network_octets<const N: usize>(ctx: &TcContext) -> Option<[u8; N]> {
-    let mut octets = [0u8; N];
-    // SAFETY: the helper writes exactly N octets or fails; the pointers are valid for the call.
-    let ret = unsafe {
-        bpf_skb_load_bytes_relative(
+pub(crate) fn network<T: Octets>(ctx: &TcContext) -> Option<T> {
+    let mut octets = MaybeUninit::<T>::uninit();
+    // SAFETY: as in `read_to`.
+    unsafe {
+        let ret = bpf_skb_load_bytes_relative(
             ctx.as_ptr(),
             0,
             octets.as_mut_ptr().cast(),
-            N as u32,
+            size_of::<T>() as u32,
             bpf_hdr_start_off::BPF_HDR_START_NET,
-        )
-    };
-    (ret == 0).then_some(octets)
+        );
+        if ret == 0 {
+            Some(octets.assume_init())
+        } else {
+            None
+        }
+    }
 }
 
 /// Writes at `offset` from the start of the buffer and keeps a checksum of the device true.
 #[inline(always)]
-pub(crate) fn store<const N: usize>(ctx: &TcContext, offset: u32, octets: &[u8; N]) -> bool {
+pub(crate) fn store<T: Octets>(ctx: &TcContext, offset: u32, octets: &T) -> bool {
     write(ctx, offset, octets, u64::from(BPF_F_RECOMPUTE_CSUM))
 }
 
@@ -77,10 +113,16 @@ pub(crate) fn store_balanced<const N: usize>(ctx: &TcContext, offset: u32, octet
 }
 
 #[inline(always)]
-fn write<const N: usize>(ctx: &TcContext, offset: u32, octets: &[u8; N], flags: u64) -> bool {
-    // SAFETY: the helper reads N octets or fails.
+fn write<T: Octets>(ctx: &TcContext, offset: u32, octets: &T, flags: u64) -> bool {
+    // SAFETY: the helper reads so many octets or fails.
     let ret = unsafe {
-        bpf_skb_store_bytes(ctx.skb.skb, offset, octets.as_ptr().cast(), N as u32, flags)
+        bpf_skb_store_bytes(
+            ctx.skb.skb,
+            offset,
+            (&raw const *octets).cast(),
+            size_of::<T>() as u32,
+            flags,
+        )
     };
     ret == 0
 }
@@ -105,26 +147,18 @@ pub(crate) fn change_protocol(ctx: &TcContext, ethertype: u16) -> bool {
 /// The SA that a packet came out of, or is about to go through.
 #[inline(always)]
 pub(crate) fn xfrm_state(ctx: &TcContext) -> Option<bpf_xfrm_state> {
-    let mut state = bpf_xfrm_state {
-        reqid: 0,
-        spi: 0,
-        family: 0,
-        ext: 0,
-        __bindgen_anon_1: bpf_xfrm_state__bindgen_ty_1 {
-            remote_ipv6: [0; 4],
-        },
-    };
-    // SAFETY: the helper fills the structure of the size given, or fails.
-    let ret = unsafe {
-        bpf_skb_get_xfrm_state(
+    let mut state = MaybeUninit::<bpf_xfrm_state>::uninit();
+    // SAFETY: the helper fills the structure of the size given, or fails; it is of integers.
+    unsafe {
+        let ret = bpf_skb_get_xfrm_state(
             ctx.skb.skb,
             0,
-            &raw mut state,
+            state.as_mut_ptr(),
             size_of::<bpf_xfrm_state>() as u32,
             0,
-        )
-    };
-    (ret == 0).then_some(state)
+        );
+        (ret == 0).then(|| state.assume_init())
+    }
 }
 
 /// `CLOCK_MONOTONIC` to the last tick of the kernel, some milliseconds at most.

@@ -17,7 +17,6 @@ mod ue;
 use aya_ebpf::{
     bindings::TC_ACT_UNSPEC,
     btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
-    helpers::bpf_ktime_get_ns,
     macros::{btf_map, classifier},
     programs::TcContext,
 };
@@ -112,10 +111,7 @@ fn account(ctx: &TcContext, direction: u32) {
         _ => ETHERNET_HEADER,
     };
     let mut packet = Packet::read(ctx, link_header);
-    let now = unsafe {
-        // SAFETY: the helper takes nothing and only reads the clock.
-        bpf_ktime_get_ns()
-    };
+    let now = buffer::coarse_time();
     let class = match packet.kind {
         Kind::Class(class) => class,
         Kind::Esp { spi } => {

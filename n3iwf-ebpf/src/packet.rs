@@ -1,9 +1,9 @@
 //! From a socket buffer to what it carries on NWu.
 
 use aya_ebpf::programs::TcContext;
-use ebpf_common::{Class, SaInfo};
+use ebpf_common::{Class, SaInfo, relay::mapped};
 
-use crate::buffer::{be16, be32, octets};
+use crate::buffer::{be16, be32, octets, read};
 
 pub(crate) const ETH_P_IP: u16 = 0x0800;
 pub(crate) const ETH_P_IPV6: u16 = 0x86dd;
@@ -59,6 +59,8 @@ struct Ip {
     transport: u32,
     protocol: u8,
     fragment: bool,
+    /// The first words of the transport header, where they were read with the IP header.
+    first: Option<[u32; 2]>,
 }
 
 impl Packet {
@@ -133,30 +135,35 @@ impl Packet {
     /// RFC 791 section 3.1.
     #[inline(always)]
     fn ipv4(&mut self, ctx: &TcContext, network: u32, len: u32) -> Result<Ip, Class> {
-        let header: [u8; 20] = octets(ctx, network).ok_or(Class::Malformed)?;
-        let ihl = u32::from(header[0] & 0x0f) * 4;
-        let total = u32::from(u16::from_be_bytes([header[2], header[3]]));
+        // With what comes behind nearly every header: it costs no more.
+        let whole: Option<[u32; 7]> = read(ctx, network);
+        let header: [u32; 5] = match whole {
+            Some([header @ .., _, _]) => header,
+            None => read(ctx, network).ok_or(Class::Malformed)?,
+        };
+        let [version, ..] = header[0].to_ne_bytes();
+        let [_, protocol, ..] = header[2].to_ne_bytes();
+        let ihl = u32::from(version & 0x0f) * 4;
+        let total = u32::from_be(header[0]) & 0xffff;
         if total == 0 && self.packets > 1 {
             // A super-packet of more than 65535 octets; ESP and IKE are never that.
             return Err(Class::Other);
         }
         // The buffer must hold what the header promises; it may hold padding behind that.
-        if header[0] >> 4 != 4 || ihl < 20 || total < ihl || network + total > len {
+        if version >> 4 != 4 || ihl < 20 || total < ihl || network + total > len {
             return Err(Class::Malformed);
         }
-        self.destination = [0; 16];
-        self.destination[10] = 0xff;
-        self.destination[11] = 0xff;
-        self.destination[12] = header[16];
-        self.destination[13] = header[17];
-        self.destination[14] = header[18];
-        self.destination[15] = header[19];
+        self.destination = mapped(header[4].to_ne_bytes());
         Ok(Ip {
             total,
             transport: network + ihl,
-            protocol: header[9],
+            protocol,
             // More Fragments, or an offset.
-            fragment: u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0,
+            fragment: u32::from_be(header[1]) & 0x3fff != 0,
+            first: match whole {
+                Some([.., first, second]) if ihl == 20 => Some([first, second]),
+                _ => None,
+            },
         })
     }
 
@@ -177,6 +184,7 @@ impl Packet {
             transport: network + 40,
             protocol: header[6],
             fragment: false,
+            first: None,
         };
         for _ in 0..MAX_EXTENSIONS {
             match ip.protocol {
@@ -209,12 +217,20 @@ impl Packet {
 #[inline(always)]
 fn transport(ctx: &TcContext, ip: &Ip, end: u32) -> Option<Kind> {
     match ip.protocol {
-        IPPROTO_ESP => esp(ctx, ip.transport, end),
+        IPPROTO_ESP => match ip.first {
+            Some([spi, _]) if ip.transport + 8 <= end => Some(Kind::Esp {
+                spi: u32::from_be(spi),
+            }),
+            _ => esp(ctx, ip.transport, end),
+        },
         IPPROTO_UDP => {
-            let header: [u8; 6] = octets(ctx, ip.transport)?;
-            let source = u16::from_be_bytes([header[0], header[1]]);
-            let destination = u16::from_be_bytes([header[2], header[3]]);
-            let len = u32::from(u16::from_be_bytes([header[4], header[5]]));
+            let [ports, length] = match ip.first {
+                Some(words) => words,
+                None => read(ctx, ip.transport)?,
+            };
+            let ports = u32::from_be(ports);
+            let (source, destination) = ((ports >> 16) as u16, ports as u16);
+            let len = u32::from_be(length) >> 16;
             let udp_end = ip.transport + len;
             if len < 8 || udp_end > end {
                 return None;

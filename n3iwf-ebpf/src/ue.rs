@@ -10,6 +10,8 @@
 pub(crate) mod downlink;
 mod flow;
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC},
     btf_maps::{HashMap, LruHashMap, PerCpuArray},
@@ -28,7 +30,7 @@ use crate::{
     buffer::{self, coarse_time},
     packet::{ETH_P_IP, ETH_P_IPV6},
     relay::{
-        header::{GRE, Head, IPPROTO_GRE, IPV4, write_ipv4},
+        header::{self, GRE, Head, IPPROTO_GRE, IPV4},
         redirect_neigh, redirect_xfrm,
     },
 };
@@ -94,26 +96,22 @@ fn relay(ctx: &TcContext) -> Option<i32> {
     if qfi == 0 || session.tunnels[qfi as usize] == 0 {
         return None;
     }
-    let head = Head::read(ctx, 0, len);
-    // GRE, and behind it what the kernel takes of an IPv6 header.
-    let mut new = [0u8; (HEADERS + SHORTER) as usize];
-    write_ipv4(
-        &mut new,
+    let mut head = MaybeUninit::uninit();
+    let head = Head::read(ctx, 0, len, &mut head);
+    let [i0, i1, i2, i3, i4] = header::ipv4(
         head.tos(session.dscp[qfi as usize].into(), 0),
         (len + HEADERS) as u16,
         IPPROTO_GRE,
         session.inner,
         session.up_address,
     );
-    let gre_protocol = (session.gre_protocol as u16).to_be_bytes();
-    [new[20], new[22], new[23], new[24]] = [0x20, gre_protocol[0], gre_protocol[1], qfi as u8];
+    let [p, t] = (session.gre_protocol as u16).to_be_bytes();
+    let [gre, key] = [[0x20, 0, p, t], [qfi as u8, 0, 0, 0]].map(u32::from_ne_bytes);
     if ethertype == ETH_P_IPV6 {
-        let front: [u8; SHORTER as usize] = buffer::octets(ctx, 0)?;
-        let mut at = 0;
-        while at < SHORTER as usize {
-            new[HEADERS as usize + at] = front[at];
-            at += 1;
-        }
+        // Behind GRE what the kernel takes of an IPv6 header.
+        let [f0, f1, f2, f3, f4]: [u32; SHORTER as usize / 4] = buffer::read(ctx, 0)?;
+        let new: [u32; (HEADERS + SHORTER) as usize / 4] =
+            [i0, i1, i2, i3, i4, gre, key, f0, f1, f2, f3, f4];
         if !buffer::change_protocol(ctx, ETH_P_IP) {
             return None;
         }
@@ -121,11 +119,11 @@ fn relay(ctx: &TcContext) -> Option<i32> {
             return Some(TC_ACT_SHOT);
         }
     } else {
+        let new: [u32; HEADERS as usize / 4] = [i0, i1, i2, i3, i4, gre, key];
         if !buffer::adjust_room(ctx, HEADERS as i32) {
             return None;
         }
-        let new: &[u8; HEADERS as usize] = new.first_chunk()?;
-        if !buffer::store(ctx, 0, new) {
+        if !buffer::store(ctx, 0, &new) {
             return Some(TC_ACT_SHOT);
         }
     }
@@ -145,18 +143,18 @@ pub(crate) fn tunnel(ctx: &TcContext) -> i32 {
 fn enter(ctx: &TcContext) -> Option<i32> {
     // SAFETY: the context is valid while the program runs.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    let header: [u8; HEADERS as usize] = buffer::octets(ctx, 0)?;
-    if header[0] != 0x45 || header[9] != IPPROTO_GRE {
+    let [first, _, third, source, to, _, key]: [u32; HEADERS as usize / 4] = buffer::read(ctx, 0)?;
+    let ([version, ..], [_, protocol, ..]) = (first.to_ne_bytes(), third.to_ne_bytes());
+    if version != 0x45 || protocol != IPPROTO_GRE {
         return None;
     }
     // SAFETY: as in [`relay`].
     let session = unsafe { SESSIONS.get(&ifindex) }?;
-    let source = u32::from_ne_bytes([header[12], header[13], header[14], header[15]]);
-    let to = u32::from_ne_bytes([header[16], header[17], header[18], header[19]]);
     if source != u32::from_ne_bytes(session.inner) || to != u32::from_ne_bytes(session.up_address) {
         return None;
     }
-    let through = session.tunnels[(header[24] & 0x3f) as usize];
+    let [qfi, ..] = key.to_ne_bytes();
+    let through = session.tunnels[(qfi & 0x3f) as usize];
     if session.link_header == 0 {
         Some(redirect_xfrm(through))
     } else {

@@ -10,7 +10,10 @@ use aya_ebpf::{
 };
 use ebpf_common::relay::{SUMMED, SUMMED_CHUNK};
 
-use crate::{buffer, packet::IPPROTO_UDP};
+use crate::{
+    buffer::{self, Octets},
+    packet::IPPROTO_UDP,
+};
 
 /// `BPF_CSUM_LEVEL_QUERY` (linux/bpf.h).
 const QUERY: u64 = 0;
@@ -31,8 +34,8 @@ impl Sum {
 
     /// Adds octets at hand.
     #[inline(always)]
-    pub(super) fn add<const N: usize>(self, octets: &[u8; N]) -> Self {
-        self.with(octets.as_ptr(), N as u32)
+    pub(super) fn add<T: Octets>(self, octets: &T) -> Self {
+        self.with((&raw const *octets).cast(), size_of::<T>() as u32)
     }
 
     #[inline(always)]
@@ -151,7 +154,7 @@ pub(super) fn is_good(ctx: &TcContext, at: u32, len: u32, checksum: [u8; 2]) -> 
         return true;
     }
     // Read anew: kept all the way, they would be more than the stack has.
-    let Some(addresses) = buffer::octets::<32>(ctx, at - 32) else {
+    let Some(addresses) = buffer::read::<[u32; 8]>(ctx, at - 32) else {
         return false;
     };
     let pseudo = Sum::of_udp(len).add(&addresses);

@@ -1,11 +1,16 @@
 //! GTP-U (TS 29.281) to GRE (TS 24.502, 9.3.3).
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::programs::TcContext;
-use ebpf_common::relay::{Reason, RelayMeta, downlink_place, flow_place, mapped};
+use ebpf_common::{
+    relay::{Reason, RelayMeta, downlink_place, flow_place, mapped},
+    ue::{Words, words6},
+};
 
 use super::{
     DOWNLINK_FLOWS, META, Verdict, checksum, count, counter, foresee,
-    header::{self, GRE, Head, IPPROTO_GRE, IPV4, Place, UDP, write_ipv4},
+    header::{self, GRE, HEAD, Head, IPPROTO_GRE, IPV4, Place, UDP, WITH_HEAD},
     ipv6::{self, IPV6},
     mss, rate, redirect_neigh, redirect_xfrm, session,
 };
@@ -17,11 +22,13 @@ use crate::{
 /// The mandatory part of a GTP-U header.
 const GTP_U: u32 = 8;
 const NEW: u32 = IPV4 + GRE;
-const PORT: u16 = 2152;
+const PORT: u32 = 2152;
 const G_PDU: u8 = 255;
 const CONTAINER: u8 = 0x85;
 /// Longest PDU Session Container looked into, in units of four octets.
 const MAX_UNITS: u32 = 8;
+/// Octets of an optional part with a PDU Session Container of four octets: that of every UPF.
+const USUAL: u32 = 8;
 /// The kernel leaves at least an IPv4 header behind what it takes away.
 const MIN_PDU: u32 = 20;
 
@@ -29,7 +36,7 @@ const MIN_PDU: u32 = 20;
 const PACKET_HOST: u32 = 0;
 
 /// A packet that may carry GTP-U to us.
-struct Arrived {
+struct Arrived<'a> {
     link: u32,
     /// Octets of the IP header.
     ip: u32,
@@ -38,55 +45,82 @@ struct Arrived {
     /// Type of service, or traffic class.
     class: u8,
     /// As [`ebpf_common::relay::RelayPeer::address`].
-    source: [u8; 16],
+    source: Words,
     /// UDP and the mandatory part of GTP-U.
-    tunnel: [u8; (UDP + GTP_U) as usize],
+    tunnel: [u32; 4],
+    /// What follows, if there is as much: a usual optional part and the head of the PDU.
+    rest: Option<&'a [u32; 2 + HEAD]>,
 }
 
+/// Octets of packets that have a [`Arrived::rest`], without the IP header.
+const WITH_REST: u32 = UDP + GTP_U + USUAL + WITH_HEAD;
+
 #[inline(always)]
-fn over_ipv4(ctx: &TcContext, meta: &RelayMeta) -> Result<Arrived, Verdict> {
+fn over_ipv4<'a>(
+    ctx: &TcContext,
+    meta: &RelayMeta,
+    room: &'a mut MaybeUninit<[u32; 5 + 4 + 2 + HEAD]>,
+) -> Result<Arrived<'a>, Verdict> {
     let malformed = || Verdict::pass(Reason::Malformed);
     let &[.., a, b, c, d] = &meta.n3_address;
     let (header, Place { link, total }) = header::find(ctx, IPPROTO_UDP, [a, b, c, d])?;
     if total < IPV4 + UDP + GTP_U {
         return Err(malformed());
     }
-    let headers: [u8; (IPV4 + UDP + GTP_U) as usize] =
-        header::headers(ctx, link, &header).ok_or_else(malformed)?;
+    let (tunnel, rest) = if total >= IPV4 + WITH_REST {
+        let words = header::words(ctx, link, &header, room).ok_or_else(malformed)?;
+        let [_, _, _, _, _, t0, t1, t2, t3, rest @ ..] = words;
+        ([*t0, *t1, *t2, *t3], Some(rest))
+    } else {
+        let mut room = MaybeUninit::<[u32; 5 + 4]>::uninit();
+        let words = header::words(ctx, link, &header, &mut room).ok_or_else(malformed)?;
+        let [_, _, _, _, _, tunnel @ ..] = *words;
+        (tunnel, None)
+    };
+    let [_, class, ..] = header[0].to_ne_bytes();
     Ok(Arrived {
         link,
         ip: IPV4,
         total,
-        class: header[1],
-        source: mapped([headers[12], headers[13], headers[14], headers[15]]),
-        tunnel: *headers.last_chunk().ok_or_else(malformed)?,
+        class,
+        source: words6(mapped(header[3].to_ne_bytes())),
+        tunnel,
+        rest,
     })
 }
 
 #[inline(always)]
-fn over_ipv6(ctx: &TcContext, meta: &RelayMeta) -> Result<Arrived, Verdict> {
+fn over_ipv6<'a>(
+    ctx: &TcContext,
+    meta: &RelayMeta,
+    room: &'a mut MaybeUninit<[u32; 4 + 2 + HEAD]>,
+) -> Result<Arrived<'a>, Verdict> {
     let malformed = || Verdict::pass(Reason::Malformed);
     let (header, Place { link, total }) = ipv6::find(ctx, &meta.n3_address)?;
     if total < IPV6 + UDP + GTP_U {
         return Err(malformed());
     }
     // What the network header says must be what stands where the lengths say.
-    let headers: [u8; IPV6 as usize] = header::headers(ctx, link, &header).ok_or_else(malformed)?;
-    let addresses: &[u8; 32] = headers.last_chunk().ok_or_else(malformed)?;
+    let mut again = MaybeUninit::<ipv6::Header>::uninit();
+    let [first, _, s0, s1, s2, s3, ..] =
+        *header::words(ctx, link, &header, &mut again).ok_or_else(malformed)?;
+    let (tunnel, rest) = if total >= IPV6 + WITH_REST {
+        let words = buffer::read_to(ctx, link + IPV6, room).ok_or_else(malformed)?;
+        let [t0, t1, t2, t3, rest @ ..] = words;
+        ([*t0, *t1, *t2, *t3], Some(rest))
+    } else {
+        let tunnel = buffer::read(ctx, link + IPV6).ok_or_else(malformed)?;
+        (tunnel, None)
+    };
     Ok(Arrived {
         link,
         ip: IPV6,
         total,
-        class: headers[0] << 4 | headers[1] >> 4,
-        source: *addresses.first_chunk().ok_or_else(malformed)?,
-        tunnel: buffer::octets(ctx, link + IPV6).ok_or_else(malformed)?,
+        class: (u32::from_be(first) >> 20) as u8,
+        source: [s0, s1, s2, s3],
+        tunnel,
+        rest,
     })
-}
-
-/// Whether two addresses are the same.
-#[inline(always)]
-fn is_same(one: &[u8; 16], other: &[u8; 16]) -> bool {
-    u128::from_ne_bytes(*one) == u128::from_ne_bytes(*other)
 }
 
 #[inline(always)]
@@ -98,40 +132,41 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
         return Err(Verdict::pass(Reason::Other));
     }
     let meta = META.get(0).ok_or(Verdict::pass(Reason::Other))?;
+    let (mut room4, mut room6) = (MaybeUninit::uninit(), MaybeUninit::uninit());
     let arrived = if V6 {
-        over_ipv6(ctx, meta)?
+        over_ipv6(ctx, meta, &mut room6)?
     } else {
-        over_ipv4(ctx, meta)?
+        over_ipv4(ctx, meta, &mut room4)?
     };
     let Arrived {
         link, ip, total, ..
     } = arrived;
-    let tunnel = &arrived.tunnel;
-    if u16::from_be_bytes([tunnel[2], tunnel[3]]) != PORT {
+    let [ports, length, gtp, teid] = arrived.tunnel;
+    if u32::from_be(ports) & 0xffff != PORT {
         return Err(Verdict::pass(Reason::Other));
     }
-    let udp = u32::from(u16::from_be_bytes([tunnel[4], tunnel[5]]));
-    let gtp = u32::from(u16::from_be_bytes([tunnel[10], tunnel[11]]));
+    let udp = u32::from_be(length) >> 16;
+    let [flags, kind, ..] = gtp.to_ne_bytes();
+    let gtp = u32::from_be(gtp) & 0xffff;
     if ip + udp != total || UDP + GTP_U + gtp != udp {
         return Err(malformed());
     }
     // Version 1, protocol type GTP.
-    let flags = tunnel[8];
     if flags & 0xf0 != 0x30 {
         return Err(malformed());
     }
-    if tunnel[9] != G_PDU {
+    if kind != G_PDU {
         return Err(Verdict::pass(Reason::Signalling));
     }
-    let teid = [tunnel[12], tunnel[13], tunnel[14], tunnel[15]];
+    let teid = teid.to_ne_bytes();
     foresee(&DOWNLINK_FLOWS, downlink_place(teid, meta.mask));
     let session = session::downlink(teid, meta.mask).ok_or(Verdict::pass(Reason::NoSession))?;
     let peer = session::peer(session.peer).ok_or(Verdict::pass(Reason::Other))?;
-    if !is_same(&arrived.source, &peer.address) {
+    if !ipv6::is_same(&arrived.source, &words6(peer.address)) {
         return Err(Verdict::pass(Reason::WrongAddress).of(session.session));
     }
     let front = ip + UDP + GTP_U;
-    let (optional, flow) = optional(ctx, link + front, flags, gtp)?;
+    let (optional, flow) = optional(ctx, link + front, flags, gtp, arrived.rest)?;
     let flow = flow.unwrap_or(session.default_qfi as u8 & 0x3f);
     if (session.qfis >> (flow & 0x3f)) & 1 == 0 {
         return Err(Verdict::pass(Reason::QfiNotAllowed).of(session.session));
@@ -145,7 +180,8 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
         return Err(Verdict::pass(Reason::TooBig).of(session.session));
     }
     if V6 {
-        let sum = [tunnel[6], tunnel[7]];
+        let [.., high, low] = length.to_ne_bytes();
+        let sum = [high, low];
         if !checksum::is_good(ctx, link + IPV6, udp, sum) {
             return Err(malformed());
         }
@@ -162,20 +198,23 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
     let ifindex = session::interface(session, flow);
     let place = session.flows + flow_place(session.qfis, (flow & 0x3f).into());
     let counter = counter(&DOWNLINK_FLOWS, place);
-    let head = Head::read(ctx, link + old, pdu);
-    let mut new = [0u8; NEW as usize];
-    write_ipv4(
-        &mut new,
+    let mut head = MaybeUninit::uninit();
+    let head = match arrived.rest {
+        Some([_, _, head @ ..]) if optional == USUAL => Head(Some(head)),
+        _ => Head::read(ctx, link + old, pdu, &mut head),
+    };
+    let [i0, i1, i2, i3, i4] = header::ipv4(
         head.tos(session::tunnel_dscp(session, flow), arrived.class),
         (pdu + NEW) as u16,
         IPPROTO_GRE,
         meta.up_address,
         session.inner,
     );
-    let gre_protocol = (meta.gre_protocol as u16).to_be_bytes();
-    [new[20], new[22], new[23]] = [0x20, gre_protocol[0], gre_protocol[1]];
+    let [p, t] = (meta.gre_protocol as u16).to_be_bytes();
     // RQI is 0x40 of the container's octet and 0x80 of the key's last one.
-    [new[24], new[27]] = [flow & 0x3f, (flow & 0x40) << 1];
+    let [gre, key] =
+        [[0x20, 0, p, t], [flow & 0x3f, 0, 0, (flow & 0x40) << 1]].map(u32::from_ne_bytes);
+    let new: [u32; NEW as usize / 4] = [i0, i1, i2, i3, i4, gre, key];
 
     // All of the old headers go before the new ones come: the kernel then forgets a UDP checksum
     // that a virtual device left for later, whose place is gone.
@@ -205,9 +244,20 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
     Ok(action)
 }
 
-/// Octets of the optional part at `at`, and RQI and QFI of a PDU Session Container in it.
+/// Octets of the optional part at `at`, which `rest` begins with, and RQI and QFI of a PDU Session Container
+/// in it.
 #[inline(always)]
-fn optional(ctx: &TcContext, at: u32, flags: u8, gtp: u32) -> Result<(u32, Option<u8>), Verdict> {
+fn optional(
+    ctx: &TcContext,
+    at: u32,
+    flags: u8,
+    gtp: u32,
+    rest: Option<&[u32; 2 + HEAD]>,
+) -> Result<(u32, Option<u8>), Verdict> {
+    let word = |n: usize| match rest {
+        Some(rest) => Some(rest[n].to_ne_bytes()),
+        None => buffer::octets(ctx, at + 4 * n as u32),
+    };
     let malformed = || Verdict::pass(Reason::Malformed);
     let extension = || Verdict::pass(Reason::Extension);
     if flags & 7 == 0 {
@@ -216,15 +266,14 @@ fn optional(ctx: &TcContext, at: u32, flags: u8, gtp: u32) -> Result<(u32, Optio
     if gtp < 4 {
         return Err(malformed());
     }
-    let [_, _, _, next]: [u8; 4] = buffer::octets(ctx, at).ok_or_else(malformed)?;
+    let [_, _, _, next] = word(0).ok_or_else(malformed)?;
     if flags & 4 == 0 || next == 0 {
         return Ok((4, None));
     }
     if next != CONTAINER {
         return Err(extension());
     }
-    let [units, kind, flow, first_next]: [u8; 4] =
-        buffer::octets(ctx, at + 4).ok_or_else(malformed)?;
+    let [units, kind, flow, first_next] = word(1).ok_or_else(malformed)?;
     let units = u32::from(units);
     let len = 4 + units * 4;
     if units == 0 || units > MAX_UNITS || kind >> 4 != 0 {

@@ -1,5 +1,7 @@
 //! IPv4 headers, and those of the tunnel, read and written.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{helpers::bpf_get_prandom_u32, programs::TcContext};
 use ebpf_common::relay::Reason;
 
@@ -25,32 +27,45 @@ pub(crate) struct Place {
 /// Congestion experienced (RFC 3168, section 5).
 const CE: u8 = 3;
 
-/// The first octets of a PDU: what an IP header and the TCP flags of an IPv4 packet take.
-pub(crate) struct Head(pub(super) Option<[u8; 34]>);
+/// The first words of a PDU, if it is long enough: what an IP header and the TCP flags of an IPv4 packet take.
+pub(crate) struct Head<'a>(pub(crate) Option<&'a [u32; HEAD]>);
 
-impl Head {
-    /// PDUs that are shorter than IPv4 and TCP are left unread.
+/// Words of a [`Head`].
+pub(crate) const HEAD: usize = 9;
+/// PDUs that are shorter than IPv4 and TCP have no [`Head`], octets.
+pub(crate) const WITH_HEAD: u32 = IPV4 + 20;
+
+impl<'a> Head<'a> {
+    /// Of a PDU of `len` octets at `at`.
     #[inline(always)]
-    pub(crate) fn read(ctx: &TcContext, at: u32, len: u32) -> Self {
-        if len < IPV4 + 20 {
+    pub(crate) fn read(
+        ctx: &TcContext,
+        at: u32,
+        len: u32,
+        room: &'a mut MaybeUninit<[u32; HEAD]>,
+    ) -> Self {
+        if len < WITH_HEAD {
             return Self(None);
         }
-        Self(buffer::octets(ctx, at))
+        Self(buffer::read_to(ctx, at, room))
     }
 
     /// Traffic class of the new outer header: its DSCP is the session's; ECN is the PDU's, or what
     /// congestion the old outer header tells of (RFC 6040, sections 4.1 and 4.2).
     #[inline(always)]
     pub(crate) fn tos(&self, dscp: u16, old: u8) -> u8 {
-        let ecn = match &self.0 {
-            Some(head) if head[0] >> 4 == 4 => head[1] & CE,
-            Some(head) if head[0] >> 4 == 6 => (head[1] >> 4) & CE,
+        let ecn = match self.0.map(|head| head[0].to_ne_bytes()) {
+            Some([version, tos, ..]) if version >> 4 == 4 => tos & CE,
+            Some([version, class, ..]) if version >> 4 == 6 => (class >> 4) & CE,
             _ => 0,
         };
         let ecn = if ecn != 0 && old & CE == CE { CE } else { ecn };
         ((dscp as u8) << 2) | ecn
     }
 }
+
+/// An IPv4 header without options, in the order of memory.
+pub(crate) type Header = [u32; IPV4 as usize / 4];
 
 /// A whole IPv4 packet of `protocol` to `address` without options. An XFRM interface keeps a link
 /// header in front of the decrypted packet if the encrypted one had one, so only the lengths tell.
@@ -59,7 +74,7 @@ pub(crate) fn find(
     ctx: &TcContext,
     protocol: u8,
     address: [u8; 4],
-) -> Result<([u8; IPV4 as usize], Place), Verdict> {
+) -> Result<(Header, Place), Verdict> {
     let other = || Verdict::pass(Reason::Other);
     // SAFETY: the context is valid while the program runs; the verifier checks each access.
     let (ethertype, len, gso_size) = unsafe {
@@ -69,24 +84,23 @@ pub(crate) fn find(
     if u16::from_be(ethertype as u16) != ETH_P_IP {
         return Err(other());
     }
-    let header: [u8; IPV4 as usize] = buffer::network_octets(ctx).ok_or_else(other)?;
-    if header[0] >> 4 != 4 || header[9] != protocol {
-        return Err(other());
-    }
-    if [header[16], header[17], header[18], header[19]] != address {
+    let header: Header = buffer::network(ctx).ok_or_else(other)?;
+    let [version, ..] = header[0].to_ne_bytes();
+    let [_, carries, ..] = header[2].to_ne_bytes();
+    if version >> 4 != 4 || carries != protocol || header[4] != u32::from_ne_bytes(address) {
         return Err(other());
     }
     if gso_size != 0 {
         return Err(Verdict::pass(Reason::Gso));
     }
-    if header[0] & 15 != 5 {
+    if version & 15 != 5 {
         return Err(Verdict::pass(Reason::Options));
     }
     // More Fragments, or an offset.
-    if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
+    if u32::from_be(header[1]) & 0x3fff != 0 {
         return Err(Verdict::pass(Reason::Fragment));
     }
-    let total = u32::from(u16::from_be_bytes([header[2], header[3]]));
+    let total = u32::from_be(header[0]) & 0xffff;
     let link = len.wrapping_sub(total);
     if sum(&header) != 0xffff || total < IPV4 || (link != 0 && link != ETHERNET_HEADER) {
         return Err(Verdict::pass(Reason::Malformed));
@@ -94,33 +108,36 @@ pub(crate) fn find(
     Ok((header, Place { link, total }))
 }
 
-/// The first octets of the packet at `link`, which must start with `header`.
+/// The first words of the packet at `link`, which must start with `header`.
 #[inline(always)]
-pub(crate) fn headers<const N: usize, const M: usize>(
+pub(crate) fn words<'a, const N: usize, const M: usize>(
     ctx: &TcContext,
     link: u32,
-    header: &[u8; M],
-) -> Option<[u8; N]> {
-    let octets: [u8; N] = buffer::octets(ctx, link)?;
-    // Octet by octet: a call of `memcmp` is more than the verifier follows.
+    header: &[u32; M],
+    room: &'a mut MaybeUninit<[u32; N]>,
+) -> Option<&'a [u32; N]> {
+    let words = buffer::read_to(ctx, link, room)?;
+    // Word by word: a call of `memcmp` is more than the verifier follows.
     let mut difference = 0;
     let mut at = 0;
     while at < M {
-        difference |= octets[at] ^ header[at];
+        difference |= words[at] ^ header[at];
         at += 1;
     }
-    (difference == 0).then_some(octets)
+    if difference == 0 { Some(words) } else { None }
 }
 
-/// The one's complement sum of the first 20 octets (RFC 1071); 0xffff for a sound header.
+/// The one's complement sum (RFC 1071) in the order of memory, whichever that is; 0xffff for a sound header.
 #[inline(always)]
-fn sum(header: &[u8]) -> u16 {
-    let mut sum = 0u32;
+fn sum(header: &Header) -> u16 {
+    let mut sum = 0u64;
     let mut at = 0;
-    while at < 20 {
-        sum += u32::from(u16::from_be_bytes([header[at], header[at + 1]]));
-        at += 2;
+    while at < header.len() {
+        sum += u64::from(header[at]);
+        at += 1;
     }
+    // At most 2^32 + 3, then 0x1fffe, then 0xffff.
+    sum = (sum & 0xffff_ffff) + (sum >> 32);
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);
     sum as u16
@@ -130,56 +147,38 @@ fn sum(header: &[u8]) -> u16 {
 pub(super) const TUNNEL: u32 = UDP + 16;
 const GTP_U_PORT: [u8; 2] = 2152u16.to_be_bytes();
 
-/// Writes UDP without a checksum, GTP-U (TS 29.281, 5.1) and a PDU Session Container (TS 38.415) to `at` of
-/// `out`.
+/// UDP without a checksum, GTP-U (TS 29.281, 5.1) and a PDU Session Container (TS 38.415).
 #[inline(always)]
-pub(super) fn write_tunnel(out: &mut [u8], at: usize, pdu: u32, teid: [u8; 4], qfi: u8) {
-    let udp = ((pdu + TUNNEL) as u16).to_be_bytes();
-    let gtp = ((pdu + 8) as u16).to_be_bytes();
+pub(super) fn tunnel(pdu: u32, teid: [u8; 4], qfi: u8) -> [u32; TUNNEL as usize / 4] {
+    let [u, v] = ((pdu + TUNNEL) as u16).to_be_bytes();
+    let [g, h] = ((pdu + 8) as u16).to_be_bytes();
     let [p, q] = GTP_U_PORT;
-    let header: [u8; TUNNEL as usize] = [
-        p, q, p, q, udp[0], udp[1], 0, 0, 0x34, 0xff, gtp[0], gtp[1], teid[0], teid[1], teid[2],
-        teid[3], 0, 0, 0, 0x85, 1, 0x10, qfi, 0,
-    ];
-    let mut n = 0;
-    while n < TUNNEL as usize {
-        out[at + n] = header[n];
-        n += 1;
-    }
+    [
+        [p, q, p, q],
+        [u, v, 0, 0],
+        [0x34, 0xff, g, h],
+        teid,
+        [0, 0, 0, 0x85],
+        [1, 0x10, qfi, 0],
+    ]
+    .map(u32::from_ne_bytes)
 }
 
-/// Writes an IPv4 header to the front of `out`. Routers may fragment the packet, so it has an ID.
+/// An IPv4 header. Routers may fragment the packet, so it has an ID.
 #[inline(always)]
-pub(crate) fn write_ipv4(
-    out: &mut [u8],
-    tos: u8,
-    total: u16,
-    protocol: u8,
-    from: [u8; 4],
-    to: [u8; 4],
-) {
+pub(crate) fn ipv4(tos: u8, total: u16, protocol: u8, from: [u8; 4], to: [u8; 4]) -> Header {
     // SAFETY: the helper takes nothing.
-    let id = unsafe { bpf_get_prandom_u32() };
-    let total = total.to_be_bytes();
-    out[0] = 0x45;
-    out[1] = tos;
-    out[2] = total[0];
-    out[3] = total[1];
-    out[4] = (id >> 8) as u8;
-    out[5] = id as u8;
-    out[6] = 0;
-    out[7] = 0;
-    out[8] = HOPS;
-    out[9] = protocol;
-    out[10] = 0;
-    out[11] = 0;
-    let mut at = 0;
-    while at < 4 {
-        out[12 + at] = from[at];
-        out[16 + at] = to[at];
-        at += 1;
-    }
-    let checksum = (!sum(out)).to_be_bytes();
-    out[10] = checksum[0];
-    out[11] = checksum[1];
+    let [i, d, ..] = unsafe { bpf_get_prandom_u32() }.to_ne_bytes();
+    let [t, l] = total.to_be_bytes();
+    let mut header = [
+        [0x45, tos, t, l],
+        [i, d, 0, 0],
+        [HOPS, protocol, 0, 0],
+        from,
+        to,
+    ]
+    .map(u32::from_ne_bytes);
+    let [c, k] = (!sum(&header)).to_ne_bytes();
+    header[2] |= u32::from_ne_bytes([0, 0, c, k]);
+    header
 }

@@ -1,7 +1,10 @@
 //! IPv6 headers on N3, read and written.
 
 use aya_ebpf::programs::TcContext;
-use ebpf_common::relay::Reason;
+use ebpf_common::{
+    relay::Reason,
+    ue::{Words, words6},
+};
 
 use super::{
     Verdict,
@@ -17,12 +20,12 @@ use crate::{
 
 pub(super) const IPV6: u32 = 40;
 
+/// An IPv6 header, in the order of memory.
+pub(super) type Header = [u32; IPV6 as usize / 4];
+
 /// A whole UDP packet over IPv6 to `address` without extension headers.
 #[inline(always)]
-pub(super) fn find(
-    ctx: &TcContext,
-    address: &[u8; 16],
-) -> Result<([u8; IPV6 as usize], Place), Verdict> {
+pub(super) fn find(ctx: &TcContext, address: &[u8; 16]) -> Result<(Header, Place), Verdict> {
     let other = || Verdict::pass(Reason::Other);
     // SAFETY: the context is valid while the program runs; the verifier checks each access.
     let (ethertype, len, gso_size) = unsafe {
@@ -32,11 +35,14 @@ pub(super) fn find(
     if u16::from_be(ethertype as u16) != ETH_P_IPV6 {
         return Err(other());
     }
-    let header: [u8; IPV6 as usize] = buffer::network_octets(ctx).ok_or_else(other)?;
-    if header[0] >> 4 != 6 || !is_same(&header, 24, address) {
+    let header: Header = buffer::network(ctx).ok_or_else(other)?;
+    let [version, ..] = header[0].to_ne_bytes();
+    let [.., to0, to1, to2, to3] = header;
+    if version >> 4 != 6 || !is_same(&[to0, to1, to2, to3], &words6(*address)) {
         return Err(other());
     }
-    match header[6] {
+    let [.., next_header, _] = header[1].to_ne_bytes();
+    match next_header {
         IPPROTO_UDP => {}
         IPPROTO_FRAGMENT => return Err(Verdict::pass(Reason::Fragment)),
         IPPROTO_HOPOPTS | IPPROTO_ROUTING | IPPROTO_DSTOPTS => {
@@ -47,7 +53,7 @@ pub(super) fn find(
     if gso_size != 0 {
         return Err(Verdict::pass(Reason::Gso));
     }
-    let total = IPV6 + u32::from(u16::from_be_bytes([header[4], header[5]]));
+    let total = IPV6 + (u32::from_be(header[1]) >> 16);
     let link = len.wrapping_sub(total);
     if link != 0 && link != ETHERNET_HEADER {
         return Err(Verdict::pass(Reason::Malformed));
@@ -55,35 +61,26 @@ pub(super) fn find(
     Ok((header, Place { link, total }))
 }
 
-/// Whether an address is at `at` of a header. Octet by octet: a call of `memcmp` is more than the
-/// verifier follows.
+/// Whether two addresses are the same. Word by word: a call of `memcmp` is more than the verifier follows.
 #[inline(always)]
-fn is_same(header: &[u8; IPV6 as usize], at: usize, address: &[u8; 16]) -> bool {
+pub(super) fn is_same(one: &Words, other: &Words) -> bool {
     let mut difference = 0;
-    let mut n = 0;
-    while n < 16 {
-        difference |= header[at + n] ^ address[n];
-        n += 1;
+    let mut at = 0;
+    while at < one.len() {
+        difference |= one[at] ^ other[at];
+        at += 1;
     }
     difference == 0
 }
 
-/// Writes an IPv6 header to the front of `out` (RFC 8200, section 3). `payload` is what follows, octets.
+/// An IPv6 header (RFC 8200, section 3). `payload` is what follows, octets.
 #[inline(always)]
-pub(super) fn write(out: &mut [u8], class: u8, payload: u16, from: &[u8; 16], to: &[u8; 16]) {
-    let payload = payload.to_be_bytes();
-    out[0] = 0x60 | class >> 4;
-    out[1] = class << 4;
-    out[2] = 0;
-    out[3] = 0;
-    out[4] = payload[0];
-    out[5] = payload[1];
-    out[6] = IPPROTO_UDP;
-    out[7] = HOPS;
-    let mut at = 0;
-    while at < 16 {
-        out[8 + at] = from[at];
-        out[24 + at] = to[at];
-        at += 1;
-    }
+pub(super) fn header(class: u8, payload: u16, from: &[u8; 16], to: &[u8; 16]) -> Header {
+    let [p, l] = payload.to_be_bytes();
+    let [f0, f1, f2, f3] = words6(*from);
+    let [t0, t1, t2, t3] = words6(*to);
+    let first = [0x60 | class >> 4, class << 4, 0, 0];
+    let second = [p, l, IPPROTO_UDP, HOPS];
+    let [first, second] = [first, second].map(u32::from_ne_bytes);
+    [first, second, f0, f1, f2, f3, t0, t1, t2, t3]
 }

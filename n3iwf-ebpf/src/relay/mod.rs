@@ -112,11 +112,12 @@ pub(crate) fn downlink<const V6: bool>(ctx: &TcContext) -> i32 {
 /// The source of a packet that is left as it came.
 #[inline(always)]
 fn source(ctx: &TcContext) -> Option<[u8; 16]> {
-    let header: [u8; 20] = buffer::network_octets(ctx)?;
-    if header[0] >> 4 == 4 {
-        return Some(mapped([header[12], header[13], header[14], header[15]]));
+    let header: header::Header = buffer::network(ctx)?;
+    let [version, ..] = header[0].to_ne_bytes();
+    if version >> 4 == 4 {
+        return Some(mapped(header[3].to_ne_bytes()));
     }
-    let header: [u8; 24] = buffer::network_octets(ctx)?;
+    let header: [u8; 24] = buffer::network(ctx)?;
     header.last_chunk().copied()
 }
 

@@ -19,17 +19,21 @@ const MSS: u8 = 2;
 
 /// Lowers the MSS of a SYN at `pdu` to what fits: `limit` over IPv4, 20 less over IPv6.
 #[inline(always)]
-pub(super) fn clamp(ctx: &TcContext, head: &Head, pdu: u32, len: u32, limit: u32) {
-    let Some(head) = &head.0 else {
+pub(super) fn clamp(ctx: &TcContext, head: &Head<'_>, pdu: u32, len: u32, limit: u32) {
+    let Some(head) = head.0 else {
         return;
     };
-    let (header, flags, data_offset, limit) = if head[0] == 0x45 && head[9] == IPPROTO_TCP {
+    let [version, ..] = head[0].to_ne_bytes();
+    let [_, protocol, ..] = head[2].to_ne_bytes();
+    let [.., next_header, _] = head[1].to_ne_bytes();
+    let (header, flags, data_offset, limit) = if version == 0x45 && protocol == IPPROTO_TCP {
         // Only the first fragment has a TCP header.
-        if u16::from_be_bytes([head[6], head[7]]) & 0x1fff != 0 {
+        if u32::from_be(head[1]) & 0x1fff != 0 {
             return;
         }
-        (IPV4, head[33], head[32], limit)
-    } else if head[0] >> 4 == 6 && head[6] == IPPROTO_TCP {
+        let [data_offset, flags, ..] = head[8].to_ne_bytes();
+        (IPV4, flags, data_offset, limit)
+    } else if version >> 4 == 6 && next_header == IPPROTO_TCP {
         let Some([data_offset, flags]) = buffer::octets(ctx, pdu + IPV6 + 12) else {
             return;
         };

@@ -1,5 +1,7 @@
 //! GRE (TS 24.502, 9.3.3) to GTP-U (TS 29.281) with a PDU Session Container (TS 38.415).
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::programs::TcContext;
 use ebpf_common::relay::{
     FRESH, Reason, SESSION_SAS, UplinkKey, UplinkSession, flow_place, uplink_place,
@@ -9,7 +11,7 @@ use super::{
     META, UPLINK_FLOWS, Verdict,
     checksum::Sum,
     count, counter, event, foresee,
-    header::{self, GRE, Head, IPPROTO_GRE, IPV4, Place, TUNNEL, write_ipv4, write_tunnel},
+    header::{self, GRE, HEAD, Head, IPPROTO_GRE, IPV4, Place, TUNNEL, WITH_HEAD},
     ipv6::{self, IPV6},
     mss, rate, redirect_neigh, session,
 };
@@ -21,6 +23,8 @@ use crate::{
 const OLD: u32 = IPV4 + GRE;
 const NEW: u32 = IPV4 + TUNNEL;
 const NEW6: u32 = IPV6 + TUNNEL;
+/// Words of the headers and of the head of the PDU.
+const FRONT: usize = OLD as usize / 4 + HEAD;
 
 #[inline(always)]
 pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
@@ -29,15 +33,29 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
     if total < OLD {
         return Err(Verdict::pass(Reason::Malformed));
     }
-    let headers: [u8; OLD as usize] =
-        header::headers(ctx, link, &header).ok_or(Verdict::pass(Reason::Malformed))?;
+    let pdu = total - OLD;
+    let malformed = || Verdict::pass(Reason::Malformed);
+    let (mut front, mut short) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+    let (gre, key, head) = if pdu >= WITH_HEAD {
+        let words: &[u32; FRONT] =
+            header::words(ctx, link, &header, &mut front).ok_or_else(malformed)?;
+        let [_, _, _, _, _, gre, key, head @ ..] = words;
+        (*gre, *key, Head(Some(head)))
+    } else {
+        let words: &[u32; 7] =
+            header::words(ctx, link, &header, &mut short).ok_or_else(malformed)?;
+        let [.., gre, key] = *words;
+        (gre, key, Head(None))
+    };
     // A key and nothing else: flags 0x2000. The protocol type is not looked at.
-    if headers[20] != 0x20 || headers[21] != 0 {
+    if u32::from_be(gre) >> 16 != 0x2000 {
         return Err(Verdict::pass(Reason::Extension));
     }
-    let qfi = headers[24] & 0x3f;
+    let [qfi, ..] = key.to_ne_bytes();
+    let qfi = qfi & 0x3f;
+    let [_, class, ..] = header[0].to_ne_bytes();
     let key = UplinkKey {
-        inner: [header[12], header[13], header[14], header[15]],
+        inner: header[3].to_ne_bytes(),
         ifindex: unsafe {
             // SAFETY: the context is valid while the program runs.
             (*ctx.skb.skb).ifindex
@@ -52,7 +70,6 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
         return Err(Verdict::pass(Reason::QfiNotAllowed).of(session.session));
     }
     let peer = session::peer(session.peer).ok_or(Verdict::pass(Reason::Other))?;
-    let pdu = total - OLD;
     if pdu > peer.pdu_max {
         return Err(Verdict::pass(Reason::TooBig).of(session.session));
     }
@@ -72,23 +89,26 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
     if session.state == FRESH {
         event::first_packet(&raw const session.state, session.session, spi, now);
     }
-    let head = Head::read(ctx, link + OLD, pdu);
     if meta.mss != 0 {
         mss::clamp(ctx, &head, link + OLD, pdu, meta.mss);
     }
-    let tos = head.tos(session::n3_dscp(session, qfi), header[1]);
-    let teid = session.teid;
+    let tos = head.tos(session::n3_dscp(session, qfi), class);
+    let [t0, t1, t2, t3, t4, t5] = header::tunnel(pdu, session.teid, qfi);
     if V6 {
-        let mut new = [0u8; NEW6 as usize];
         let len = pdu + TUNNEL;
-        ipv6::write(&mut new, tos, len as u16, &meta.n3_address, &peer.address);
-        write_tunnel(&mut new, IPV6 as usize, pdu, teid, qfi);
-        let sum = Sum::of_udp(len).add(addressed(&new));
-        let sum = sum
+        let [i0, i1, i2, i3, i4, i5, i6, i7, i8, i9] =
+            ipv6::header(tos, len as u16, &meta.n3_address, &peer.address);
+        let mut new: [u32; NEW6 as usize / 4] = [
+            i0, i1, i2, i3, i4, i5, i6, i7, i8, i9, t0, t1, t2, t3, t4, t5,
+        ];
+        // It covers addresses, UDP and GTP-U.
+        let [_, _, covered @ ..] = &new;
+        let sum = Sum::of_udp(len)
+            .add(covered)
             .add_packet(ctx, link + OLD, pdu)
             .ok_or(Verdict::pass(Reason::Failed))?
             .checksum();
-        [new[46], new[47]] = sum;
+        new[11] |= u32::from_ne_bytes([0, 0, sum[0], sum[1]]);
         // It makes 20 octets of room.
         if !buffer::change_protocol(ctx, ETH_P_IPV6) {
             return Err(Verdict::pass(Reason::Failed));
@@ -97,9 +117,7 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
             return Err(Verdict::drop(Reason::Failed));
         }
     } else {
-        let mut new = [0u8; NEW as usize];
-        write_ipv4(
-            &mut new,
+        let [i0, i1, i2, i3, i4] = header::ipv4(
             tos,
             (pdu + NEW) as u16,
             IPPROTO_UDP,
@@ -107,7 +125,7 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
             last(&peer.address),
         );
         // UDP without a checksum, as RFC 768 allows over IPv4.
-        write_tunnel(&mut new, IPV4 as usize, pdu, teid, qfi);
+        let new: [u32; NEW as usize / 4] = [i0, i1, i2, i3, i4, t0, t1, t2, t3, t4, t5];
         if !buffer::adjust_room(ctx, (NEW - OLD) as i32) {
             return Err(Verdict::pass(Reason::Failed));
         }
@@ -124,13 +142,6 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
 #[inline(always)]
 fn last(&[.., a, b, c, d]: &[u8; 16]) -> [u8; 4] {
     [a, b, c, d]
-}
-
-/// What a UDP checksum covers of these headers: addresses, UDP and GTP-U.
-#[inline(always)]
-fn addressed(new: &[u8; NEW6 as usize]) -> &[u8; NEW6 as usize - 8] {
-    // SAFETY: the array ends where the other one does.
-    unsafe { &*new.as_ptr().add(8).cast() }
 }
 
 /// The SPI of the SA that decrypted the packet, if it is one of the session's; 0 where none is asked

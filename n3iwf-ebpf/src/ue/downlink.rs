@@ -1,5 +1,7 @@
 //! GRE out of the tunnel becomes a packet of its PDU session. On ingress of the XFRM interfaces.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC},
     helpers::bpf_redirect,
@@ -31,18 +33,20 @@ fn relay(ctx: &TcContext) -> Option<i32> {
     if total <= HEADERS {
         return None;
     }
-    let headers: [u8; HEADERS as usize] = header::headers(ctx, link, &header)?;
-    let source = [headers[12], headers[13], headers[14], headers[15]];
-    if u32::from_ne_bytes(source) != u32::from_ne_bytes(session.up_address) {
+    let mut room = MaybeUninit::<[u32; HEADERS as usize / 4]>::uninit();
+    let [first, _, _, source, _, gre, key] = *header::words(ctx, link, &header, &mut room)?;
+    if source != u32::from_ne_bytes(session.up_address) {
         return None;
     }
     // A key and nothing else. The protocol type is not looked at.
-    if headers[20] != 0x20 || headers[21] != 0 {
+    if u32::from_be(gre) >> 16 != 0x2000 {
         return None;
     }
-    let (qfi, reflective) = (headers[24] & 0x3f, headers[27] & 0x80 != 0);
+    let [qfi, .., last] = key.to_ne_bytes();
+    let (qfi, reflective) = (qfi & 0x3f, last & 0x80 != 0);
     // Congestion on the way has to reach the PDU (RFC 6040, 4.2): rare, and user space's.
-    if headers[1] & 3 == 3 {
+    let [_, tos, ..] = first.to_ne_bytes();
+    if tos & 3 == 3 {
         return None;
     }
     let pdu = total - HEADERS;
