@@ -13,10 +13,7 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
-    programs::{
-        LinkOrder, TcAttachType,
-        tc::{self, SchedClassifierLinkId},
-    },
+    programs::{LinkOrder, TcAttachType},
     util::nr_cpus,
 };
 use ebpf_common::{
@@ -26,9 +23,10 @@ use ebpf_common::{
 
 use crate::{
     BpfOptions, ClassReading, Error, Seen,
+    lasting::{Lasting, Spot, remove_links},
     link::Links,
     loader::{
-        Attachment, add_clsact, attachment, delete_clsact_if_empty, failed, hang, interface_gone,
+        Attachment, add_clsact, attachment, delete_clsact_if_empty, failed, interface_gone,
         make_pin_dir, mount_bpffs, not_found, open, pod::Raw, program, read_object, remove_pins,
     },
     reading::{Classes, add},
@@ -37,13 +35,16 @@ use crate::{
 /// What is pinned.
 const MAPS: [&str; 4] = [MAP_CLASSES, MAP_SAS, MAP_SA_STATS, MAP_META];
 
+const PROGRAMS: [&str; 2] = [PROGRAM_INGRESS, PROGRAM_EGRESS];
+
 /// `BPF_NOEXIST` (linux/bpf.h): never replace an entry.
 const BPF_NOEXIST: u64 = 1;
 
-/// The loaded programs and their maps. Dropping it detaches the programs and leaves the pins.
+/// The loaded programs and their maps. Dropping it leaves the programs and the pins, as when the daemon
+/// is killed: they go on counting classes, and the next run's programs take their place.
 pub(crate) struct Accounting {
     ebpf: Ebpf,
-    links: Vec<(&'static str, SchedClassifierLinkId)>,
+    links: Vec<(&'static str, Lasting)>,
     attachment: Attachment,
     classes: PerCpuArray<MapData, Raw<NwuClasses>>,
     sas: HashMap<MapData, Raw<SaKey>, Raw<SaInfo>>,
@@ -81,16 +82,17 @@ impl SaKeys {
 }
 
 impl Accounting {
-    /// Removes what an earlier run left on the interface and in the pin directory, then loads,
-    /// pins and attaches. Returns what was removed, one line each.
+    /// Removes what an earlier run left in the pin directory, then loads, pins and attaches; an earlier
+    /// run's programs count until then. Returns what was removed, one line each.
     pub(crate) fn attach(options: &BpfOptions) -> Result<(Self, Vec<String>), Error> {
         let object = read_object(&options.object)?;
         mount_bpffs(&options.pin_dir)?;
         let attachment = attachment();
-        let removed = remove_leftovers(options, attachment)?;
+        let removed = remove_leftovers(options)?;
         make_pin_dir(&options.pin_dir)?;
         let made = Self::load(options, &object, attachment);
         if made.is_err() {
+            let _ = remove_links(&options.pin_dir, &PROGRAMS, None);
             let _ = remove_pins(&options.pin_dir, &MAPS);
         }
         made.map(|accounting| (accounting, removed))
@@ -122,21 +124,34 @@ impl Accounting {
         let classes = open(&mut ebpf, MAP_CLASSES)?;
         let sas = open(&mut ebpf, MAP_SAS)?;
         let stats = open(&mut ebpf, MAP_SA_STATS)?;
-        for name in [PROGRAM_INGRESS, PROGRAM_EGRESS] {
+        for name in PROGRAMS {
             program(&mut ebpf, name)?
                 .load()
                 .map_err(|e| failed(&format!("load program {name}"), &e))?;
         }
-        let made_clsact = attachment == Attachment::Clsact && add_clsact(&options.interface)?;
-        let interface = &options.interface;
-        let mut hang =
-            |name, side, order| hang(&mut ebpf, name, interface, side, order, attachment);
+        let mut made_clsact = attachment == Attachment::Clsact && add_clsact(&options.interface)?;
+        let mut links = Vec::new();
         // Inbound before anyone can drop, outbound after everyone could.
-        let ingress = hang(PROGRAM_INGRESS, TcAttachType::Ingress, LinkOrder::first())?;
-        let egress = hang(PROGRAM_EGRESS, TcAttachType::Egress, LinkOrder::last())?;
+        for (name, side, order) in [
+            (PROGRAM_INGRESS, TcAttachType::Ingress, LinkOrder::first()),
+            (PROGRAM_EGRESS, TcAttachType::Egress, LinkOrder::last()),
+        ] {
+            let spot = Spot {
+                name,
+                interface: &options.interface,
+                side,
+                order,
+                attachment,
+                pin_dir: &options.pin_dir,
+            };
+            let (link, replaced) = Lasting::hang(&mut ebpf, spot)?;
+            // We made the qdisc then, unless others use it by now.
+            made_clsact |= replaced && attachment == Attachment::Clsact;
+            links.push((name, link));
+        }
         Ok(Self {
             ebpf,
-            links: vec![(PROGRAM_INGRESS, ingress), (PROGRAM_EGRESS, egress)],
+            links,
             attachment,
             classes,
             sas,
@@ -241,13 +256,9 @@ impl Accounting {
     /// Detaches the programs and removes every pin. Returns what was removed and what is left.
     pub(crate) fn detach(mut self) -> (Vec<String>, Vec<String>) {
         let (mut removed, mut left) = (Vec::new(), Vec::new());
-        for (name, id) in std::mem::take(&mut self.links) {
+        for (name, link) in std::mem::take(&mut self.links) {
             let what = format!("eBPF program {name} on {}", self.options.interface);
-            let result = program(&mut self.ebpf, name).and_then(|program| {
-                program
-                    .detach(id)
-                    .map_err(|e| failed(&format!("detach {name}"), &e))
-            });
+            let result = link.take_off(&mut self.ebpf, name);
             match result {
                 Ok(()) => removed.push(what),
                 // The interface, and all that hung on it, may be gone.
@@ -272,24 +283,12 @@ impl Accounting {
     }
 }
 
-/// Takes programs of an earlier run off the interface, and the pins that do not outlive it.
-fn remove_leftovers(options: &BpfOptions, attachment: Attachment) -> Result<Vec<String>, Error> {
+/// Removes the pins of an earlier run that do not outlive it, and its programs from interfaces that are not
+/// NWu any more.
+fn remove_leftovers(options: &BpfOptions) -> Result<Vec<String>, Error> {
     let dir = &options.pin_dir;
-    let mut removed = Vec::new();
-    if attachment == Attachment::Clsact && !interface_gone(&options.interface) {
-        for (name, side) in [
-            (PROGRAM_INGRESS, TcAttachType::Ingress),
-            (PROGRAM_EGRESS, TcAttachType::Egress),
-        ] {
-            if tc::qdisc_detach_program(&options.interface, side, name).is_ok() {
-                removed.push(format!("eBPF program {name} on {}", options.interface));
-            }
-        }
-        // We made the qdisc then, unless others use it by now.
-        if !removed.is_empty() && delete_clsact_if_empty(&options.interface)? {
-            removed.push(format!("clsact qdisc of {}", options.interface));
-        }
-    }
+    let nwu = Links::open()?.find(&options.interface)?;
+    let mut removed = remove_links(dir, &PROGRAMS, nwu.map(|link| link.index))?;
     let gone: Vec<&str> = MAPS
         .into_iter()
         .filter(|name| *name != MAP_CLASSES || !reusable(dir))

@@ -11,6 +11,7 @@ mod bpf;
 mod config;
 mod error;
 mod kernel;
+mod lasting;
 mod link;
 mod loader;
 mod netlink;

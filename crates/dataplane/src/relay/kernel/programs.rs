@@ -8,11 +8,7 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, MapData, RingBuf},
-    programs::{
-        LinkOrder, TcAttachType,
-        links::{FdLink, PinnedLink},
-        tc::{self, SchedClassifierLinkId},
-    },
+    programs::{LinkOrder, TcAttachType, tc},
 };
 use ebpf_common::{
     MAP_SA_STATS, MAP_SAS,
@@ -30,9 +26,10 @@ use super::{
 };
 use crate::{
     Error,
+    lasting::{Lasting, Spot, remove_links},
     link::Links,
     loader::{
-        Attachment, add_clsact, attachment, delete_clsact_if_empty, failed, hang, interface_gone,
+        Attachment, add_clsact, attachment, delete_clsact_if_empty, failed, interface_gone,
         make_pin_dir, mount_bpffs, open, pod::Raw, program, read_object, remove_pins,
     },
 };
@@ -79,18 +76,10 @@ impl Side {
     }
 }
 
-/// A program on an interface. Either kind stays there when the daemon is killed, so that established
-/// sessions go on; the next start takes it off.
-enum Link {
-    /// A filter of the clsact qdisc.
-    Clsact(SchedClassifierLinkId),
-    /// A tcx link with a pin.
-    Tcx(PinnedLink),
-}
-
-/// A program on an interface.
+/// A program on an interface, and for how many sessions. It stays there when the daemon is killed, so that
+/// established sessions go on; the next start takes it off.
 struct Hook {
-    link: Link,
+    link: Lasting,
     made_clsact: bool,
     users: usize,
 }
@@ -189,24 +178,16 @@ impl Programs {
             return Ok(());
         }
         let name = side.program(self.over_ipv6);
-        let mut made_clsact = false;
-        if self.attachment == Attachment::Clsact {
-            // A daemon that was killed leaves its filter behind.
-            let _ = tc::qdisc_detach_program(interface, TcAttachType::Ingress, name);
-            made_clsact = add_clsact(interface)?;
-        }
-        let link = hang(
-            &mut self.ebpf,
+        let made_clsact = self.attachment == Attachment::Clsact && add_clsact(interface)?;
+        let spot = Spot {
             name,
             interface,
-            TcAttachType::Ingress,
-            LinkOrder::last(),
-            self.attachment,
-        )?;
-        let link = match self.attachment {
-            Attachment::Clsact => Link::Clsact(link),
-            Attachment::Tcx => Link::Tcx(self.pin(side, interface, link)?),
+            side: TcAttachType::Ingress,
+            order: LinkOrder::last(),
+            attachment: self.attachment,
+            pin_dir: &self.pin_dir,
         };
+        let (link, _) = Lasting::hang(&mut self.ebpf, spot)?;
         let hook = Hook {
             link,
             made_clsact,
@@ -214,24 +195,6 @@ impl Programs {
         };
         self.hooks.insert(key, hook);
         Ok(())
-    }
-
-    /// Pins a tcx link by the number of its interface: a name may have what bpffs does not take.
-    fn pin(
-        &mut self,
-        side: Side,
-        interface: &str,
-        link: SchedClassifierLinkId,
-    ) -> Result<PinnedLink, Error> {
-        let name = side.program(self.over_ipv6);
-        let doing = format!("pin {name} of {interface}");
-        let index = Links::open()?.get(interface)?.index;
-        let link = program(&mut self.ebpf, name)?
-            .take_link(link)
-            .map_err(|e| failed(&doing, &e))?;
-        let link = FdLink::try_from(link).map_err(|e| failed(&doing, &e))?;
-        link.pin(self.pin_dir.join(format!("{name}-{index}")))
-            .map_err(|e| failed(&doing, &e))
     }
 
     /// Takes the program off an interface that no session needs any more.
@@ -250,13 +213,7 @@ impl Programs {
 
     fn detach(&mut self, side: Side, interface: &str, hook: Hook) {
         let name = side.program(self.over_ipv6);
-        let doing = format!("detach {name} from {interface}");
-        let result = match hook.link {
-            Link::Clsact(link) => program(&mut self.ebpf, name)
-                .and_then(|program| program.detach(link).map_err(|e| failed(&doing, &e))),
-            // The link ends with its last descriptor.
-            Link::Tcx(link) => link.unpin().map(drop).map_err(|e| Error::io(doing, e)),
-        };
+        let result = hook.link.take_off(&mut self.ebpf, name);
         // The interface, and all that hung on it, may be gone.
         if interface_gone(interface) {
             return;
@@ -288,20 +245,7 @@ fn remove_hooks(pin_dir: &Path) -> Result<(), Error> {
             }
         }
     }
-    let Ok(pins) = std::fs::read_dir(pin_dir) else {
-        return Ok(());
-    };
-    let ours = |pin: &str| {
-        let mut prefixes = names.iter().filter_map(|name| pin.strip_prefix(name));
-        prefixes.any(|rest| rest.starts_with('-'))
-    };
-    for pin in pins.filter_map(Result::ok) {
-        if pin.file_name().to_str().is_some_and(ours) {
-            std::fs::remove_file(pin.path())
-                .map_err(|e| Error::io(format!("remove pin {}", pin.path().display()), e))?;
-        }
-    }
-    Ok(())
+    remove_links(pin_dir, &names, None).map(drop)
 }
 
 impl Drop for Programs {
