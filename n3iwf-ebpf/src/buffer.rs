@@ -81,12 +81,18 @@ pub(crate) fn be32(ctx: &TcContext, offset: u32) -> Option<u32> {
 /// part, where the kernel has put at least an IP header.
 #[inline(always)]
 pub(crate) fn network<T: Octets>(ctx: &TcContext) -> Option<T> {
+    network_at(ctx, 0)
+}
+
+/// Octets of it from `offset` on.
+#[inline(always)]
+pub(crate) fn network_at<T: Octets>(ctx: &TcContext, offset: u32) -> Option<T> {
     let mut octets = MaybeUninit::<T>::uninit();
     // SAFETY: as in `read_to`.
     unsafe {
         let ret = bpf_skb_load_bytes_relative(
             ctx.as_ptr(),
-            0,
+            offset,
             octets.as_mut_ptr().cast(),
             size_of::<T>() as u32,
             bpf_hdr_start_off::BPF_HDR_START_NET,

@@ -22,7 +22,7 @@ use aya_ebpf::{
 };
 use ebpf_common::{
     CLASSES, Class, Counter, INBOUND, NwuClasses, NwuMeta, OUTBOUND, PLANE_CONTROL, PLANE_USER,
-    SaInfo, SaKey,
+    SaInfo, SaKey, ue::Words,
 };
 
 use crate::packet::{Kind, Packet};
@@ -115,12 +115,14 @@ fn account(ctx: &TcContext, direction: u32) {
     let class = match packet.kind {
         Kind::Class(class) => class,
         Kind::Esp { spi } => {
-            let key = if direction == INBOUND {
-                SaKey::inbound(spi)
+            let remote = if direction == INBOUND {
+                // Zeroes that the compiler does not know of: to clear a row of words it calls a
+                // function that does so octet by octet.
+                [core::hint::black_box(0); 4]
             } else {
-                SaKey::outbound(spi, packet.destination)
+                packet.destination
             };
-            esp(ctx, &key, &mut packet, now)
+            esp(ctx, &key(spi, direction, remote), &mut packet, now)
         }
     };
     let Some(classes) = CLASS_COUNTERS.get_ptr_mut(direction) else {
@@ -134,6 +136,13 @@ fn account(ctx: &TcContext, direction: u32) {
         // in a row, and tc programs of one CPU do not interrupt each other.
         unsafe { add(counters.add(index as usize), &packet, now) };
     }
+}
+
+/// [`SaKey::inbound`] or [`SaKey::outbound`], made of words.
+#[inline(always)]
+fn key(spi: u32, direction: u32, [a, b, c, d]: Words) -> SaKey {
+    // SAFETY: two words and the octets of an address, in the order of memory.
+    unsafe { core::mem::transmute::<[u32; 6], SaKey>([spi, direction, a, b, c, d]) }
 }
 
 /// The class of an ESP packet, counted for its Child SA too.

@@ -1,7 +1,11 @@
 //! From a socket buffer to what it carries on NWu.
 
 use aya_ebpf::programs::TcContext;
-use ebpf_common::{Class, SaInfo, relay::mapped};
+use ebpf_common::{
+    Class, SaInfo,
+    relay::mapped,
+    ue::{Words, words6},
+};
 
 use crate::buffer::{be16, be32, octets, read};
 
@@ -46,7 +50,7 @@ pub(crate) struct Packet {
     /// Octets of IP packets on the wire.
     pub(crate) bytes: u64,
     /// Outer destination, IPv4 mapped into IPv6.
-    pub(crate) destination: [u8; 16],
+    pub(crate) destination: Words,
     /// Octets of IP and extension headers.
     headers: u32,
 }
@@ -76,7 +80,7 @@ impl Packet {
             kind: Kind::Class(Class::NonIp),
             packets: u64::from(segments.max(1)),
             bytes: u64::from(len),
-            destination: [0; 16],
+            destination: [0; 4],
             headers: 0,
         };
         let mut protocol = u16::from_be(protocol as u16);
@@ -153,7 +157,7 @@ impl Packet {
         if version >> 4 != 4 || ihl < 20 || total < ihl || network + total > len {
             return Err(Class::Malformed);
         }
-        self.destination = mapped(header[4].to_ne_bytes());
+        self.destination = words6(mapped(header[4].to_ne_bytes()));
         Ok(Ip {
             total,
             transport: network + ihl,
@@ -178,7 +182,7 @@ impl Packet {
         if header[0] >> 4 != 6 || network + total > len {
             return Err(Class::Malformed);
         }
-        self.destination = octets(ctx, network + 24).ok_or(Class::Malformed)?;
+        self.destination = read(ctx, network + 24).ok_or(Class::Malformed)?;
         let mut ip = Ip {
             total,
             transport: network + 40,

@@ -1,7 +1,10 @@
 //! Rare events, told to user space by a ring buffer.
 
 use aya_ebpf::{btf_maps::RingBuf, macros::btf_map};
-use ebpf_common::relay::{EVENT_FIRST_PACKET, EVENT_REFUSED, FRESH, RelayEvent, TAKEN, UPLINK};
+use ebpf_common::{
+    relay::{EVENT_FIRST_PACKET, EVENT_REFUSED, FRESH, RelayEvent, TAKEN, UPLINK},
+    ue::Words,
+};
 
 /// Octets: more than a thousand events.
 const SIZE: usize = 64 << 10;
@@ -38,7 +41,7 @@ pub(super) fn refused(
     direction: u32,
     reason: u32,
     session: u32,
-    source: [u8; 16],
+    source: Words,
     count: u64,
     now: u64,
 ) {
@@ -55,7 +58,8 @@ pub(super) fn refused(
         session,
         spi: 0,
         unused: 0,
-        source,
+        // SAFETY: octets either way, in the order of memory.
+        source: unsafe { core::mem::transmute::<Words, [u8; 16]>(source) },
     });
 }
 

@@ -14,7 +14,7 @@ mod session;
 mod uplink;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
     btf_maps::{Array, PerCpuArray},
     helpers::{
         bpf_redirect,
@@ -29,6 +29,7 @@ use ebpf_common::{
         BLOCK, DOWNLINK, FlowBlock, NO_SESSION, PLACE_FLOWS, REASONS, Reason, RelayMeta,
         RelayReasons, SessionDrops, UPLINK, mapped,
     },
+    ue::{Words, words6},
 };
 
 use crate::{
@@ -90,6 +91,14 @@ impl Verdict {
             ..self
         }
     }
+
+    /// The action, once the packet is counted.
+    #[inline(always)]
+    fn told(self, ctx: &TcContext, direction: u32) -> i32 {
+        let session = self.session.map_or(NO_SESSION, u32::from);
+        refuse(ctx.skb.skb, direction, self.reason, session);
+        self.action
+    }
 }
 
 /// `V6`: N3 is of IPv6.
@@ -97,7 +106,7 @@ impl Verdict {
 pub(crate) fn uplink<const V6: bool>(ctx: &TcContext) -> i32 {
     match uplink::relay::<V6>(ctx) {
         Ok(action) => action,
-        Err(verdict) => refuse(ctx, UPLINK, &verdict),
+        Err(verdict) => verdict.told(ctx, UPLINK),
     }
 }
 
@@ -105,26 +114,32 @@ pub(crate) fn uplink<const V6: bool>(ctx: &TcContext) -> i32 {
 pub(crate) fn downlink<const V6: bool>(ctx: &TcContext) -> i32 {
     match downlink::relay::<V6>(ctx) {
         Ok(action) => action,
-        Err(verdict) => refuse(ctx, DOWNLINK, &verdict),
+        Err(verdict) => verdict.told(ctx, DOWNLINK),
     }
 }
 
-/// The source of a packet that is left as it came.
+/// The source of a packet that is left as it came, as [`ebpf_common::relay::RelayEvent::source`]; zeroes when
+/// there is none.
 #[inline(always)]
-fn source(ctx: &TcContext) -> Option<[u8; 16]> {
-    let header: header::Header = buffer::network(ctx)?;
-    let [version, ..] = header[0].to_ne_bytes();
-    if version >> 4 == 4 {
-        return Some(mapped(header[3].to_ne_bytes()));
+fn source(ctx: &TcContext) -> Words {
+    let Some([version, ..]) = buffer::network::<[u8; 4]>(ctx) else {
+        return [0; 4];
+    };
+    if version >> 4 != 4 {
+        return buffer::network_at(ctx, 8).unwrap_or([0; 4]);
     }
-    let header: [u8; 24] = buffer::network(ctx)?;
-    header.last_chunk().copied()
+    match buffer::network_at(ctx, 12) {
+        Some(address) => words6(mapped(address)),
+        None => [0; 4],
+    }
 }
 
-#[inline(always)]
-fn refuse(ctx: &TcContext, direction: u32, verdict: &Verdict) -> i32 {
+/// Counts a packet that is not relayed, for its session ([`NO_SESSION`]: none) too. A function of its own:
+/// what is relayed has less code to run past.
+#[inline(never)]
+fn refuse(skb: *mut __sk_buff, direction: u32, reason: Reason, session: u32) {
     // The compiler knows that every reason is below `REASONS`, the verifier does not.
-    let index = core::hint::black_box(verdict.reason as u32);
+    let index = core::hint::black_box(reason as u32);
     if let Some(counts) = REASON_COUNTS.get_ptr_mut(direction)
         && index < REASONS
     {
@@ -135,31 +150,29 @@ fn refuse(ctx: &TcContext, direction: u32, verdict: &Verdict) -> i32 {
             *count += 1;
             *count
         };
-        if verdict.reason.is_told() {
-            let source = source(ctx).unwrap_or([0; 16]);
-            let session = verdict.session.map_or(NO_SESSION, u32::from);
+        if reason.is_told() {
+            let source = source(&TcContext::new(skb));
             event::refused(direction, index, session, source, count, coarse_time());
         }
     }
-    if let Some(session) = verdict.session
-        && let Some(counts) = REFUSED.get_ptr_mut(session.into())
+    if session != NO_SESSION
+        && let Some(counts) = REFUSED.get_ptr_mut(session)
     {
         // SAFETY: this CPU's value of the map.
         let both = unsafe {
-            match verdict.reason {
+            match reason {
                 Reason::WrongSa => &raw mut (*counts).wrong_sa,
                 Reason::WrongAddress => &raw mut (*counts).wrong_address,
                 Reason::QfiNotAllowed => &raw mut (*counts).qfi_not_allowed,
                 Reason::TooBig => &raw mut (*counts).too_big,
                 Reason::Rate => &raw mut (*counts).rate,
-                _ => return verdict.action,
+                _ => return,
             }
         };
         let one: *mut u64 = both.cast();
         // SAFETY: as above; there are two numbers, uplink first.
         unsafe { *one.add(usize::from(direction != UPLINK)) += 1 };
     }
-    verdict.action
 }
 
 /// The counter of the flow at a place.

@@ -1,7 +1,7 @@
 //! The MSS option of TCP connections through the tunnel (RFC 9293, 3.7.1): segments that fit need
 //! no fragmentation on either side.
 
-use aya_ebpf::{helpers::generated::bpf_l4_csum_replace, programs::TcContext};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_l4_csum_replace, programs::TcContext};
 
 use super::header::Head;
 use crate::buffer;
@@ -44,14 +44,16 @@ pub(super) fn clamp(ctx: &TcContext, head: &Head<'_>, pdu: u32, len: u32, limit:
     if flags & SYN != 0 {
         let end = header + u32::from(data_offset >> 4) * 4;
         if end <= len {
-            options(ctx, pdu + header, pdu + end, limit as u16);
+            options(ctx.skb.skb, pdu + header, pdu + end, limit as u16);
         }
     }
 }
 
-/// `tcp` and `end`: where the TCP header begins and ends.
-#[inline(always)]
-fn options(ctx: &TcContext, tcp: u32, end: u32, limit: u16) {
+/// `tcp` and `end`: where the TCP header begins and ends. A function of its own: few packets need it, and
+/// the others have less code to run past.
+#[inline(never)]
+fn options(skb: *mut __sk_buff, tcp: u32, end: u32, limit: u16) {
+    let ctx = &TcContext::new(skb);
     let mut at = tcp + TCP;
     for _ in 0..MAX_OPTIONS {
         if at + 4 > end {

@@ -35,15 +35,15 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
     }
     let pdu = total - OLD;
     let malformed = || Verdict::pass(Reason::Malformed);
-    let (mut front, mut short) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+    let mut front = MaybeUninit::uninit();
     let (gre, key, head) = if pdu >= WITH_HEAD {
         let words: &[u32; FRONT] =
             header::words(ctx, link, &header, &mut front).ok_or_else(malformed)?;
         let [_, _, _, _, _, gre, key, head @ ..] = words;
         (*gre, *key, Head(Some(head)))
     } else {
-        let words: &[u32; 7] =
-            header::words(ctx, link, &header, &mut short).ok_or_else(malformed)?;
+        let mut short = MaybeUninit::<[u32; 7]>::uninit();
+        let words = header::words(ctx, link, &header, &mut short).ok_or_else(malformed)?;
         let [.., gre, key] = *words;
         (gre, key, Head(None))
     };
