@@ -216,20 +216,31 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
         [[0x20, 0, p, t], [flow & 0x3f, 0, 0, (flow & 0x40) << 1]].map(u32::from_ne_bytes);
     let new: [u32; NEW as usize / 4] = [i0, i1, i2, i3, i4, gre, key];
 
-    // All of the old headers go before the new ones come: the kernel then forgets a UDP checksum
-    // that a virtual device left for later, whose place is gone.
-    if V6 {
-        // It takes the first 20 octets.
-        if !buffer::change_protocol(ctx, ETH_P_IP) {
+    let [.., high, low] = length.to_ne_bytes();
+    if !V6 && [high, low] == [0; 2] {
+        // Without a UDP checksum, as UPFs send over IPv4: the front is only made shorter.
+        if !buffer::adjust_room(ctx, NEW as i32 - old as i32) {
             return Err(Verdict::pass(Reason::Failed));
         }
-        if !buffer::adjust_room(ctx, -(old as i32 - 20)) {
+    } else {
+        // All of the old headers go before the new ones come: the kernel then forgets a UDP checksum
+        // that a virtual device left for later, whose place is gone.
+        if V6 {
+            // It takes the first 20 octets.
+            if !buffer::change_protocol(ctx, ETH_P_IP) {
+                return Err(Verdict::pass(Reason::Failed));
+            }
+            if !buffer::adjust_room(ctx, -(old as i32 - 20)) {
+                return Err(Verdict::drop(Reason::Failed));
+            }
+        } else if !buffer::adjust_room(ctx, -(old as i32)) {
+            return Err(Verdict::pass(Reason::Failed));
+        }
+        if !buffer::adjust_room(ctx, NEW as i32) {
             return Err(Verdict::drop(Reason::Failed));
         }
-    } else if !buffer::adjust_room(ctx, -(old as i32)) {
-        return Err(Verdict::pass(Reason::Failed));
     }
-    if !buffer::adjust_room(ctx, NEW as i32) || !buffer::store(ctx, link, &new) {
+    if !buffer::store(ctx, link, &new) {
         return Err(Verdict::drop(Reason::Failed));
     }
     if meta.mss != 0 {
