@@ -20,7 +20,11 @@ mod support;
 #[allow(dead_code, reason = "this test uses its part")]
 mod traffic;
 
-use std::process::Command;
+use std::{
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use dataplane::{
     BpfOptions, ChildSaSpec, ClassReading, Config, Dataplane, EncrAlg, EspKeys, Kind, Options,
@@ -28,7 +32,7 @@ use dataplane::{
 };
 use frames::{Frame, Sender};
 use keys::Secret;
-use support::{Space, is_root, nwu, object, pin_dir, skip, wait};
+use support::{Space, has_programs, nwu, object, pin_dir, skip, wait};
 
 const SPI_CONTROL: u32 = 0xc000_0001;
 const SPI_USER: u32 = 0xc000_0002;
@@ -91,18 +95,6 @@ fn child_sa(plane: Plane, remote: &str) -> ChildSaSpec {
         slot: 0,
         reqid: 1,
     }
-}
-
-/// Whether the test can run here.
-fn ready() -> bool {
-    if !is_root() {
-        skip("attaching eBPF programs needs root");
-    } else if object().is_none() {
-        skip("there is no eBPF object: run `cargo xtask build`");
-    } else {
-        return true;
-    }
-    false
 }
 
 fn readings(space: &Space, plane: &Recording) -> (ClassReading, Vec<SaReading>) {
@@ -208,7 +200,7 @@ fn cases() -> Vec<(&'static str, Frame)> {
 
 #[test]
 fn every_class_is_counted_exactly() {
-    if !ready() {
+    if !has_programs() {
         return;
     }
     let (n3iwf, ue) = nwu();
@@ -301,7 +293,7 @@ fn every_class_is_counted_exactly() {
 /// Packets whose octets are not in the linear part of the buffer, as TCP and large frames make them.
 #[test]
 fn non_linear_packets_are_read_too() {
-    if !ready() {
+    if !has_programs() {
         return;
     }
     let (n3iwf, ue) = nwu();
@@ -343,7 +335,7 @@ fn non_linear_packets_are_read_too() {
 /// A TUN device has no link header: packets start with the IP header.
 #[test]
 fn an_interface_without_link_header() {
-    if !ready() {
+    if !has_programs() {
         return;
     }
     let space = Space::new("t");
@@ -375,7 +367,7 @@ fn an_interface_without_link_header() {
 
 #[test]
 fn bpftool_prints_field_names() {
-    if !ready() {
+    if !has_programs() {
         return;
     }
     if Command::new("bpftool").arg("version").output().is_err() {
@@ -430,7 +422,7 @@ fn bpftool_prints_field_names() {
 
 #[test]
 fn a_killed_daemon_leaves_class_counters_and_nothing_attached_twice() {
-    if !ready() {
+    if !has_programs() {
         return;
     }
     let (n3iwf, ue) = nwu();
@@ -447,9 +439,8 @@ fn a_killed_daemon_leaves_class_counters_and_nothing_attached_twice() {
     });
     probe();
     assert_eq!(readings(&n3iwf, &first).0.ingress.esp_user.packets, 1);
-    // Never dropped, as when a process is killed; on a kernel with tcx the links would end with
-    // the process, here they stay and must not count a second time.
-    let killed = std::mem::ManuallyDrop::new(first);
+    // As when a process is killed: programs and pins stay, and must not count a second time.
+    drop(first);
     let second = recording(&n3iwf, Options::default());
     let report = n3iwf.run(|| wait(second.start())).unwrap();
     assert!(
@@ -464,7 +455,6 @@ fn a_killed_daemon_leaves_class_counters_and_nothing_attached_twice() {
     let (classes, sas) = readings(&n3iwf, &second);
     assert_eq!(classes.ingress.esp_user.packets, 1);
     assert_eq!(sas, []);
-    drop(std::mem::ManuallyDrop::into_inner(killed));
     let unknown = classes.ingress.esp_unknown_spi.packets;
     probe();
     let (classes, _) = readings(&n3iwf, &second);
@@ -475,9 +465,62 @@ fn a_killed_daemon_leaves_class_counters_and_nothing_attached_twice() {
     assert!(!pin_dir(&n3iwf).exists());
 }
 
+/// An earlier run's programs count until the next one's do: no packet is missed and none counted twice.
+#[test]
+fn the_next_run_takes_over_between_two_packets() {
+    if !has_programs() {
+        return;
+    }
+    let (n3iwf, ue) = nwu();
+    let first = recording(&n3iwf, Options::default());
+    n3iwf.run(|| wait(first.start())).unwrap();
+    drop(first);
+    let second = recording(&n3iwf, Options::default());
+    let over = AtomicBool::new(false);
+    let (sent, report) = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            ue.run(|| {
+                let sender = Sender::new("nwu");
+                let frame = Frame::v4(50, &frames::esp(SPI_USER, 40)).octets();
+                let mut sent = 0;
+                while !over.load(Ordering::Relaxed) {
+                    sender.send(&frame);
+                    sent += 1;
+                    std::thread::sleep(Duration::from_micros(20));
+                }
+                sent
+            })
+        });
+        // Some while nobody runs, and some after the second is there.
+        std::thread::sleep(Duration::from_millis(50));
+        let report = n3iwf.run(|| wait(second.start())).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        over.store(true, Ordering::Relaxed);
+        (sender.join().unwrap(), report)
+    });
+    let counted = || {
+        let classes = readings(&n3iwf, &second).0;
+        classes.ingress.esp_unknown_spi.packets
+    };
+    // What is on its way arrives.
+    let begin = Instant::now();
+    while counted() < sent && begin.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    if report.bpf.as_deref() == Some("tcx") {
+        assert_eq!(counted(), sent);
+    } else {
+        // By clsact it is two requests.
+        assert!((1..=sent).contains(&counted()), "{} of {sent}", counted());
+    }
+    let report = n3iwf.run(|| wait(second.stop())).unwrap();
+    assert_eq!(report.left, Vec::<String>::new());
+    assert!(!pin_dir(&n3iwf).exists());
+}
+
 #[test]
 fn a_failed_start_leaves_nothing() {
-    if !ready() {
+    if !has_programs() {
         return;
     }
     let (n3iwf, _ue) = nwu();
@@ -513,7 +556,7 @@ fn a_failed_start_leaves_nothing() {
 /// libbpf, by which bpftool loads, is stricter about the types of maps than this crate's loader.
 #[test]
 fn bpftool_loads_the_object_too() {
-    if !ready() {
+    if !has_programs() {
         return;
     }
     let space = Space::new("b");

@@ -33,24 +33,12 @@ use dataplane::{
 use faults::{Call, Worker};
 use keys::Secret;
 use nix::sched::{CloneFlags, setns};
-use support::{Space, is_root, missing_ipsec, nwu, skip};
+use support::{Space, has_ipsec, nwu};
 use tokio::runtime::{Builder, Runtime};
 
 const INNER: (&str, &str) = ("10.0.0.7", "10.0.0.1");
 /// More requests than any operation makes.
 const MOST: usize = 60;
-
-fn ready() -> bool {
-    if !is_root() {
-        skip("XFRM needs root");
-        return false;
-    }
-    let missing = missing_ipsec();
-    if let Some(missing) = &missing {
-        skip(missing);
-    }
-    missing.is_none()
-}
 
 fn config(limits: Limits) -> Config {
     Config {
@@ -118,7 +106,11 @@ struct End {
 }
 
 impl End {
-    fn new(limits: Limits) -> Self {
+    /// `None` where the test cannot run.
+    fn new(limits: Limits) -> Option<Self> {
+        if !has_ipsec() {
+            return None;
+        }
         let (peer, space) = nwu();
         let netns = File::open(format!("/run/netns/{}", space.name)).unwrap();
         let worker = Worker::new(move || {
@@ -128,11 +120,19 @@ impl End {
             runtime.block_on(plane.start()).unwrap();
             Own { plane, runtime }
         });
-        Self {
+        Some(Self {
             space,
             worker,
             _peer: peer,
-        }
+        })
+    }
+
+    /// With the interface of the slot, which comes with the first Child SA on it.
+    fn with_slot() -> Option<Self> {
+        let end = Self::new(Limits::default())?;
+        end.install(1).unwrap();
+        end.remove(1).unwrap();
+        Some(end)
     }
 
     /// All that an operation may change, but for the interface of a slot, which stays until the end. By one program: it
@@ -161,13 +161,49 @@ impl End {
     }
 
     fn install(&self, id: u64) -> Result<(), Error> {
+        self.install_as(child_sa(id))
+    }
+
+    fn install_as(&self, sa: ChildSaSpec) -> Result<(), Error> {
         self.worker
-            .run(move |own| own.wait(|plane| plane.install(child_sa(id))))
+            .run(move |own| own.wait(|plane| plane.install(sa)))
+    }
+
+    fn install_inbound(&self, id: u64) -> Result<(), Error> {
+        self.worker
+            .run(move |own| own.wait(|plane| plane.install_inbound(child_sa(id))))
+    }
+
+    fn switch(&self, id: u64) -> Result<(), Error> {
+        self.worker
+            .run(move |own| own.wait(|plane| plane.switch(id)))
     }
 
     fn remove(&self, id: u64) -> Result<(), Error> {
         self.worker
             .run(move |own| own.wait(|plane| plane.remove(id)).map(drop))
+    }
+
+    /// What an operation comes to, and whether the fault came in its time.
+    fn under<T>(&self, fault: Fault, operation: impl FnOnce() -> T) -> (T, bool) {
+        let faults = &self.worker.faults;
+        faults.arm(fault.call, fault.nth, fault.code);
+        let outcome = operation();
+        (outcome, faults.disarm())
+    }
+
+    /// The same with a fault that lasts from the first request on.
+    fn under_lasting(&self, code: i32, operation: impl FnOnce() -> Result<(), Error>) {
+        let faults = &self.worker.faults;
+        faults.arm_lasting(Call::Send, 0, code);
+        let error = operation().expect_err("a fault that lasts");
+        assert!(faults.disarm());
+        assert_eq!(errno(&error), Some(code), "{error}");
+    }
+
+    /// Whether the kernel has the outbound state of Child SA 1.
+    fn sends(&self) -> bool {
+        self.space.ip(&["xfrm", "state"]).contains("0xc2000001")
     }
 
     fn ids(&self) -> Vec<u64> {
@@ -206,234 +242,171 @@ const FAULTS: [(Call, i32); 3] = [
     (Call::Receive, libc::ENOBUFS),
 ];
 
+/// One request that fails.
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    /// Which of [`FAULTS`].
+    way: usize,
+    call: Call,
+    code: i32,
+    nth: usize,
+}
+
+/// Has `meet` meet each fault in turn until it says that one came too late; `least` of each kind have to come in
+/// time.
+fn every_fault(least: usize, mut meet: impl FnMut(Fault) -> bool) {
+    for (way, (call, code)) in FAULTS.into_iter().enumerate() {
+        let mut meet = |nth: &usize| {
+            meet(Fault {
+                way,
+                call,
+                code,
+                nth: *nth,
+            })
+        };
+        let met = (0..MOST).take_while(&mut meet).count();
+        assert!((least..MOST).contains(&met), "{call:?} {code}: {met}");
+    }
+}
+
 #[test]
 fn an_installation_that_fails_anywhere_leaves_nothing() {
-    if !ready() {
-        return;
-    }
-    let end = End::new(Limits::default());
-    // The interface of the slot is there from now on.
-    end.install(1).unwrap();
-    end.remove(1).unwrap();
+    let Some(end) = End::with_slot() else { return };
     let before = end.kernel();
-    for (call, code) in FAULTS {
-        let mut failed = 0;
-        for nth in 0..MOST {
-            end.worker.faults.arm(call, nth, code);
-            let outcome = end.install(1);
-            if !end.worker.faults.disarm() {
-                outcome.unwrap();
-                assert_eq!(end.ids(), [1]);
-                end.remove(1).unwrap();
-                break;
-            }
-            failed += 1;
-            let at = format!("{call:?} {nth}, errno {code}");
-            let error = outcome.expect_err(&at);
-            assert_eq!(errno(&error), Some(code), "{at}: {error}");
-            assert_eq!(end.kernel(), before, "{at}");
-            assert_eq!(end.ids(), [0; 0], "{at}");
+    // Address, route, two states and three policies, and what of them is read back.
+    every_fault(12, |fault| {
+        let (outcome, hit) = end.under(fault, || end.install(1));
+        if hit {
+            let error = outcome.expect_err("a fault");
+            assert_eq!(errno(&error), Some(fault.code), "{fault:?}: {error}");
+            assert_eq!(end.kernel(), before, "{fault:?}");
+            assert_eq!(end.ids(), [0; 0], "{fault:?}");
             // And it goes on.
-            end.install(1)
-                .unwrap_or_else(|error| panic!("{at}: {error}"));
-            assert_eq!(end.ids(), [1], "{at}");
-            end.remove(1).unwrap();
+            end.install(1).unwrap();
+        } else {
+            outcome.unwrap();
         }
-        // Address, route, two states and three policies, and what of them is read back.
-        assert!((12..MOST).contains(&failed), "{call:?} {code}: {failed}");
-    }
+        assert_eq!(end.ids(), [1], "{fault:?}");
+        end.remove(1).unwrap();
+        hit
+    });
     end.stop();
 }
 
 #[test]
 fn an_interface_is_made_whole_or_not_at_all() {
-    if !ready() {
+    let Some(end) = End::new(Limits::default()) else {
         return;
-    }
-    let end = End::new(Limits::default());
-    for ((call, code), slot) in FAULTS.into_iter().zip(2..) {
-        let name = format!("xfrmi-{slot}");
+    };
+    // A look, the interface, its index, its mark, up.
+    every_fault(5, |fault| {
+        let slot = 2 + fault.way as u32;
         let install = || {
             let mut sa = child_sa(1);
             sa.slot = slot;
-            end.worker
-                .run(move |own| own.wait(|plane| plane.install(sa)))
+            end.install_as(sa)
         };
-        let mut failed = 0;
-        for nth in 0..MOST {
-            end.worker.faults.arm(call, nth, code);
-            let error = install().expect_err("a fault");
-            assert!(end.worker.faults.disarm());
-            assert_eq!(errno(&error), Some(code), "{call:?} {nth}: {error}");
-            if end.space.ip(&["-o", "link"]).contains(&name) {
-                // It stays, and what comes after it is another test's.
-                break;
-            }
-            failed += 1;
+        let (outcome, hit) = end.under(fault, install);
+        assert!(hit, "{fault:?}");
+        let error = outcome.expect_err("a fault");
+        assert_eq!(errno(&error), Some(fault.code), "{fault:?}: {error}");
+        let links = end.space.ip(&["-o", "link"]);
+        let stays = links.contains(&format!("xfrmi-{slot}"));
+        if stays {
+            // What comes after it is another test's.
+            install().unwrap();
+            assert_eq!(end.ids(), [1]);
+            end.remove(1).unwrap();
         }
-        // A look, the interface, its index, its mark, up.
-        assert!((5..MOST).contains(&failed), "{call:?} {code}: {failed}");
-        install().unwrap();
-        assert_eq!(end.ids(), [1]);
-        end.remove(1).unwrap();
-    }
+        !stays
+    });
     end.stop();
 }
 
 #[test]
 fn a_removal_asks_again_and_leaves_nothing() {
-    if !ready() {
-        return;
-    }
-    let end = End::new(Limits::default());
-    end.install(1).unwrap();
-    end.remove(1).unwrap();
+    let Some(end) = End::with_slot() else { return };
     let before = end.kernel();
-    for (call, code) in FAULTS {
-        let mut failed = 0;
-        for nth in 0..MOST {
-            end.install(1).unwrap();
-            end.worker.faults.arm(call, nth, code);
-            let outcome = end.remove(1);
-            let hit = end.worker.faults.disarm();
-            let at = format!("{call:?} {nth}, errno {code}");
-            // Only the last reading of its counters may be lost.
-            if let Err(error) = outcome {
-                assert!(hit && errno(&error) == Some(code), "{at}: {error}");
-            }
-            assert_eq!(end.kernel(), before, "{at}");
-            assert_eq!(end.ids(), [0; 0], "{at}");
-            if !hit {
-                break;
-            }
-            failed += 1;
+    every_fault(7, |fault| {
+        end.install(1).unwrap();
+        let (outcome, hit) = end.under(fault, || end.remove(1));
+        // Only the last reading of its counters may be lost.
+        if let Err(error) = outcome {
+            assert!(
+                hit && errno(&error) == Some(fault.code),
+                "{fault:?}: {error}"
+            );
         }
-        assert!((7..MOST).contains(&failed), "{call:?} {code}: {failed}");
-    }
+        assert_eq!(end.kernel(), before, "{fault:?}");
+        assert_eq!(end.ids(), [0; 0], "{fault:?}");
+        hit
+    });
     end.stop();
 }
 
 #[test]
 fn a_switch_that_fails_is_tried_again() {
-    if !ready() {
+    let Some(end) = End::new(Limits::default()) else {
         return;
-    }
-    let end = End::new(Limits::default());
-    for (call, code) in FAULTS {
-        for nth in 0..MOST {
-            let inbound = end
-                .worker
-                .run(|own| own.wait(|plane| plane.install_inbound(child_sa(1))));
-            inbound.unwrap();
-            end.worker.faults.arm(call, nth, code);
-            let switched = end.worker.run(|own| own.wait(|plane| plane.switch(1)));
-            let hit = end.worker.faults.disarm();
-            let at = format!("{call:?} {nth}, errno {code}");
-            switched.unwrap_or_else(|error| panic!("{at}: {error}"));
-            let states = end.space.ip(&["xfrm", "state"]);
-            assert!(states.contains("0xc2000001"), "{at}: {states}");
-            end.remove(1).unwrap();
-            if !hit {
-                assert!(nth >= 2, "{at}");
-                break;
-            }
-        }
-    }
+    };
+    every_fault(2, |fault| {
+        end.install_inbound(1).unwrap();
+        let (switched, hit) = end.under(fault, || end.switch(1));
+        switched.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        assert!(end.sends(), "{fault:?}");
+        end.remove(1).unwrap();
+        hit
+    });
     // One that goes on failing is told, and may be asked for again.
-    let inbound = end
-        .worker
-        .run(|own| own.wait(|plane| plane.install_inbound(child_sa(1))));
-    inbound.unwrap();
-    end.worker.faults.arm_lasting(Call::Send, 0, libc::ENOMEM);
-    let error = end
-        .worker
-        .run(|own| own.wait(|plane| plane.switch(1)))
-        .expect_err("no memory");
-    assert!(end.worker.faults.disarm());
-    assert_eq!(errno(&error), Some(libc::ENOMEM), "{error}");
-    assert!(!end.space.ip(&["xfrm", "state"]).contains("0xc2000001"));
-    end.worker
-        .run(|own| own.wait(|plane| plane.switch(1)).unwrap());
-    assert!(end.space.ip(&["xfrm", "state"]).contains("0xc2000001"));
+    end.install_inbound(1).unwrap();
+    end.under_lasting(libc::ENOMEM, || end.switch(1));
+    assert!(!end.sends());
+    end.switch(1).unwrap();
+    assert!(end.sends());
     end.stop();
 }
 
 #[test]
 fn a_kernel_without_memory_for_long_loses_nothing_of_others() {
-    if !ready() {
+    let Some(end) = End::new(Limits::default()) else {
         return;
-    }
-    let end = End::new(Limits::default());
+    };
     end.install(1).unwrap();
     let before = end.kernel();
-    end.worker.faults.arm_lasting(Call::Send, 0, libc::ENOMEM);
     let mut second = child_sa(2);
     second.reqid = 4;
-    let refused = end
-        .worker
-        .run(move |own| own.wait(|plane| plane.install(second)));
-    assert_eq!(errno(&refused.unwrap_err()), Some(libc::ENOMEM));
-    assert!(end.worker.faults.disarm());
+    end.under_lasting(libc::ENOMEM, || end.install_as(second));
     assert_eq!(end.kernel(), before);
     assert_eq!(end.ids(), [1]);
     // What could not be taken away goes with the end.
-    end.worker.faults.arm_lasting(Call::Send, 0, libc::ENOBUFS);
-    assert_eq!(errno(&end.remove(1).unwrap_err()), Some(libc::ENOBUFS));
-    assert!(end.worker.faults.disarm());
+    end.under_lasting(libc::ENOBUFS, || end.remove(1));
     end.stop();
 }
 
 /// EEXIST, by somebody who has the SPI or the policy already.
 #[test]
 fn what_exists_is_left_alone_and_the_installation_undone() {
-    if !ready() {
-        return;
-    }
-    let end = End::new(Limits::default());
-    // The interface of the slot is there from now on.
-    end.install(1).unwrap();
-    end.remove(1).unwrap();
-    let ours = ["0xc1000001", "0xc2000001"];
-    for (spi, (source, destination)) in ours
-        .into_iter()
-        .zip([("192.0.2.1", "192.0.2.10"), ("192.0.2.10", "192.0.2.1")])
-    {
-        let key = format!("0x{}", "11".repeat(36));
-        end.space.ip(&[
-            "xfrm",
-            "state",
-            "add",
-            "src",
-            source,
-            "dst",
-            destination,
-            "proto",
-            "esp",
-            "spi",
-            spi,
-            "mode",
-            "tunnel",
-            "aead",
-            "rfc4106(gcm(aes))",
-            &key,
-            "128",
-        ]);
+    let Some(end) = End::with_slot() else { return };
+    let refused = || {
         let before = end.kernel();
         let error = end.install(1).unwrap_err();
         assert_eq!(errno(&error), Some(libc::EEXIST), "{error}");
-        assert!(error.to_string().contains(&spi[2..]), "{error} names it");
-        assert_eq!(end.kernel(), before, "the other's is as it was");
-        end.space.ip(&[
-            "xfrm",
-            "state",
-            "delete",
-            "dst",
-            destination,
-            "proto",
-            "esp",
-            "spi",
-            spi,
-        ]);
+        assert_eq!(end.kernel(), before, "the other's is as it was: {error}");
+        error.to_string()
+    };
+    let key = format!("0x{}", "11".repeat(36));
+    let [peer, own] = ["192.0.2.1", "192.0.2.10"];
+    for (spi, from, to) in [("c1000001", peer, own), ("c2000001", own, peer)] {
+        let number = format!("0x{spi}");
+        let place = ["dst", to, "proto", "esp", "spi", &number];
+        let rest = ["mode", "tunnel", "src", from];
+        let cipher = ["aead", "rfc4106(gcm(aes))", &key, "128"];
+        end.space
+            .ip(&[&["xfrm", "state", "add"][..], &place, &rest, &cipher].concat());
+        let error = refused();
+        assert!(error.contains(spi), "{error} names it");
+        end.space
+            .ip(&[&["xfrm", "state", "delete"][..], &place].concat());
     }
     for direction in ["in", "fwd", "out"] {
         let (from, to) = match direction {
@@ -445,10 +418,7 @@ fn what_exists_is_left_alone_and_the_installation_undone() {
         ];
         end.space
             .ip(&[&["xfrm", "policy", "add"][..], &other, &["action", "block"]].concat());
-        let before = end.kernel();
-        let error = end.install(1).unwrap_err();
-        assert_eq!(errno(&error), Some(libc::EEXIST), "{direction}: {error}");
-        assert_eq!(end.kernel(), before, "{direction}");
+        refused();
         end.space
             .ip(&[&["xfrm", "policy", "delete"][..], &other].concat());
     }
@@ -460,9 +430,6 @@ fn what_exists_is_left_alone_and_the_installation_undone() {
 /// More expiries than the socket holds (ENOBUFS): those that were lost are found out from the counters.
 #[test]
 fn expiries_that_were_lost_are_told_all_the_same() {
-    if !ready() {
-        return;
-    }
     const SAS: u64 = 40;
     let limits = Limits {
         soft_packets: Some(1),
@@ -470,13 +437,12 @@ fn expiries_that_were_lost_are_told_all_the_same() {
         jitter_percent: 0,
         ..Limits::default()
     };
-    let end = End::new(limits);
+    let Some(end) = End::new(limits) else { return };
     for id in 1..=SAS {
         let mut sa = child_sa(id);
         sa.reqid = id as u32;
         sa.inner_remote = format!("10.0.1.{id}").parse().unwrap();
-        end.worker
-            .run(move |own| own.wait(|plane| plane.install(sa)).unwrap());
+        end.install_as(sa).unwrap();
     }
     // A socket that holds next to nothing, as when the daemon has no time to read it.
     let shrunk = end.worker.run(|_| shrink_notice_socket());

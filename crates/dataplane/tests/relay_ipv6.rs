@@ -26,7 +26,7 @@ use dataplane::relay::{AccessEvent, AccessRelay, AccessSession, GtpRelay, Kernel
 use gtpu::{Direction, Message, MessageType};
 use nwu::GreHeader;
 use socket2::{Domain, Protocol, Socket, Type};
-use support::{Space, is_root, object, run, skip};
+use support::{Space, has_object, is_root, run, skip};
 use world::{
     DL_TEID, HOST, N3IWF_INNER, N3IWF6 as N3IWF, PDU_ADDRESS, QFI, UL_TEID, UPF6 as UPF, World,
     datagram, downlink, pdu, raw, session, uplink,
@@ -188,11 +188,7 @@ fn pdus_pass_both_ways_with_checksums() {
 
 /// The kernel relay with its session, or nothing without the object.
 fn start_kernel(world: &World) -> Option<Box<dyn AccessRelay>> {
-    if object().is_none() {
-        skip("there is no eBPF object: run `cargo xtask build`");
-        return None;
-    }
-    Some(start(world, true))
+    has_object().then(|| start(world, true))
 }
 
 #[test]
@@ -259,8 +255,7 @@ fn a_narrow_path_is_learnt() {
     const NARROW: usize = 1300;
     for kernel in [false, true] {
         let Some(world) = ready() else { return };
-        if kernel && object().is_none() {
-            skip("there is no eBPF object: run `cargo xtask build`");
+        if kernel && !has_object() {
             return;
         }
         let relay = start(&world, kernel);

@@ -13,6 +13,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "support/expected.rs"]
+mod expected;
 #[path = "support/programs.rs"]
 mod programs;
 mod support;
@@ -20,50 +22,22 @@ mod support;
 use std::io::Write;
 
 use ebpf_common::relay::{DOWNLINK, PROGRAM_DOWNLINK, PROGRAM_UPLINK, UPLINK};
-use gtpu::{Direction, Message, MessageType, PduSessionContainer, encode_g_pdu};
+use expected::{expected_downlink, left_alone, normal, uplink_gtp, with_clear_checksum};
+use gtpu::{Message, MessageType};
 use programs::{
-    DEFAULT_QFI, DOWNLINK_MAX, Extras, MSS, N3IWF, PASS, Programs, QFIS, REDIRECT, Ran, Session,
-    UE, UP_ADDRESS, UPF, UPLINK_MAX, checksum, downlink, frame, gre, ipv4, n3, pdu, seal,
-    with_programs,
+    DEFAULT_QFI, DOWNLINK_MAX, Extras, MSS, N3IWF, PASS, Programs, QFIS, REDIRECT, Session, UE,
+    UP_ADDRESS, UPF, UPLINK_MAX, downlink, frame, gre, n3, pdu, unsummed, with_programs,
 };
-
-/// The packet behind the Ethernet header, which must be sound, with ID and checksum cleared.
-fn normal(ran: &Ran) -> Vec<u8> {
-    let mut packet = ran.packet[14..].to_vec();
-    assert_eq!(checksum(&packet[..20]), 0, "IPv4 header checksum");
-    packet[4..6].fill(0);
-    packet[10..12].fill(0);
-    packet
-}
-
-fn with_clear_checksum(mut packet: Vec<u8>) -> Vec<u8> {
-    packet[10..12].fill(0);
-    packet
-}
+use support::internet::{ipv4, seal, tcp};
 
 /// What N3 has to carry.
 fn expected_uplink(qfi: u8, pdu: &[u8]) -> Vec<u8> {
-    let container = PduSessionContainer {
-        direction: Direction::Uplink,
-        qfi,
-        rqi: false,
-    };
-    let gtp = encode_g_pdu(UE.ul_teid(), container, pdu).unwrap();
+    let gtp = uplink_gtp(qfi, pdu);
     let mut udp = vec![0x08, 0x68, 0x08, 0x68];
     udp.extend(((8 + gtp.len()) as u16).to_be_bytes());
     udp.extend([0, 0]);
     udp.extend(gtp);
     with_clear_checksum(ipv4(17, N3IWF, UPF, &udp))
-}
-
-/// What goes into the tunnel.
-fn expected_downlink(qfi: u8, rqi: bool, pdu: &[u8]) -> Vec<u8> {
-    let header = nwu::GreHeader {
-        qfi: Some(qfi),
-        rqi,
-    };
-    let payload = [&header.encode(0)[..], pdu].concat();
-    with_clear_checksum(ipv4(47, UP_ADDRESS, UE.inner(), &payload))
 }
 
 #[test]
@@ -143,7 +117,13 @@ fn downlink_is_exact_for_every_size_and_flow() {
         for len in 20..=DOWNLINK_MAX {
             let pdu = pdu(len);
             let rqi = len % 2 == 1;
-            let ran = programs.run(PROGRAM_DOWNLINK, &frame(&downlink(UE, 63, rqi, &pdu)), 1);
+            let summed = downlink(UE, 63, rqi, &pdu);
+            let packet = if len % 4 < 2 {
+                unsummed(summed)
+            } else {
+                summed
+            };
+            let ran = programs.run(PROGRAM_DOWNLINK, &frame(&packet), 1);
             assert_eq!(ran.action, REDIRECT, "{len} octets");
             assert!(
                 normal(&ran) == expected_downlink(63, rqi, &pdu),
@@ -199,36 +179,20 @@ fn every_form_of_the_gtp_header_is_read() {
         for (flags, optional, qfi, rqi) in cases {
             let gtp = g_pdu(flags, optional, &pdu);
             assert!(Message::decode(&gtp).is_ok());
-            let ran = programs.run(PROGRAM_DOWNLINK, &frame(&n3(UPF, &gtp)), 1);
-            assert_eq!(ran.action, REDIRECT, "{flags:#x} {optional:x?}");
-            let found = normal(&ran);
-            assert!(found == expected_downlink(qfi, rqi, &pdu), "{flags:#x}");
+            let summed = n3(UPF, &gtp);
+            for packet in [unsummed(summed.clone()), summed] {
+                let ran = programs.run(PROGRAM_DOWNLINK, &frame(&packet), 1);
+                assert_eq!(ran.action, REDIRECT, "{flags:#x} {optional:x?}");
+                let found = normal(&ran);
+                assert!(found == expected_downlink(qfi, rqi, &pdu), "{flags:#x}");
+            }
         }
     });
 }
 
 /// Runs a packet that has to be left alone for `reason`.
 fn refused(programs: &Programs, name: &str, reason: &str, packet: &[u8]) {
-    let direction = if name == PROGRAM_UPLINK {
-        UPLINK
-    } else {
-        DOWNLINK
-    };
-    let count = || {
-        let all = programs.reasons(direction).named();
-        all.into_iter().find(|(name, _)| *name == reason).unwrap().1
-    };
-    let total = || -> u64 {
-        let all = programs.reasons(direction).named();
-        all.iter().map(|(_, count)| count).sum()
-    };
-    let (before, all_before) = (count(), total());
-    let packet = frame(packet);
-    let ran = programs.run(name, &packet, 1);
-    assert_eq!(ran.action, PASS, "{name}: {reason}");
-    assert!(ran.packet == packet, "{name}: {reason}: changed");
-    assert_eq!(count(), before + 1, "{name}: {reason}: {packet:x?}");
-    assert_eq!(total(), all_before + 1, "{name}: {reason}: counted once");
+    left_alone(programs, name, reason, &frame(packet));
 }
 
 /// `packet` with octets changed and the header checksum right again.
@@ -408,31 +372,6 @@ fn truncations_do_what_user_space_would() {
             }
         }
     });
-}
-
-/// A TCP segment over IPv4 or IPv6 with these flags and options.
-fn tcp(v6: bool, flags: u8, options: &[u8]) -> Vec<u8> {
-    let mut segment = vec![0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 2];
-    segment.push(((20 + options.len()) / 4 * 16) as u8);
-    segment.extend([flags, 0xff, 0xff, 0, 0, 0, 0]);
-    segment.extend(options);
-    let pseudo = [
-        &[0, 6, 0, segment.len() as u8][..],
-        &[10, 60, 0, 7, 198, 18, 0, 10],
-    ]
-    .concat();
-    let mut packet = ipv4(6, [10, 60, 0, 7], [198, 18, 0, 10], &[]);
-    if v6 {
-        packet = vec![0x60, 0, 0, 0, 0, segment.len() as u8, 6, 64];
-        packet.extend([0; 32]);
-    } else {
-        packet[3] += segment.len() as u8;
-        seal(&mut packet);
-    }
-    let sum = checksum(&[if v6 { &pseudo[..4] } else { &pseudo[..] }, &segment].concat());
-    segment[16..18].copy_from_slice(&sum.to_be_bytes());
-    packet.extend(segment);
-    packet
 }
 
 #[test]

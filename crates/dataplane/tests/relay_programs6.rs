@@ -13,40 +13,26 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "support/expected.rs"]
+mod expected;
 #[path = "support/programs.rs"]
 mod programs;
 mod support;
 
-use ebpf_common::relay::{DOWNLINK, PROGRAM_DOWNLINK6, PROGRAM_UPLINK6, SUMMED, UPLINK};
+use ebpf_common::relay::{DOWNLINK, PROGRAM_DOWNLINK6, PROGRAM_UPLINK6, SUMMED};
+use expected::{expected_downlink, left_alone, normal, uplink_gtp};
 use gtpu::{Direction, Message, PduSessionContainer, encode_g_pdu};
-use nwu::GreHeader;
 use programs::{
-    DEFAULT_QFI, DOWNLINK_MAX, N3IWF6, PASS, Programs, QFIS, REDIRECT, Session, UE, UP_ADDRESS,
-    UPF6, UPLINK_MAX6, checksum, frame, gre, ipv4, pdu, seal, with_programs6,
+    DEFAULT_QFI, DOWNLINK_MAX, N3IWF6, PASS, Programs, QFIS, REDIRECT, Session, UE, UPF6,
+    UPLINK_MAX6, frame, gre, pdu, with_programs6,
 };
+use support::internet::{self, checksum, ipv4, seal, tcp};
 
 const OTHER: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3];
 
-/// UDP over IPv6 with a good checksum.
-fn udp6(class: u8, from: [u8; 16], to: [u8; 16], payload: &[u8]) -> Vec<u8> {
-    let len = (8 + payload.len()) as u16;
-    let mut udp = vec![0x08, 0x68, 0x08, 0x68];
-    udp.extend(len.to_be_bytes());
-    udp.extend([0, 0]);
-    udp.extend(payload);
-    let pseudo = [&from[..], &to, &[0, 0], &len.to_be_bytes(), &[0, 0, 0, 17]].concat();
-    let sum = match checksum(&[&pseudo[..], &udp].concat()) {
-        0 => 0xffff,
-        sum => sum,
-    };
-    udp[6..8].copy_from_slice(&sum.to_be_bytes());
-    let mut packet = vec![0x60 | class >> 4, class << 4, 0, 0];
-    packet.extend(len.to_be_bytes());
-    packet.extend([17, 64]);
-    packet.extend(from);
-    packet.extend(to);
-    packet.extend(udp);
-    packet
+/// GTP-U in UDP and IPv6.
+fn udp6(from: [u8; 16], to: [u8; 16], gtp: &[u8]) -> Vec<u8> {
+    internet::udp6(0, (from, gtpu::PORT), (to, gtpu::PORT), gtp)
 }
 
 fn frame6(packet: &[u8]) -> Vec<u8> {
@@ -64,37 +50,11 @@ fn downlink(session: Session, qfi: u8, rqi: bool, pdu: &[u8]) -> Vec<u8> {
         rqi,
     };
     let gtp = encode_g_pdu(session.dl_teid(), container, pdu).unwrap();
-    udp6(0, UPF6, N3IWF6, &gtp)
+    udp6(UPF6, N3IWF6, &gtp)
 }
 
 fn expected_uplink(qfi: u8, pdu: &[u8]) -> Vec<u8> {
-    let container = PduSessionContainer {
-        direction: Direction::Uplink,
-        qfi,
-        rqi: false,
-    };
-    let gtp = encode_g_pdu(UE.ul_teid(), container, pdu).unwrap();
-    frame6(&udp6(0, N3IWF6, UPF6, &gtp))
-}
-
-/// What goes into the tunnel, without ID and header checksum.
-fn expected_downlink(qfi: u8, rqi: bool, pdu: &[u8]) -> Vec<u8> {
-    let header = GreHeader {
-        qfi: Some(qfi),
-        rqi,
-    };
-    let payload = [&header.encode(0)[..], pdu].concat();
-    let mut packet = ipv4(47, UP_ADDRESS, UE.inner(), &payload);
-    packet[10..12].fill(0);
-    packet
-}
-
-fn normal(packet: &[u8]) -> Vec<u8> {
-    let mut packet = packet[14..].to_vec();
-    assert_eq!(checksum(&packet[..20]), 0, "IPv4 header checksum");
-    packet[4..6].fill(0);
-    packet[10..12].fill(0);
-    packet
+    frame6(&udp6(N3IWF6, UPF6, &uplink_gtp(qfi, pdu)))
 }
 
 /// The kernel writes the Ethernet header of what leaves when it leaves: addresses are not compared here.
@@ -186,7 +146,7 @@ fn downlink_is_exact_for_every_size_and_flow() {
             let ran = programs.run(PROGRAM_DOWNLINK6, &packet, 1);
             assert_eq!(ran.action, REDIRECT, "{len} octets");
             assert!(
-                normal(&ran.packet) == expected_downlink(63, rqi, &pdu),
+                normal(&ran) == expected_downlink(63, rqi, &pdu),
                 "{len} octets"
             );
         }
@@ -194,7 +154,7 @@ fn downlink_is_exact_for_every_size_and_flow() {
             let packet = frame6(&downlink(UE, qfi, false, &pdu(100)));
             let ran = programs.run(PROGRAM_DOWNLINK6, &packet, 1);
             if QFIS.contains(&qfi) {
-                assert!(normal(&ran.packet) == expected_downlink(qfi, false, &pdu(100)));
+                assert!(normal(&ran) == expected_downlink(qfi, false, &pdu(100)));
             } else {
                 assert_eq!((ran.action, ran.packet), (PASS, packet), "QFI {qfi}");
             }
@@ -236,25 +196,9 @@ fn a_datagram_is_taken_with_a_good_checksum_alone() {
 
 /// Runs a packet of IPv6, or of IPv4, that has to be left alone for `reason`.
 fn refused(programs: &Programs, name: &str, reason: &str, packet: &[u8]) {
-    let direction = if name == PROGRAM_UPLINK6 {
-        UPLINK
-    } else {
-        DOWNLINK
-    };
-    let count = || {
-        let all = programs.reasons(direction).named();
-        all.into_iter().find(|(name, _)| *name == reason).unwrap().1
-    };
-    let before = count();
-    let packet = if packet[0] >> 4 == 6 {
-        frame6(packet)
-    } else {
-        frame(packet)
-    };
-    let ran = programs.run(name, &packet, 1);
-    assert_eq!(ran.action, PASS, "{name}: {reason}");
-    assert!(ran.packet == packet, "{name}: {reason}: changed");
-    assert_eq!(count(), before + 1, "{name}: {reason}");
+    let six = packet[0] >> 4 == 6;
+    let frame = if six { frame6(packet) } else { frame(packet) };
+    left_alone(programs, name, reason, &frame);
 }
 
 #[test]
@@ -269,9 +213,9 @@ fn what_is_not_plain_is_left_alone() {
             }
             packet
         };
-        let from = |source| udp6(0, source, N3IWF6, &good[48..]);
-        let to = |to| udp6(0, UPF6, to, &good[48..]);
-        let gtp = |gtp: &[u8]| udp6(0, UPF6, N3IWF6, gtp);
+        let from = |source| udp6(source, N3IWF6, &good[48..]);
+        let to = |to| udp6(UPF6, to, &good[48..]);
+        let gtp = |gtp: &[u8]| udp6(UPF6, N3IWF6, gtp);
         let cases: Vec<(&str, Vec<u8>)> = vec![
             ("other", patched(&[(6, 6)])),
             ("other", to(OTHER)),
@@ -329,12 +273,12 @@ fn truncations_do_what_user_space_would() {
             if gtp.len() >= 8 {
                 gtp[3] = (gtp.len() - 8) as u8;
             }
-            let packet = frame6(&udp6(0, UPF6, N3IWF6, &gtp));
+            let packet = frame6(&udp6(UPF6, N3IWF6, &gtp));
             let ran = programs.run(PROGRAM_DOWNLINK6, &packet, 1);
             match Message::decode(&gtp) {
                 Ok(message) if message.payload.len() >= 20 => {
                     let expected = expected_downlink(DEFAULT_QFI, true, message.payload);
-                    assert!(normal(&ran.packet) == expected, "cut at {len}");
+                    assert!(normal(&ran) == expected, "cut at {len}");
                 }
                 _ => assert_eq!(ran.action, PASS, "cut at {len}"),
             }
@@ -371,22 +315,10 @@ fn a_clamped_segment_has_the_right_sums() {
         for front in [&[][..], &[1], &[3, 3, 7]] {
             let mut options = [front, &[2, 4, 0x05, 0xb4]].concat();
             options.resize(options.len().next_multiple_of(4), 0);
-            let mut segment = vec![0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 2];
-            segment.push(((20 + options.len()) / 4 * 16) as u8);
-            segment.extend([2, 0xff, 0xff, 0, 0, 0, 0]);
-            segment.extend(&options);
-            let (from, to) = ([10, 60, 0, 7], [198, 18, 0, 10]);
-            let sealed = |mut segment: Vec<u8>| {
-                segment[16..18].fill(0);
-                let pseudo = [&from[..], &to, &[0, 6, 0, segment.len() as u8]].concat();
-                let sum = checksum(&[&pseudo[..], &segment].concat());
-                segment[16..18].copy_from_slice(&sum.to_be_bytes());
-                ipv4(6, from, to, &segment)
-            };
-            let before = sealed(segment.clone());
-            let at = 20 + front.len() + 2;
-            segment[at..at + 2].copy_from_slice(&programs::MSS.to_be_bytes());
-            let expected = expected_uplink(9, &sealed(segment));
+            let before = tcp(false, 0x02, &options);
+            let at = front.len() + 2;
+            options[at..at + 2].copy_from_slice(&programs::MSS.to_be_bytes());
+            let expected = expected_uplink(9, &tcp(false, 0x02, &options));
             let ran = programs.run(PROGRAM_UPLINK6, &frame(&gre(UE, 9, &before)), 1);
             assert!(
                 behind_ethernet(&ran.packet) == behind_ethernet(&expected),

@@ -36,7 +36,7 @@ use nix::{
 };
 use nwu::GreHeader;
 use socket2::{Domain, SockRef, Socket, Type};
-use support::{is_root, object, skip};
+use support::has_programs;
 use world::{
     DL_TEID, HOST, N3IWF, N3IWF_INNER, PDU_ADDRESS, QFI, UE_INNER, UL_TEID, UPF, Upf, World,
     attach, classed_datagram, counter, datagram, downlink, pdu, raw, retransmissions, session,
@@ -52,14 +52,7 @@ const AMOUNT: usize = 64 << 20;
 /// all sockets and BPF links of the others for a moment after they closed them.
 fn ready() -> Option<MutexGuard<'static, ()>> {
     static TURN: Mutex<()> = Mutex::new(());
-    if !is_root() {
-        skip("the relay needs root");
-    } else if object().is_none() {
-        skip("there is no eBPF object: run `cargo xtask build`");
-    } else {
-        return Some(TURN.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-    None
+    has_programs().then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn start(world: &World) -> KernelRelay {

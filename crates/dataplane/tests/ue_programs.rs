@@ -15,6 +15,8 @@
 )]
 
 mod support;
+#[path = "support/ue.rs"]
+mod ue;
 #[path = "support/world.rs"]
 mod world;
 
@@ -25,33 +27,16 @@ use std::{
 };
 
 use aya::{EbpfLoader, programs::SchedClassifier};
-use dataplane::relay::{
-    AccessRelay, Component, Drops, GtpRelay, Path, TunRelay, TunRelayConfig, UeRelay, UeSession,
-    UplinkRule, UplinkRules,
-};
+use dataplane::relay::{Component, Drops, Path, TunRelay, UeRelay, UplinkRule, UplinkRules};
 use ebpf_common::ue::{PROGRAM_UE_DOWNLINK, PROGRAM_UE_TUNNEL, PROGRAM_UE_UPLINK};
 use gtpu::Message;
-use support::{is_root, object, skip};
-use world::{
-    HOST, N3IWF_INNER, PDU_ADDRESS, QFI, UE_INNER, World, datagram, downlink, pdu, session,
-};
-
-const OTHER: u8 = 10;
-
-fn ready() -> bool {
-    if !is_root() {
-        skip("loading eBPF programs needs root");
-    } else if object().is_none() {
-        skip("there is no eBPF object: run `cargo xtask build`");
-    } else {
-        return true;
-    }
-    false
-}
+use support::{has_programs, object};
+use ue::{OTHER, at_ue, at_upf, n3iwf, rule, udp4};
+use world::{HOST, PDU_ADDRESS, QFI, World, datagram, downlink, ue_session};
 
 #[test]
 fn the_verifier_accepts_all() {
-    if !ready() {
+    if !has_programs() {
         return;
     }
     let object = std::fs::read(object().unwrap()).unwrap();
@@ -75,11 +60,6 @@ fn the_verifier_accepts_all() {
 }
 
 fn rules() -> UplinkRules {
-    let rule = |precedence, qfi, filter| UplinkRule {
-        precedence,
-        qfi,
-        filters: vec![filter],
-    };
     UplinkRules::new(vec![
         rule(255, QFI, vec![Component::Any]),
         rule(
@@ -91,53 +71,8 @@ fn rules() -> UplinkRules {
     .with_rq_timer(Duration::from_secs(600))
 }
 
-fn attach(world: &World, rules: UplinkRules, programs: bool) -> TunRelay {
-    let config = TunRelayConfig {
-        gre_protocol: 0,
-        tunnel_mtu: 1386,
-    };
-    world.ue.run(|| {
-        let relay = match programs {
-            true => TunRelay::with_programs(config, &object().unwrap()).unwrap(),
-            false => TunRelay::new(config),
-        };
-        relay
-            .add(UeSession {
-                pdu_session: 5,
-                device: "uepdu5".into(),
-                address: Some(PDU_ADDRESS),
-                interface_id: None,
-                mtu: 1358,
-                routes: vec!["198.18.0.0/24".parse().unwrap()],
-                rules,
-                inner_local: UE_INNER,
-                up_address: N3IWF_INNER,
-                interface: Some("access".into()),
-                dscp: 0,
-                further: Vec::new(),
-            })
-            .unwrap();
-        relay
-    })
-}
-
-fn n3iwf(world: &World) -> GtpRelay {
-    let config = world.relay_config().user;
-    world.n3iwf.run(|| {
-        let relay = GtpRelay::start(config).unwrap();
-        relay.add(session("access")).unwrap();
-        relay
-    })
-}
-
-fn at_ue(world: &World) -> UdpSocket {
-    let socket = world
-        .ue
-        .run(|| UdpSocket::bind((PDU_ADDRESS, 8001)).unwrap());
-    socket
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
-    socket
+fn attach(world: &World, programs: bool) -> TunRelay {
+    ue::attach(world, ue_session("access", rules()), programs)
 }
 
 /// QFI and payload of a packet to `port` of the host when it arrives at the UPF.
@@ -151,17 +86,14 @@ fn arrives(ue: &UdpSocket, upf: &UdpSocket, port: u16, octets: &[u8]) -> u8 {
 
 #[test]
 fn rules_choose_the_flow_and_user_space_has_what_is_not_plain() {
-    if !ready() {
+    if !has_programs() {
         return;
     }
     let world = World::new();
     let _n3iwf = n3iwf(&world);
-    let relay = attach(&world, rules(), true);
-    let upf = world
-        .core
-        .run(|| UdpSocket::bind((world::UPF, gtpu::PORT)).unwrap());
-    upf.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let ue = at_ue(&world);
+    let relay = attach(&world, true);
+    let upf = at_upf(&world);
+    let ue = at_ue(&world, PDU_ADDRESS);
     for (port, qfi) in [(6999, QFI), (7000, OTHER), (7009, OTHER), (7010, QFI)] {
         assert_eq!(arrives(&ue, &upf, port, b"up"), qfi, "port {port}");
     }
@@ -192,12 +124,7 @@ fn rules_choose_the_flow_and_user_space_has_what_is_not_plain() {
 
     // Reflective QoS: the downlink goes by user space and tells the programs.
     let send_down = |rqi_port: u16| {
-        let mut packet = pdu(HOST, PDU_ADDRESS, 60);
-        packet[20..22].copy_from_slice(&rqi_port.to_be_bytes());
-        packet[22..24].copy_from_slice(&8001u16.to_be_bytes());
-        let sum = checksum(&packet[..20]).to_be_bytes();
-        packet[10..12].copy_from_slice(&sum);
-        let datagram = downlink(world::DL_TEID, OTHER, &packet);
+        let datagram = downlink(world::DL_TEID, OTHER, &udp4(rqi_port, &[0x5a; 32]));
         upf.send_to(&datagram, (world::N3IWF, gtpu::PORT)).unwrap();
         let mut room = [0; 100];
         ue.recv(&mut room).unwrap();
@@ -240,36 +167,25 @@ fn rules_choose_the_flow_and_user_space_has_what_is_not_plain() {
     assert!(!links.contains("uepdu5"), "{links}");
     // A session with the same interface name is served again.
     drop((relay, ue));
-    let relay = attach(&world, rules(), true);
-    let ue = at_ue(&world);
+    let relay = attach(&world, true);
+    let ue = at_ue(&world, PDU_ADDRESS);
     assert_eq!(arrives(&ue, &upf, 7000, b"again"), OTHER);
     assert_eq!(relay.readings()[0].path, Path::Kernel);
-}
-
-fn checksum(octets: &[u8]) -> u16 {
-    let words = octets
-        .chunks(2)
-        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 /// A flood of one socket up to the interface of the tunnel, both ways in turn. The figures are printed;
 /// asserted is that the kernel's way loses nothing.
 #[test]
 fn both_ways_are_measured() {
-    if !ready() {
+    if !has_programs() {
         return;
     }
     const PACKETS: u64 = 100_000;
     for octets in [64 - 28, 1330 - 28] {
         for programs in [false, true] {
             let world = World::new();
-            let relay = attach(&world, rules(), programs);
-            let ue = at_ue(&world);
+            let relay = attach(&world, programs);
+            let ue = at_ue(&world, PDU_ADDRESS);
             let sent = || relay.readings()[0].uplink.packets;
             let payload = vec![0x5a; octets];
             let begin = Instant::now();

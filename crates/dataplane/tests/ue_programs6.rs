@@ -13,34 +13,33 @@
 )]
 
 mod support;
+#[path = "support/ue.rs"]
+mod ue;
 #[path = "support/world.rs"]
 mod world;
 
 use std::{
     net::{Ipv6Addr, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dataplane::relay::{
-    AccessRelay, Component, Drops, FlowReading, GtpRelay, Path, TunRelay, TunRelayConfig, UeRelay,
-    UeSession, UplinkRule, UplinkRules,
+    Component, Drops, FlowReading, GtpRelay, Path, TunRelay, UeRelay, UeSession, UplinkRules,
 };
 use gtpu::{Direction, Message, PduSessionContainer, encode_g_pdu};
-use support::{is_root, object, skip};
-use world::{DL_TEID, HOST, N3IWF_INNER, PDU_ADDRESS, QFI, UE_INNER, World, datagram, session};
+use support::{
+    has_programs,
+    internet::{self, seal},
+    skip,
+};
+use ue::{OTHER, PORT, at_ue, at_upf, n3iwf, rule, udp4};
+use world::{DL_TEID, HOST, PDU_ADDRESS, QFI, World, datagram, ue_session};
 
-const OTHER: u8 = 10;
 const IID: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 7];
 const UE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x60, 0, 0, 0, 0, 7);
 const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 0x10);
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn rules() -> UplinkRules {
-    let rule = |precedence, qfi, filter| UplinkRule {
-        precedence,
-        qfi,
-        filters: vec![filter],
-    };
     let near = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 0).octets();
     let far = Ipv6Addr::new(0x2001, 0xdb8, 0x19, 0, 0, 0, 0, 0).octets();
     UplinkRules::new(vec![
@@ -73,30 +72,11 @@ fn rules() -> UplinkRules {
 }
 
 fn attach(world: &World) -> TunRelay {
-    let config = TunRelayConfig {
-        gre_protocol: 0,
-        tunnel_mtu: 1386,
+    let session = UeSession {
+        interface_id: Some(IID),
+        ..ue_session("access", rules())
     };
-    let relay = world.ue.run(|| {
-        let relay = TunRelay::with_programs(config, &object().unwrap()).unwrap();
-        relay
-            .add(UeSession {
-                pdu_session: 5,
-                device: "uepdu5".into(),
-                address: Some(PDU_ADDRESS),
-                interface_id: Some(IID),
-                mtu: 1358,
-                routes: vec!["198.18.0.0/24".parse().unwrap()],
-                rules: rules(),
-                inner_local: UE_INNER,
-                up_address: N3IWF_INNER,
-                interface: Some("access".into()),
-                dscp: 0,
-                further: Vec::new(),
-            })
-            .unwrap();
-        relay
-    });
+    let relay = ue::attach(world, session, true);
     let own = format!("{UE6}/64");
     world
         .ue
@@ -118,12 +98,7 @@ struct Attached {
 }
 
 fn ready() -> Option<Attached> {
-    if !is_root() {
-        skip("loading eBPF programs needs root");
-        return None;
-    }
-    if object().is_none() {
-        skip("there is no eBPF object: run `cargo xtask build`");
+    if !has_programs() {
         return None;
     }
     if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
@@ -131,27 +106,12 @@ fn ready() -> Option<Attached> {
         return None;
     }
     let world = World::new();
-    let config = world.relay_config().user;
-    let n3iwf = world.n3iwf.run(|| {
-        let relay = GtpRelay::start(config).unwrap();
-        relay.add(session("access")).unwrap();
-        relay
-    });
+    let n3iwf = n3iwf(&world);
     let relay = attach(&world);
-    let upf = world
-        .core
-        .run(|| UdpSocket::bind((world::UPF, gtpu::PORT)).unwrap());
-    let ue4 = world
-        .ue
-        .run(|| UdpSocket::bind((PDU_ADDRESS, 8001)).unwrap());
-    let ue6 = world.ue.run(|| UdpSocket::bind((UE6, 8001)).unwrap());
-    for socket in [&upf, &ue4, &ue6] {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    }
     Some(Attached {
-        ue4,
-        ue6,
-        upf,
+        ue4: at_ue(&world, PDU_ADDRESS),
+        ue6: at_ue(&world, UE6),
+        upf: at_upf(&world),
         relay,
         _n3iwf: n3iwf,
         world,
@@ -200,51 +160,30 @@ impl Attached {
         reading.flows.into_iter().find(|flow| flow.qfi == qfi)
     }
 
+    /// The flow once so many downlink packets are counted: user space counts a packet after it has handed it on,
+    /// and may have to wait for its turn in between.
+    fn delivered(&self, qfi: u8, packets: u64) -> FlowReading {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let flow = self.flow(qfi).unwrap();
+            if flow.downlink.packets >= packets || Instant::now() > end {
+                assert_eq!(flow.downlink.packets, packets);
+                return flow;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn end(self) {
         let reading = self.world.ue.run(|| self.relay.remove(5)).unwrap();
         assert_eq!(reading.drops, Drops::default());
     }
 }
 
-fn checksum(octets: &[u8]) -> u16 {
-    let words = octets
-        .chunks(2)
-        .map(|word| u32::from(u16::from_be_bytes([word[0], *word.get(1).unwrap_or(&0)])));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
-fn udp6(from: (Ipv6Addr, u16), to: (Ipv6Addr, u16), payload: &[u8]) -> Vec<u8> {
-    let len = (8 + payload.len()) as u16;
-    let mut udp = [from.1.to_be_bytes(), to.1.to_be_bytes(), len.to_be_bytes()].concat();
-    udp.extend([0, 0]);
-    udp.extend(payload);
-    let addresses = [from.0.octets(), to.0.octets()].concat();
-    let pseudo = [&addresses[..], &[0, 0], &len.to_be_bytes(), &[0, 0, 0, 17]].concat();
-    let sum = checksum(&[pseudo, udp.clone()].concat()).to_be_bytes();
-    udp[6..8].copy_from_slice(&sum);
-    let mut packet = vec![0x60, 0, 0, 0];
-    packet.extend(len.to_be_bytes());
-    packet.extend([17, 64]);
-    packet.extend(addresses);
-    packet.extend(udp);
-    packet
-}
-
-fn udp4(to_port: u16, payload: &[u8]) -> Vec<u8> {
-    let mut packet = world::pdu(HOST, PDU_ADDRESS, 28 + payload.len());
-    packet[22..24].copy_from_slice(&to_port.to_be_bytes());
-    packet[28..].copy_from_slice(payload);
-    let sum = checksum(&packet[..20]).to_be_bytes();
-    packet[10..12].copy_from_slice(&sum);
-    packet
-}
-
-fn received(socket: &UdpSocket) -> Vec<u8> {
-    datagram(socket)
+/// UDP over IPv6 from a port of the host to the UE's socket.
+fn udp6(port: u16, payload: &[u8]) -> Vec<u8> {
+    let (from, to) = ((HOST6.octets(), port), (UE6.octets(), PORT));
+    internet::udp6(0, from, to, payload)
 }
 
 #[test]
@@ -274,17 +213,16 @@ fn rules_choose_the_flow_over_ipv6() {
 #[test]
 fn downlink_goes_by_the_kernel_in_both_versions() {
     let Some(attached) = ready() else { return };
-    let from = (HOST6, 9000);
     let mut octets = 0;
     for len in [0u32, 1, 500, 1300] {
         let payload: Vec<u8> = (0..len).map(|n| (n * 7) as u8).collect();
-        let six = udp6(from, (UE6, 8001), &payload);
-        let four = udp4(8001, &payload);
+        let six = udp6(9000, &payload);
+        let four = udp4(8000, &payload);
         octets += six.len() + four.len();
         attached.down(OTHER, false, &six);
-        assert_eq!(received(&attached.ue6), payload);
+        assert_eq!(datagram(&attached.ue6), payload);
         attached.down(OTHER, false, &four);
-        assert_eq!(received(&attached.ue4), payload);
+        assert_eq!(datagram(&attached.ue4), payload);
     }
     let flow = attached.flow(OTHER).unwrap();
     assert_eq!(
@@ -294,17 +232,12 @@ fn downlink_goes_by_the_kernel_in_both_versions() {
     assert_eq!(flow.uplink.packets, 0);
     assert!(flow.last_seen.is_some(), "the kernel delivered them");
     // A packet for somebody else is user space's to count.
-    let stray = udp4(8001, b"stray");
-    let mut stray = stray;
+    let mut stray = udp4(8000, b"stray");
     stray[19] ^= 1;
-    let sum = {
-        stray[10..12].fill(0);
-        checksum(&stray[..20]).to_be_bytes()
-    };
-    stray[10..12].copy_from_slice(&sum);
+    seal(&mut stray);
     attached.down(OTHER, false, &stray);
-    attached.down(OTHER, false, &udp4(8001, b"behind"));
-    assert_eq!(received(&attached.ue4), b"behind");
+    attached.down(OTHER, false, &udp4(8000, b"behind"));
+    assert_eq!(datagram(&attached.ue4), b"behind");
     let mut left = 1000;
     while attached.relay.readings()[0].drops.no_session == 0 {
         left -= 1;
@@ -318,20 +251,18 @@ fn downlink_goes_by_the_kernel_in_both_versions() {
 fn reflective_qos_holds_for_ipv6_and_does_not_keep_packets_out_of_the_kernel() {
     let Some(attached) = ready() else { return };
     assert_eq!(attached.six(9000, b"before"), QFI);
-    let down = udp6((HOST6, 9000), (UE6, 8001), b"reflect");
+    let down = udp6(9000, b"reflect");
     for _ in 0..20 {
         attached.down(OTHER, true, &down);
-        assert_eq!(received(&attached.ue6), b"reflect");
+        assert_eq!(datagram(&attached.ue6), b"reflect");
     }
     assert_eq!(attached.six(9000, b"after"), OTHER);
     assert_eq!(attached.six(9001, b"another"), QFI);
-    let flow = attached.flow(OTHER).unwrap();
-    assert_eq!(flow.downlink.packets, 20);
-    assert_eq!(flow.uplink.packets, 1);
+    assert_eq!(attached.delivered(OTHER, 20).uplink.packets, 1);
     // New rules without reflection end what was derived, and its packets stay in the kernel.
     attached.relay.set_rules(5, UplinkRules::one(QFI));
     assert_eq!(attached.six(9000, b"ended"), QFI);
     attached.down(OTHER, true, &down);
-    assert_eq!(received(&attached.ue6), b"reflect");
+    assert_eq!(datagram(&attached.ue6), b"reflect");
     attached.end();
 }

@@ -59,6 +59,27 @@ enum What {
         #[arg(long)]
         again: String,
     },
+    /// The same with lines of the user plane
+    Relay {
+        /// What the benchmark printed
+        #[arg(long)]
+        lines: PathBuf,
+        /// The result file to write
+        #[arg(long)]
+        output: PathBuf,
+        /// `native` or `vm`
+        #[arg(long)]
+        place: String,
+        /// Kernel release, where it is not this host's
+        #[arg(long)]
+        kernel: Option<String>,
+        /// The sources
+        #[arg(long)]
+        commit: String,
+        /// The command that measures the same again
+        #[arg(long)]
+        again: String,
+    },
     /// Takes the captures `frames-<mode>.pcap` of a directory apart, through tshark
     Frames {
         /// Directory of the captures and key tables
@@ -123,6 +144,30 @@ fn run(what: What) -> Result<()> {
                 bail!("nothing of maps in {}", lines.display());
             }
             let mut writer = begin(&output, &machine, "maps", again)?;
+            found.iter().try_for_each(|record| writer.write(record))
+        }
+        What::Relay {
+            lines,
+            output,
+            place,
+            kernel,
+            commit,
+            again,
+        } => {
+            let found: Vec<Record> = records::read(&lines)?
+                .into_iter()
+                .filter(|record| matches!(record, Record::Relay(_)))
+                .collect();
+            if found.is_empty() {
+                bail!("nothing of the user plane in {}", lines.display());
+            }
+            let here = records::Machine::here("relay", &place, "kernel", &commit, &again);
+            let machine = records::Machine {
+                kernel: kernel.unwrap_or_else(|| here.kernel.clone()),
+                ..here
+            };
+            let mut writer = Writer::create(&output)?;
+            writer.write(&Record::Machine(machine))?;
             found.iter().try_for_each(|record| writer.write(record))
         }
         What::Frames {
@@ -240,6 +285,26 @@ const FILES: &[(&str, &str, &str)] = &[
         "The maps that the programs look into, on this host's kernel, filled as user space fills them: for each UE two Child SAs for the programs that count on NWu, and a PDU session with two flows for those that relay. Memory is what the kernel has for them (`memlock` in `/proc/PID/fdinfo`). A packet is one run of the program (`BPF_PROG_TEST_RUN`) on a packet of one UE after another, the median without what a run takes that does nothing; few UEs and many take turns.",
     ),
     (
+        "relay",
+        "The programs of the user plane",
+        "What relaying and counting cost, natively. [user-plane.md](user-plane.md) says what the figures mean.",
+    ),
+    (
+        "relay-streams",
+        "Relays",
+        "Kernel relay, relay in user space and plain forwarding between namespaces, GRE in clear.",
+    ),
+    (
+        "relay-profile",
+        "Relays: where the processor is",
+        "All of the relay is on one processor, in a flood of PDUs of 64 octets; functions by their share of samples (`perf`), the kernel's and the relay's.",
+    ),
+    (
+        "relay-vm",
+        "Relays behind ESP",
+        "A UE sends through ESP (AES-GCM-16) as much as it can, and what comes out on N3 is counted; ways in turn. The virtual machine's processor is emulated, so the cipher dominates, and rates compare with each other and with nothing else.",
+    ),
+    (
         "qkd",
         "QKD keys",
         "The ETSI GS QKD 014 client against the KME stand-in over mutual TLS.",
@@ -332,6 +397,7 @@ fn section(name: &str, records: &[Record], pictures: &Path, place: &str) -> Resu
         }
         "scale" => tables::scale(records) + &tables::storms(records),
         "maps" => tables::maps(records),
+        "relay" | "relay-streams" | "relay-profile" | "relay-vm" => tables::relay(records),
         _ => {
             let mut text = tables::qkd(records);
             let lines = tables::key_rate_lines(records);

@@ -1,6 +1,8 @@
 //! The lines of a result file. Whoever measures writes them, `bench-report` reads them; nothing in
 //! between is typed in by hand.
 
+mod relay;
+
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -8,6 +10,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+
+pub use self::relay::{Counting, Esp, Profile, Relay, Single, Spread, Stream, Warm};
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +31,8 @@ pub enum Record {
     Storm(Storm),
     /// The maps of the eBPF programs, filled.
     Maps(Maps),
+    /// The user plane.
+    Relay(Relay),
     /// Keys from a KME.
     Keys(Keys),
     /// Attaches while the QKD link gives only so many keys.

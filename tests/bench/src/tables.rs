@@ -5,6 +5,7 @@ mod attach;
 mod frames;
 mod load;
 mod qkd;
+mod relay;
 mod targets;
 
 use std::fmt::Write;
@@ -14,6 +15,7 @@ pub use self::{
     frames::{captured, frames},
     load::{latency_lines, maps, rate, rate_lines, scale, storms},
     qkd::{key_rate_lines, qkd},
+    relay::relay,
     targets::{Stored, Target, targets, targets_table},
 };
 use crate::records::{Machine, Record};

@@ -12,13 +12,17 @@ use dataplane::{
     Dataplane, Role,
     relay::{AccessRelay, GtpRelay, KernelRelay, Path},
 };
+use ebpf_common::PROGRAM_INGRESS;
+use serde_json::json;
 use socket2::Socket;
 
 use crate::{
-    PROCESSORS, Way, drop_all, know_neighbours_of_core,
+    net::{PROCESSORS, drop_all, forward, know_neighbours_of_core, packets_in, run_on, steer},
     nwu_link::{IPV4, REQID_BASE, install, plane_with},
-    packets_in, run_on, steer,
+    stream::Way,
     support::{ready, wait},
+    tell,
+    warm::per_run,
     world::{self, DL_TEID, N3IWF_INNER, UE_INNER, UPF, World, session},
 };
 
@@ -42,32 +46,35 @@ pub(crate) fn chain() {
         let mut rates = [[0.0; ROUNDS]; CASES.len()];
         for round in 0..ROUNDS {
             for ((_, way, counted), rates) in CASES.into_iter().zip(&mut rates) {
-                rates[round] = through(way, counted, octets);
+                rates[round] = through(way, counted, octets, &flood);
             }
         }
-        let medians = rates.map(|mut rates| {
-            rates.sort_unstable_by(f64::total_cmp);
-            rates[ROUNDS / 2]
-        });
-        for ((name, ..), rates) in CASES.iter().zip(&rates) {
-            eprintln!("{octets:>5} octets, {name:<24} {rates:>8.0?} packets/s");
+        let mut counting = [None; CASES.len()];
+        for ((_, way, counted), counting) in CASES.into_iter().zip(&mut counting) {
+            if counted {
+                *counting = Some(through(way, counted, octets, &|world, gre, to, packet| {
+                    per_run(PROGRAM_INGRESS, || {
+                        flood(world, gre, to, packet);
+                    })
+                    .0
+                }));
+            }
         }
-        let [user, kernel, uncounted, plain] = medians;
-        eprintln!(
-            "{octets:>5} octets: kernel/user {:.2}, kernel/plain {:.2}, cost of counting {:.1} %",
-            kernel / user,
-            kernel / plain,
-            (uncounted / kernel - 1.0) * 100.0
-        );
-        println!(
-            "{{\"bench\":\"relay_esp\",\"octets\":{octets},\"user_pps\":{user:.0},\
-             \"kernel_pps\":{kernel:.0},\"uncounted_pps\":{uncounted:.0},\"plain_pps\":{plain:.0}}}"
-        );
+        for ((way, ..), rates) in CASES.iter().zip(rates) {
+            let rates = rates.map(f64::round);
+            tell(
+                "esp",
+                json!({ "way": way, "octets": octets, "rates": rates }),
+            );
+        }
     }
 }
 
-/// Packets per second that come out on N3.
-fn through(way: Way, counted: bool, octets: usize) -> f64 {
+/// What is found while a UE sends packets to an address.
+type Found<'a> = &'a (dyn Fn(&World, &Socket, Ipv4Addr, &[u8]) -> f64 + Sync);
+
+/// What is found on a way.
+fn through(way: Way, counted: bool, octets: usize, found: Found<'_>) -> f64 {
     let world = IPV4.world();
     let n3iwf = plane_with(&world, Role::N3iwf, counted);
     let ue = plane_with(&world, Role::Ue, false);
@@ -93,7 +100,7 @@ fn through(way: Way, counted: bool, octets: usize) -> f64 {
             Way::User => Arc::new(GtpRelay::start(config.user).unwrap()),
             Way::Kernel => Arc::new(KernelRelay::start(config).unwrap()),
             Way::Forward => {
-                std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+                forward(&world);
                 return None;
             }
         };
@@ -117,15 +124,16 @@ fn through(way: Way, counted: bool, octets: usize) -> f64 {
         world::QFI,
         &world::pdu(world::PDU_ADDRESS, world::HOST, octets),
     );
-    let rate = world.ue.run(|| flood(&world, &gre, to, &packet));
-    assert!(rate > 0.0, "nothing came out");
+    let found = world.ue.run(|| found(&world, &gre, to, &packet));
+    assert!(found > 0.0, "nothing came out");
     world.n3iwf.run(|| drop(relay));
     for (plane, space) in [(&n3iwf, &world.n3iwf), (&ue, &world.ue)] {
         space.run(|| wait(plane.stop()).unwrap());
     }
-    rate
+    found
 }
 
+/// Packets per second that come out on N3.
 fn flood(world: &World, gre: &Socket, to: Ipv4Addr, packet: &[u8]) -> f64 {
     run_on(&PROCESSORS[..1]);
     let to = SocketAddrV4::new(to, 0).into();

@@ -1,20 +1,31 @@
 //! A sender that is faster than what it measures.
 #![allow(unsafe_code)]
 
-use std::os::fd::AsRawFd;
+use std::{
+    cell::{Cell, RefCell},
+    os::fd::AsRawFd,
+};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-/// Sends one frame over and over from a packet socket, past the queueing discipline.
+/// Sends frames in turn, over and over, from a packet socket, past the queueing discipline.
 pub(crate) struct Sender {
     socket: std::os::fd::OwnedFd,
-    frame: Vec<u8>,
-    address: libc::sockaddr_ll,
+    /// What `messages` point to, in places that do not move.
+    _frames: Vec<Vec<u8>>,
+    _parts: Box<[libc::iovec]>,
+    _address: Box<libc::sockaddr_ll>,
+    messages: RefCell<Vec<libc::mmsghdr>>,
+    next: Cell<usize>,
     batch: usize,
 }
 
+// SAFETY: the pointers are to what the sender owns.
+unsafe impl Send for Sender {}
+
 impl Sender {
-    pub(crate) fn new(device: &str, frame: &[u8], batch: usize) -> Self {
+    /// `batch`: frames per system call.
+    pub(crate) fn new(device: &str, frames: Vec<Vec<u8>>, batch: usize) -> Self {
         let socket = socket(
             AddressFamily::Packet,
             SockType::Raw,
@@ -35,37 +46,55 @@ impl Sender {
         };
         assert_eq!(ret, 0);
         // SAFETY: sockaddr_ll is a plain structure, valid when zeroed.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        let mut address: Box<libc::sockaddr_ll> = Box::new(unsafe { std::mem::zeroed() });
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_ifindex = nix::net::if_::if_nametoindex(device).unwrap() as i32;
         address.sll_halen = 6;
+        let mut parts: Box<[libc::iovec]> = frames
+            .iter()
+            .map(|frame| libc::iovec {
+                iov_base: frame.as_ptr().cast_mut().cast(),
+                iov_len: frame.len(),
+            })
+            .collect();
+        let first = parts.as_mut_ptr();
+        // A round of all frames, and as much more as a batch may begin before its end.
+        let messages = (0..frames.len() + batch)
+            .map(|n| {
+                // SAFETY: mmsghdr is a plain structure, valid when zeroed.
+                let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+                message.msg_hdr.msg_name = (&raw mut *address).cast();
+                message.msg_hdr.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+                // SAFETY: within the parts.
+                message.msg_hdr.msg_iov = unsafe { first.add(n % frames.len()) };
+                message.msg_hdr.msg_iovlen = 1;
+                message
+            })
+            .collect();
         Self {
             socket,
-            frame: frame.to_vec(),
-            address,
+            _frames: frames,
+            _parts: parts,
+            _address: address,
+            messages: RefCell::new(messages),
+            next: Cell::new(0),
             batch,
         }
     }
 
     /// How many frames went out.
     pub(crate) fn send(&self) -> u64 {
-        let mut part = libc::iovec {
-            iov_base: self.frame.as_ptr().cast_mut().cast(),
-            iov_len: self.frame.len(),
-        };
-        // SAFETY: mmsghdr is a plain structure, valid when zeroed.
-        let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
-        message.msg_hdr.msg_name = (&raw const self.address).cast_mut().cast();
-        message.msg_hdr.msg_namelen = size_of_val(&self.address) as libc::socklen_t;
-        message.msg_hdr.msg_iov = &raw mut part;
-        message.msg_hdr.msg_iovlen = 1;
-        let mut messages = vec![message; self.batch];
-        // SAFETY: every message points to the address and the frame, which live until the call
-        // returns; the kernel writes only the lengths of the messages.
+        let mut messages = self.messages.borrow_mut();
+        let round = messages.len() - self.batch;
+        let from = self.next.get();
+        self.next.set((from + self.batch) % round);
+        let batch = &mut messages[from..from + self.batch];
+        // SAFETY: every message points to the address and a frame, which live as long as the sender;
+        // the kernel writes only the lengths of the messages.
         let sent = unsafe {
             libc::sendmmsg(
                 self.socket.as_raw_fd(),
-                messages.as_mut_ptr(),
+                batch.as_mut_ptr(),
                 self.batch as u32,
                 0,
             )

@@ -11,7 +11,10 @@ use ebpf_common::{
     NwuMeta, OUTBOUND, PLANE_CONTROL, PLANE_USER, PROGRAM_EGRESS, PROGRAM_INGRESS, SaInfo, SaKey,
 };
 
-use crate::programs::{PASS, Raw, frame, ipv4};
+use crate::{
+    programs::{PASS, Raw, frame},
+    support::internet::ipv4,
+};
 
 const ESP: u8 = 50;
 const LOOPBACK: u32 = 1;

@@ -1,6 +1,8 @@
 //! Network namespaces for tests that need root, and reasons to skip them.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub(crate) mod internet;
+
 use std::{
     fs::File,
     future::Future,
@@ -26,7 +28,7 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// What the data plane needs of the kernel and is not there, if anything.
-pub(crate) fn missing_ipsec() -> Option<String> {
+fn missing_ipsec() -> Option<String> {
     let facts = dataplane::preflight::ipsec();
     let missing: Vec<&str> = facts
         .iter()
@@ -36,20 +38,40 @@ pub(crate) fn missing_ipsec() -> Option<String> {
     (!missing.is_empty()).then(|| format!("this kernel lacks {}", missing.join(", ")))
 }
 
-/// Whether a test with ESP and the eBPF programs can run here.
-pub(crate) fn ready() -> bool {
+/// Whether a test with kernel IPsec can run here.
+pub(crate) fn has_ipsec() -> bool {
     if !is_root() {
         skip("XFRM needs root");
         return false;
     }
-    if let Some(missing) = missing_ipsec() {
-        skip(&missing);
-    } else if object().is_none() {
-        skip("there is no eBPF object: run `cargo xtask build`");
-    } else {
-        return true;
+    let missing = missing_ipsec();
+    if let Some(missing) = &missing {
+        skip(missing);
     }
-    false
+    missing.is_none()
+}
+
+/// Whether a test with the eBPF programs can run here.
+pub(crate) fn has_programs() -> bool {
+    if !is_root() {
+        skip("eBPF programs need root");
+        return false;
+    }
+    has_object()
+}
+
+/// Whether there is the eBPF object.
+pub(crate) fn has_object() -> bool {
+    let found = object().is_some();
+    if !found {
+        skip("there is no eBPF object: run `cargo xtask build`");
+    }
+    found
+}
+
+/// Whether a test with ESP and the eBPF programs can run here.
+pub(crate) fn ready() -> bool {
+    has_ipsec() && has_object()
 }
 
 /// The eBPF object, if it has been built.

@@ -18,7 +18,7 @@ use ebpf_common::{
     },
 };
 
-use crate::support::{Space, is_root, object, skip};
+use crate::support::{Space, has_programs, internet::ipv4, object};
 
 pub(crate) const N3IWF: [u8; 4] = [203, 0, 113, 1];
 pub(crate) const UPF: [u8; 4] = [203, 0, 113, 2];
@@ -103,11 +103,7 @@ pub(crate) fn with_programs6(test: impl FnOnce(Programs) + Send) {
 }
 
 fn with(load: fn(u32) -> Programs, test: impl FnOnce(Programs) + Send) {
-    if !is_root() {
-        skip("loading eBPF programs needs root");
-    } else if object().is_none() {
-        skip("there is no eBPF object: run `cargo xtask build`");
-    } else {
+    if has_programs() {
         Space::new("r").run(|| {
             let mut programs = load(16);
             programs.add(UE);
@@ -415,37 +411,6 @@ pub(crate) fn frame(packet: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// An IPv4 packet with a good checksum.
-pub(crate) fn ipv4(protocol: u8, from: [u8; 4], to: [u8; 4], payload: &[u8]) -> Vec<u8> {
-    let mut packet = vec![0x45, 0];
-    packet.extend(((20 + payload.len()) as u16).to_be_bytes());
-    packet.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
-    packet.extend(from);
-    packet.extend(to);
-    seal(&mut packet);
-    packet.extend(payload);
-    packet
-}
-
-/// Puts the right checksum into the IPv4 header at the front.
-pub(crate) fn seal(packet: &mut [u8]) {
-    packet[10..12].fill(0);
-    let sum = checksum(&packet[..20]).to_be_bytes();
-    packet[10..12].copy_from_slice(&sum);
-}
-
-/// RFC 1071.
-pub(crate) fn checksum(octets: &[u8]) -> u16 {
-    let mut sum: u32 = octets
-        .chunks(2)
-        .map(|word| u32::from(u16::from_be_bytes([word[0], *word.get(1).unwrap_or(&0)])))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
 /// Octets that look like nothing in particular.
 pub(crate) fn pdu(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n * 7 + len) as u8 | 0x80).collect()
@@ -479,4 +444,10 @@ pub(crate) fn downlink(session: Session, qfi: u8, rqi: bool, pdu: &[u8]) -> Vec<
         UPF,
         &gtpu::encode_g_pdu(session.dl_teid(), container, pdu).unwrap(),
     )
+}
+
+/// The same without a UDP checksum, as most UPFs send it.
+pub(crate) fn unsummed(mut n3: Vec<u8>) -> Vec<u8> {
+    n3[26..28].fill(0);
+    n3
 }

@@ -305,30 +305,35 @@ pub(crate) fn counter(space: &Space, file: &str, group: &str, name: &str) -> u64
     found.unwrap().1.parse().unwrap()
 }
 
+/// What the UE's relays are told in every test.
+pub(crate) const TUNNEL: TunRelayConfig = TunRelayConfig {
+    gre_protocol: 0,
+    tunnel_mtu: 1386,
+};
+
+/// The UE's end of [`session`].
+pub(crate) fn ue_session(interface: &str, rules: UplinkRules) -> UeSession {
+    UeSession {
+        pdu_session: 5,
+        device: "uepdu5".into(),
+        address: Some(PDU_ADDRESS),
+        interface_id: None,
+        mtu: 1358,
+        routes: vec!["198.18.0.0/24".parse().unwrap()],
+        rules,
+        inner_local: UE_INNER,
+        up_address: N3IWF_INNER,
+        interface: Some(interface.into()),
+        dscp: 0,
+        further: Vec::new(),
+    }
+}
+
 /// Attaches a UE by the relay in user space.
 pub(crate) fn attach(world: &World, interface: &str) -> TunRelay {
-    let relay = TunRelay::new(TunRelayConfig {
-        gre_protocol: 0,
-        tunnel_mtu: 1386,
-    });
-    world.ue.run(|| {
-        relay
-            .add(UeSession {
-                pdu_session: 5,
-                device: "uepdu5".into(),
-                address: Some(PDU_ADDRESS),
-                interface_id: None,
-                mtu: 1358,
-                routes: vec!["198.18.0.0/24".parse().unwrap()],
-                rules: UplinkRules::one(QFI),
-                inner_local: UE_INNER,
-                up_address: N3IWF_INNER,
-                interface: Some(interface.into()),
-                dscp: 0,
-                further: Vec::new(),
-            })
-            .unwrap();
-    });
+    let relay = TunRelay::new(TUNNEL);
+    let session = ue_session(interface, UplinkRules::one(QFI));
+    world.ue.run(|| relay.add(session).unwrap());
     world
         .ue
         .ip(&["link", "set", "uepdu5", "txqueuelen", "10000"]);
