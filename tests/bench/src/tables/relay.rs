@@ -9,10 +9,6 @@ const SYMBOLS: usize = 12;
 /// All tables that there are records for, each with what it says.
 #[must_use]
 pub fn relay(records: &[Record]) -> String {
-    let of = |record| match record {
-        &Record::Relay(ref relay) => Some(relay),
-        _ => None,
-    };
     let all: Vec<&Relay> = records.iter().filter_map(of).collect();
     let mut text = String::new();
     let mut section = |about: &str, table: Option<Table>| {
@@ -135,6 +131,13 @@ pub fn relay(records: &[Record]) -> String {
         ),
     );
     text
+}
+
+fn of(record: &Record) -> Option<&Relay> {
+    match record {
+        Record::Relay(relay) => Some(relay),
+        _ => None,
+    }
 }
 
 /// A table of those records that have a row; `None` without one.
