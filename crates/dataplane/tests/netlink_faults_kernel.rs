@@ -398,8 +398,8 @@ fn what_exists_is_left_alone_and_the_installation_undone() {
     let [peer, own] = ["192.0.2.1", "192.0.2.10"];
     for (spi, from, to) in [("c1000001", peer, own), ("c2000001", own, peer)] {
         let number = format!("0x{spi}");
-        let place = ["dst", to, "proto", "esp", "spi", &number];
-        let rest = ["mode", "tunnel", "src", from];
+        let place = ["src", from, "dst", to, "proto", "esp", "spi", &number];
+        let rest = ["mode", "tunnel"];
         let cipher = ["aead", "rfc4106(gcm(aes))", &key, "128"];
         end.space
             .ip(&[&["xfrm", "state", "add"][..], &place, &rest, &cipher].concat());
