@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::programs::TcContext;
 use ebpf_common::{
-    relay::{Reason, RelayMeta, downlink_place, flow_place, mapped},
+    relay::{DOWNLINK, Reason, RelayMeta, downlink_place, flow_place, mapped},
     ue::{Words, words6},
 };
 
@@ -48,12 +48,16 @@ struct Arrived<'a> {
     source: Words,
     /// UDP and the mandatory part of GTP-U.
     tunnel: [u32; 4],
-    /// What follows, if there is as much: a usual optional part and the head of the PDU.
-    rest: Option<&'a [u32; 2 + HEAD]>,
+    /// What follows, if there is as much: a usual optional part.
+    optional: Option<[u32; 2]>,
+    /// And the head of the PDU.
+    head: Option<&'a [u32; HEAD]>,
 }
 
-/// Octets of packets that have a [`Arrived::rest`], without the IP header.
-const WITH_REST: u32 = UDP + GTP_U + USUAL + WITH_HEAD;
+/// Octets of packets that have an [`Arrived::optional`], without the IP header.
+const WITH_OPTIONAL: u32 = UDP + GTP_U + USUAL;
+/// Those that have an [`Arrived::head`] too.
+const WITH_ALL: u32 = WITH_OPTIONAL + WITH_HEAD;
 
 #[inline(always)]
 fn over_ipv4<'a>(
@@ -67,15 +71,20 @@ fn over_ipv4<'a>(
     if total < IPV4 + UDP + GTP_U {
         return Err(malformed());
     }
-    let (tunnel, rest) = if total >= IPV4 + WITH_REST {
+    let (tunnel, optional, head) = if total >= IPV4 + WITH_ALL {
         let words = header::words(ctx, link, &header, room).ok_or_else(malformed)?;
-        let [_, _, _, _, _, t0, t1, t2, t3, rest @ ..] = words;
-        ([*t0, *t1, *t2, *t3], Some(rest))
+        let [_, _, _, _, _, t0, t1, t2, t3, o0, o1, head @ ..] = words;
+        ([*t0, *t1, *t2, *t3], Some([*o0, *o1]), Some(head))
+    } else if total >= IPV4 + WITH_OPTIONAL {
+        let mut room = MaybeUninit::<[u32; 5 + 4 + 2]>::uninit();
+        let words = header::words(ctx, link, &header, &mut room).ok_or_else(malformed)?;
+        let [_, _, _, _, _, t0, t1, t2, t3, optional @ ..] = *words;
+        ([t0, t1, t2, t3], Some(optional), None)
     } else {
         let mut room = MaybeUninit::<[u32; 5 + 4]>::uninit();
         let words = header::words(ctx, link, &header, &mut room).ok_or_else(malformed)?;
         let [_, _, _, _, _, tunnel @ ..] = *words;
-        (tunnel, None)
+        (tunnel, None, None)
     };
     let [_, class, ..] = header[0].to_ne_bytes();
     Ok(Arrived {
@@ -85,7 +94,8 @@ fn over_ipv4<'a>(
         class,
         source: words6(mapped(header[3].to_ne_bytes())),
         tunnel,
-        rest,
+        optional,
+        head,
     })
 }
 
@@ -104,13 +114,13 @@ fn over_ipv6<'a>(
     let mut again = MaybeUninit::<ipv6::Header>::uninit();
     let [first, _, s0, s1, s2, s3, ..] =
         *header::words(ctx, link, &header, &mut again).ok_or_else(malformed)?;
-    let (tunnel, rest) = if total >= IPV6 + WITH_REST {
+    let (tunnel, optional, head) = if total >= IPV6 + WITH_ALL {
         let words = buffer::read_to(ctx, link + IPV6, room).ok_or_else(malformed)?;
-        let [t0, t1, t2, t3, rest @ ..] = words;
-        ([*t0, *t1, *t2, *t3], Some(rest))
+        let [t0, t1, t2, t3, o0, o1, head @ ..] = words;
+        ([*t0, *t1, *t2, *t3], Some([*o0, *o1]), Some(head))
     } else {
         let tunnel = buffer::read(ctx, link + IPV6).ok_or_else(malformed)?;
-        (tunnel, None)
+        (tunnel, None, None)
     };
     Ok(Arrived {
         link,
@@ -119,7 +129,8 @@ fn over_ipv6<'a>(
         class: (u32::from_be(first) >> 20) as u8,
         source: [s0, s1, s2, s3],
         tunnel,
-        rest,
+        optional,
+        head,
     })
 }
 
@@ -166,7 +177,7 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
         return Err(Verdict::pass(Reason::WrongAddress).of(session.session));
     }
     let front = ip + UDP + GTP_U;
-    let (optional, flow) = optional(ctx, link + front, flags, gtp, arrived.rest)?;
+    let (optional, flow) = optional(ctx, link + front, flags, gtp, arrived.optional)?;
     let flow = flow.unwrap_or(session.default_qfi as u8 & 0x3f);
     if (session.qfis >> (flow & 0x3f)) & 1 == 0 {
         return Err(Verdict::pass(Reason::QfiNotAllowed).of(session.session));
@@ -187,20 +198,15 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
         }
     }
     let now = coarse_time();
-    if !rate::admit(
-        &session.rates,
-        |rate| unsafe { &raw mut (*rate).downlink },
-        pdu,
-        now,
-    ) {
+    if !rate::admit(&session.rates, DOWNLINK, pdu, now) {
         return Err(Verdict::drop(Reason::Rate).of(session.session));
     }
     let ifindex = session::interface(session, flow);
     let place = session.flows + flow_place(session.qfis, (flow & 0x3f).into());
     let counter = counter(&DOWNLINK_FLOWS, place);
     let mut head = MaybeUninit::uninit();
-    let head = match arrived.rest {
-        Some([_, _, head @ ..]) if optional == USUAL => Head(Some(head)),
+    let head = match arrived.head {
+        Some(head) if optional == USUAL => Head(Some(head)),
         _ => Head::read(ctx, link + old, pdu, &mut head),
     };
     let [i0, i1, i2, i3, i4] = header::ipv4(
@@ -255,18 +261,18 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
     Ok(action)
 }
 
-/// Octets of the optional part at `at`, which `rest` begins with, and RQI and QFI of a PDU Session Container
-/// in it.
+/// Octets of the optional part at `at`, and RQI and QFI of a PDU Session Container in it. Its first words
+/// may have been `read`.
 #[inline(always)]
 fn optional(
     ctx: &TcContext,
     at: u32,
     flags: u8,
     gtp: u32,
-    rest: Option<&[u32; 2 + HEAD]>,
+    read: Option<[u32; 2]>,
 ) -> Result<(u32, Option<u8>), Verdict> {
-    let word = |n: usize| match rest {
-        Some(rest) => Some(rest[n].to_ne_bytes()),
+    let word = |n: usize| match read {
+        Some(read) => Some(read[n].to_ne_bytes()),
         None => buffer::octets(ctx, at + 4 * n as u32),
     };
     let malformed = || Verdict::pass(Reason::Malformed);

@@ -15,7 +15,7 @@ const SIZE: usize = 64 << 10;
 static EVENTS: RingBuf<(), SIZE> = RingBuf::new();
 
 /// The first uplink packet of a session since its Child SAs were named. `state` is the session's.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn first_packet(state: *const u32, session: u16, spi: u32, now: u64) {
     // Two processors may see the first packet at the same time, and user space may be taking the
     // session away: only one of them changes the state, and only from what it was.

@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::programs::TcContext;
 use ebpf_common::relay::{
-    FRESH, Reason, SESSION_SAS, UplinkKey, UplinkSession, flow_place, uplink_place,
+    FRESH, Reason, SESSION_SAS, UPLINK, UplinkKey, UplinkSession, flow_place, uplink_place,
 };
 
 use super::{
@@ -74,12 +74,7 @@ pub(super) fn relay<const V6: bool>(ctx: &TcContext) -> Result<i32, Verdict> {
         return Err(Verdict::pass(Reason::TooBig).of(session.session));
     }
     let now = coarse_time();
-    if !rate::admit(
-        &session.rates,
-        |rate| unsafe { &raw mut (*rate).uplink },
-        pdu,
-        now,
-    ) {
+    if !rate::admit(&session.rates, UPLINK, pdu, now) {
         return Err(Verdict::drop(Reason::Rate).of(session.session));
     }
     let counter = counter(
