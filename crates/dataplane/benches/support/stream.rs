@@ -151,13 +151,17 @@ pub(crate) fn profiles() {
     let _ = std::fs::remove_file(file);
 }
 
-/// A line of perf's: the share of samples, and whose they are.
+/// A line of perf's: the share of samples, `[k]` or `[.]`, whose they are, and columns with nothing in them.
 fn symbol(line: &str) -> Option<Value> {
     let (share, rest) = line.trim().split_once('%')?;
     let share: f64 = share.parse().ok()?;
-    // `[k]` says that it is the kernel's.
-    let name = rest.split_whitespace().last()?;
-    Some(json!([name, share]))
+    let (_, name) = rest.split_once("] ")?;
+    let name = name.split("  ").next()?.trim();
+    // A program has its tag before its name.
+    let program = name
+        .strip_prefix("bpf_prog_")
+        .and_then(|rest| rest.split_once('_'));
+    Some(json!([program.map_or(name, |(_, name)| name), share]))
 }
 
 /// A relay under packets.
