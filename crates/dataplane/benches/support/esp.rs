@@ -60,11 +60,11 @@ pub(crate) fn chain() {
                 }));
             }
         }
-        for ((way, ..), rates) in CASES.iter().zip(rates) {
+        for (((way, ..), rates), counting) in CASES.iter().zip(rates).zip(counting) {
             let rates = rates.map(f64::round);
             tell(
                 "esp",
-                json!({ "way": way, "octets": octets, "rates": rates }),
+                json!({ "way": way, "octets": octets, "rates": rates, "counting_ns": counting }),
             );
         }
     }
