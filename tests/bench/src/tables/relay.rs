@@ -123,6 +123,8 @@ pub fn relay(records: &[Record]) -> String {
                 "rounds",
                 "median",
                 "against plain forwarding",
+                "`nwu_ingress`, ns a run",
+                "of the packet",
             ],
             |relay| match relay {
                 Relay::Esp(esp) => Some(esp_row(esp, &all)),
