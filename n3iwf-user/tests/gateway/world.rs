@@ -1,5 +1,8 @@
 //! One gateway, any number of UEs, and doubles for everything outside.
 
+mod outside;
+mod ue;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -8,55 +11,24 @@ use std::{
 
 use dataplane::Plane;
 use ike::{
-    ChildAnswer, ChildId, CloseReason, CookiePolicy, Endpoint, EndpointConfig, Event, Fate,
-    InitiatorConfig, Instant, KeysWanted, Lifetimes, Path, PeerCertificate, Profile, QkdFailure,
-    ResponderConfig, SaId, Timing,
-    wire::{CfgAttribute, CfgAttributeType, Identification, Notify, NotifyType, TrafficSelector},
+    ChildId, CookiePolicy, Endpoint, EndpointConfig, Fate, Instant, Lifetimes, Path, Profile,
+    QkdFailure, ResponderConfig, Timing, wire::Identification,
 };
-use keys::{KeyId, QkdKey, Secret};
+use keys::KeyId;
 use n3iwf_user::{
-    core::{Action, CoreConfig, CoreTiming, KeyPolicy, N3iwf, NasLink, RelaySession},
+    core::{CoreConfig, CoreTiming, KeyPolicy, N3iwf, NasLink, RelaySession},
     gateway::Gateway,
     ngap::{Node, SupportedArea, SupportedPlmn},
 };
-use nwu::{
-    AnParameters, EstablishmentCause, Guami, Plmn,
-    eap5g::{Packet, Request, Response},
-};
+use nwu::Plmn;
 use oxirush_ngap::NgapPduKind;
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
 
+use self::ue::Ue;
+pub(crate) use self::ue::an_parameters;
 use crate::amf::{self, Uplink};
 
 pub(crate) const N3IWF: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 500);
-
-/// A UE: a real endpoint, with the rest of it in a few lines.
-pub(crate) struct Ue {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) path: Path,
-    pub(crate) sa: Option<SaId>,
-    /// Hears and says nothing any more.
-    pub(crate) dead: bool,
-    /// Said in the next answer in EAP, whatever was asked.
-    pub(crate) eap: Option<Vec<u8>>,
-    /// Answers the next 5G-NAS with 5G-Stop.
-    pub(crate) stop: bool,
-    pub(crate) msk: [u8; 32],
-    /// NAS of the AMF, received in EAP.
-    pub(crate) nas: Vec<Vec<u8>>,
-    pub(crate) established: bool,
-    pub(crate) eap_failed: bool,
-    pub(crate) closed: Option<CloseReason>,
-    pub(crate) inner: Option<IpAddr>,
-    pub(crate) notifies: Vec<Notify>,
-    /// Child SAs by whether they are signalling, with the notifies they came with.
-    pub(crate) children: BTreeMap<ChildId, (bool, Vec<Notify>)>,
-    pub(crate) refuse_children: bool,
-    /// What the N3IWF told without a Child SA.
-    pub(crate) told: Vec<Vec<Notify>>,
-    /// What it tells of itself in EAP-5G.
-    pub(crate) parameters: AnParameters,
-}
 
 /// What the data plane double holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -231,45 +203,6 @@ impl World {
         self.run();
     }
 
-    /// A UE that begins to attach. Nothing is delivered yet.
-    pub(crate) fn add_ue(&mut self) -> usize {
-        let index = self.ues.len();
-        let number = u32::try_from(index).unwrap() + 10;
-        let local = SocketAddr::new(Ipv4Addr::from_bits(0xc000_0200 + number).into(), 500);
-        let path = Path {
-            local,
-            remote: N3IWF,
-        };
-        let config = EndpointConfig {
-            timing: timing(None),
-            lifetimes: lifetimes(),
-            ..EndpointConfig::default()
-        };
-        let seed = 1000 + u64::from(number);
-        let mut endpoint = Endpoint::new(config, Box::new(ChaCha20Rng::seed_from_u64(seed)));
-        let sa = endpoint.initiate(self.now, path, initiator());
-        self.ues.push(Ue {
-            endpoint,
-            path,
-            sa: Some(sa),
-            dead: false,
-            eap: None,
-            stop: false,
-            msk: amf::K_N3IWF,
-            nas: Vec::new(),
-            established: false,
-            eap_failed: false,
-            closed: None,
-            inner: None,
-            notifies: Vec::new(),
-            children: BTreeMap::new(),
-            refuse_children: false,
-            told: Vec::new(),
-            parameters: an_parameters(),
-        });
-        index
-    }
-
     /// A whole attach up to the NAS TCP connection; the UE's index and its RAN-UE-NGAP-ID.
     pub(crate) fn attach(&mut self) -> (usize, u32) {
         let ue = self.add_ue();
@@ -390,281 +323,6 @@ impl World {
         }
     }
 
-    fn run_ue(&mut self, index: usize) -> bool {
-        let mut busy = false;
-        while let Some(event) = self.ues[index].endpoint.poll_event() {
-            busy = true;
-            self.ue_event(index, event);
-        }
-        while let Some(transmit) = self.ues[index].endpoint.poll_transmit() {
-            busy = true;
-            if !self.ues[index].dead {
-                let mut remote = transmit.path.local;
-                remote.set_port(remote.port() + self.nat);
-                let path = Path {
-                    local: transmit.path.remote,
-                    remote,
-                };
-                self.recorded.push((path, transmit.data.clone()));
-                self.gateway.handle_datagram(self.now, path, &transmit.data);
-            }
-        }
-        busy
-    }
-
-    fn ue_event(&mut self, index: usize, event: Event) {
-        let now = self.now;
-        let ue = &mut self.ues[index];
-        match event {
-            Event::KeysNeeded {
-                sa,
-                request,
-                wanted: KeysWanted::Collect { master, ids },
-            } => {
-                assert_eq!(master.as_str(), "sae-n3iwf");
-                let keys = ids
-                    .iter()
-                    .map(|id| QkdKey {
-                        id: *id,
-                        secret: Secret::from_slice(&self.keys[id]),
-                    })
-                    .collect();
-                ue.endpoint.provide_keys(now, sa, request, Ok(keys));
-            }
-            Event::Eap { sa, .. } if ue.eap.is_some() => {
-                let said = ue.eap.take().unwrap_or_default();
-                ue.endpoint.send_eap(now, sa, said);
-            }
-            Event::Eap { sa, packet } => {
-                let Packet::Request {
-                    identifier,
-                    message,
-                } = Packet::decode(&packet).unwrap()
-                else {
-                    panic!("a UE gets requests");
-                };
-                let message = match message {
-                    Request::Start => Response::Nas {
-                        an_parameters: ue.parameters.clone(),
-                        nas: b"register".to_vec(),
-                    },
-                    Request::Nas(nas) => {
-                        let reply = [b"re:", nas.as_slice()].concat();
-                        ue.nas.push(nas);
-                        if ue.stop {
-                            Response::Stop
-                        } else {
-                            Response::Nas {
-                                an_parameters: AnParameters::default(),
-                                nas: reply,
-                            }
-                        }
-                    }
-                    Request::Notification => panic!("not sent by an N3IWF"),
-                };
-                let packet = Packet::Response {
-                    identifier,
-                    message,
-                };
-                ue.endpoint.send_eap(now, sa, packet.encode().unwrap());
-            }
-            Event::EapSuccess { sa } => {
-                let msk = Secret::from_slice(&ue.msk);
-                ue.endpoint.set_msk(now, sa, msk);
-            }
-            Event::EapFailure { .. } => ue.eap_failed = true,
-            Event::Established {
-                configuration,
-                notifies,
-                ..
-            } => {
-                ue.established = true;
-                ue.inner = configuration
-                    .iter()
-                    .find(|item| item.kind == CfgAttributeType::INTERNAL_IP4_ADDRESS)
-                    .and_then(CfgAttribute::as_ipv4)
-                    .map(IpAddr::V4);
-                ue.notifies = notifies;
-            }
-            Event::Told { notifies, .. } => ue.told.push(notifies),
-            Event::ChildRequested { sa, child, .. } => {
-                let answer = if ue.refuse_children {
-                    Err(NotifyType::NO_PROPOSAL_CHOSEN)
-                } else {
-                    Ok(ChildAnswer::default())
-                };
-                ue.endpoint.answer_child(now, sa, child, answer);
-            }
-            Event::InstallChild { sa, child } => {
-                ue.children
-                    .insert(child.id, (child.signalling, child.notifies.clone()));
-                ue.endpoint.child_installed(now, sa, child.id, Ok(()));
-            }
-            Event::ChildDown { child, .. } => {
-                ue.children.remove(&child);
-            }
-            Event::Closed { reason, .. } => {
-                ue.closed = Some(reason);
-                ue.sa = None;
-            }
-            _ => {}
-        }
-    }
-
-    pub(crate) fn act(&mut self, action: Action) {
-        let now = self.now;
-        match action {
-            Action::ConnectAmf { amf } => {
-                self.connects += 1;
-                if self.amf_listens {
-                    self.gateway.amf_connected(now, amf);
-                } else {
-                    self.gateway.amf_lost(now, amf, "refused");
-                }
-            }
-            Action::DisconnectAmf { .. } => self.disconnects += 1,
-            Action::SendNgap { amf, ue, data } => {
-                self.sent_on_ue_stream += usize::from(ue.is_some());
-                let uplink = Uplink::new(amf, ue, &data);
-                let setup = uplink.kind() == NgapPduKind::Initiating_NGSetup;
-                self.uplink.push_back(uplink);
-                if setup && let Some(answer) = self.setup_answers.pop_front() {
-                    self.gateway.handle_ngap(now, amf, &answer);
-                }
-            }
-            Action::FetchKeys {
-                sa,
-                request,
-                slave,
-                number,
-                size_bits,
-            } => {
-                assert_eq!((slave.as_str(), size_bits), ("sae-ue-1", 256));
-                let keys = match self.kms_failure {
-                    Some(failure) => Err(failure),
-                    None => Ok((0..number).map(|_| self.new_key()).collect()),
-                };
-                self.gateway.keys_fetched(now, sa, request, keys);
-            }
-            Action::FetchAhead {
-                slave,
-                number,
-                size_bits,
-            } => {
-                assert_eq!((slave.as_str(), size_bits), ("sae-ue-1", 256));
-                let keys = match self.kms_failure {
-                    Some(failure) => Err(failure),
-                    None => Ok((0..number).map(|_| self.new_key()).collect()),
-                };
-                self.gateway.keys_ahead(now, &slave, keys);
-            }
-            Action::AskStock { slave } => {
-                let stored = self.stored;
-                self.gateway.stock_told(now, &slave, stored);
-            }
-            Action::LoseKeys { ids } => {
-                for id in ids {
-                    let fate = self.fates.insert(id, Fate::Lost);
-                    assert_eq!(fate, None, "two fates of one key");
-                }
-            }
-            Action::BookKey { id, fate, .. } => {
-                assert_eq!(self.fates.insert(id, fate), None, "two fates of one key");
-            }
-            Action::ForgetKeys { .. } => {}
-            Action::ReleaseKeys { ids } => {
-                for id in ids {
-                    assert!(matches!(self.fates.get(&id), Some(Fate::Used { .. })));
-                    assert!(self.released.insert(id), "released twice");
-                }
-            }
-            Action::SwitchSa { child } => {
-                let held = self.held.get_mut(&child).expect("installed");
-                assert!(std::mem::take(&mut held.inbound), "switched twice");
-            }
-            Action::MoveSa { child, path, .. } => {
-                assert!(self.held.contains_key(&child));
-                self.moved.push((child, path.remote));
-            }
-            Action::InstallSa {
-                sa,
-                child,
-                spec,
-                inbound,
-            } => {
-                spec.check(3).unwrap();
-                let result = if self.refuse_install {
-                    Err("as told".to_owned())
-                } else {
-                    let held = Held {
-                        plane: spec.plane,
-                        slot: spec.slot,
-                        reqid: spec.reqid,
-                        inner_remote: spec.inner_remote,
-                        pdu_session: spec.pdu_session,
-                        inbound,
-                    };
-                    // Policies belong to one reqid, and a reqid has the same policies.
-                    let clash = self.held.values().any(|other| {
-                        ((other.plane, other.slot, other.inner_remote)
-                            == (held.plane, held.slot, held.inner_remote))
-                            != (other.reqid == held.reqid)
-                    });
-                    assert!(!clash, "{held:?}");
-                    assert_eq!(self.held.insert(child, held), None);
-                    Ok(())
-                };
-                self.gateway.child_installed(now, sa, child, result);
-            }
-            Action::RemoveSa { child } => {
-                assert!(self.held.remove(&child).is_some(), "removed twice");
-                self.gateway.child_removed(now, child);
-            }
-            Action::AddSession(session) => {
-                let (ue, teid) = (session.ue, session.dl_teid);
-                let result = if self.refuse_relay {
-                    Err("as told".to_owned())
-                } else {
-                    assert_eq!(self.relay.insert(teid, session), None);
-                    Ok(())
-                };
-                self.gateway.session_added(now, ue, teid, result);
-            }
-            Action::ModifySession { session, token } => {
-                let ue = session.ue;
-                let result = if self.refuse_relay {
-                    Err("as told".to_owned())
-                } else {
-                    let teid = session.dl_teid;
-                    assert!(self.relay.insert(teid, session).is_some(), "modified");
-                    Ok(())
-                };
-                self.gateway.session_modified(now, ue, token, result);
-            }
-            Action::SetUeAmbr { ue, ambr } => {
-                for session in self.relay.values_mut().filter(|s| s.ue == ue) {
-                    assert!(session.ue_ambr.is_some(), "nothing to change");
-                    session.ue_ambr = Some(ambr);
-                }
-            }
-            Action::RemoveSession { ue, dl_teid } => {
-                assert!(self.relay.remove(&dl_teid).is_some(), "removed twice");
-                self.gateway.session_removed(now, ue, dl_teid);
-            }
-            Action::SendNas { link, message } => self.nas_sent.push((link, message)),
-            Action::CloseNas { link } => self.nas_closed.push(link),
-        }
-    }
-
-    fn new_key(&mut self) -> QkdKey {
-        self.fetched += 1;
-        let id = KeyId::from_octets((self.fetched as u128).to_be_bytes());
-        let octets: Vec<u8> = (0..32).map(|n| (self.fetched * 31 + n) as u8).collect();
-        let secret = Secret::from_slice(&octets);
-        self.keys.insert(id, octets);
-        QkdKey { id, secret }
-    }
-
     /// Everything is as before the first UE came, and every key has its fate.
     pub(crate) fn assert_nothing_left(&self) {
         assert!(self.gateway.is_empty(), "{:?}", self.gateway.ues(self.now));
@@ -687,38 +345,5 @@ fn timing(dpd_interval: Option<Duration>) -> Timing {
     Timing {
         dpd_interval,
         ..Timing::default()
-    }
-}
-
-pub(crate) fn an_parameters() -> AnParameters {
-    let plmn = Plmn::from_digits("208", "93").unwrap();
-    AnParameters {
-        guami: Some(Guami {
-            plmn,
-            region: 1,
-            set: 1,
-            pointer: 0,
-        }),
-        selected_plmn: Some(plmn),
-        establishment_cause: Some(EstablishmentCause::MoSignalling),
-        ..AnParameters::default()
-    }
-}
-
-fn initiator() -> InitiatorConfig {
-    InitiatorConfig {
-        profile: Profile::Native,
-        sae_id: "sae-ue-1".parse().unwrap(),
-        master_sae_id: None,
-        identity: Identification::key_id(vec![1, 2, 3, 4]),
-        peer_identity: None,
-        peer_certificate: PeerCertificate::Ignore,
-        ike_suites: vec!["AES_GCM_16-256/PRF_HMAC_SHA2_256".parse().unwrap()],
-        esp_suites: vec!["AES_GCM_16-256".parse().unwrap()],
-        ts_local: vec![TrafficSelector::any_v4()],
-        ts_remote: vec![TrafficSelector::any_v4()],
-        configuration: vec![CfgAttribute::request(
-            CfgAttributeType::INTERNAL_IP4_ADDRESS,
-        )],
     }
 }

@@ -206,10 +206,8 @@ fn an_unknown_spi_is_told_at_a_limited_rate_and_asked_about() {
     assert!((1..=512).contains(&answers), "{answers}");
 }
 
-#[test]
-fn forged_doubts_cause_few_questions() {
-    let mut world = World::native(18);
-    world.attach(setup::native());
+/// What anybody who sees the SPIs can say to the UE.
+fn invalid_ike_spi(world: &mut World) -> Vec<u8> {
     let status = world.sas(Ue).remove(0);
     let header = wire::Header {
         spi_i: status.spi_i,
@@ -222,7 +220,14 @@ fn forged_doubts_cause_few_questions() {
         message_id: 0,
     };
     let notify = wire::Notify::status(wire::NotifyType::INVALID_IKE_SPI, vec![]);
-    let forged = wire::encode(&header, &[notify.into()]).unwrap();
+    wire::encode(&header, &[notify.into()]).unwrap()
+}
+
+#[test]
+fn forged_doubts_cause_few_questions() {
+    let mut world = World::native(18);
+    world.attach(setup::native());
+    let forged = invalid_ike_spi(&mut world);
     let before = world.sent.len();
     for _ in 0..100 {
         world.inject(Ue, forged.clone());
@@ -241,19 +246,7 @@ fn forged_doubts_cause_few_questions() {
 fn forged_doubts_end_no_sa_whose_peer_answers_in_time() {
     let mut world = World::native(18);
     let (ue, _) = world.attach(setup::native());
-    let status = world.sas(Ue).remove(0);
-    let header = wire::Header {
-        spi_i: status.spi_i,
-        spi_r: status.spi_r,
-        exchange: wire::ExchangeType::Informational,
-        flags: wire::Flags {
-            initiator: false,
-            response: true,
-        },
-        message_id: 0,
-    };
-    let notify = wire::Notify::status(wire::NotifyType::INVALID_IKE_SPI, vec![]);
-    let forged = wire::encode(&header, &[notify.into()]).unwrap();
+    let forged = invalid_ike_spi(&mut world);
     world.run(seconds(2));
     for (silence, survives) in [(900, true), (1600, false)] {
         world.faults.loss = 1000;

@@ -89,19 +89,6 @@ fn exchanges(world: &World, exchange: ExchangeType) -> usize {
     ids.len()
 }
 
-fn tamper(world: &mut World, side: Side, change: impl Fn(&mut Vec<Payload>) + 'static) {
-    world.tap = Some(Box::new(move |from, data| {
-        let parsed = wire::parse(data).unwrap();
-        match parsed.body {
-            Body::Clear(mut payloads) if from == side => {
-                change(&mut payloads);
-                Some(wire::encode(&parsed.header, &payloads).unwrap())
-            }
-            _ => Some(data.to_vec()),
-        }
-    }));
-}
-
 fn strip(kind: NotifyType) -> impl Fn(&mut Vec<Payload>) {
     move |payloads| payloads.retain(|p| !matches!(p, Payload::Notify(n) if n.kind == kind))
 }
@@ -333,7 +320,7 @@ fn downgraded(seed: u64, side: Side, change: impl Fn(&mut Vec<Payload>) + 'stati
         .ike_suites
         .clone_from(&suites);
     let mut world = World::new(seed, ue(), accept);
-    tamper(&mut world, side, change);
+    world.tamper(side, change);
     let config = InitiatorConfig {
         ike_suites: suites,
         ..setup::native()
@@ -379,11 +366,7 @@ fn taking_any_part_of_the_offer_away_is_noticed() {
 fn an_answer_without_the_exchange_that_its_suite_needs_is_none() {
     let suite = setup::additional(&[KeMethod::MlKem768]);
     let mut world = World::new(1190, ue(), n3iwf(&[Psk], Prefer, PpkUse::Either, suite));
-    tamper(
-        &mut world,
-        N3iwf,
-        strip(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED),
-    );
+    world.tamper(N3iwf, strip(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED));
     let offer = offering(&[Psk], Prefer, PpkUse::Either);
     let reason = fails(&mut world, config(suite), &offer);
     let expected = CloseReason::Syntax("additional key exchanges without IKE_INTERMEDIATE");
@@ -394,11 +377,7 @@ fn an_answer_without_the_exchange_that_its_suite_needs_is_none() {
 fn suites_with_additional_exchanges_are_not_chosen_for_a_peer_that_has_none() {
     let suite = setup::additional(&[KeMethod::MlKem768]);
     let mut world = World::new(1191, ue(), n3iwf(&[Psk], Prefer, PpkUse::Either, suite));
-    tamper(
-        &mut world,
-        Ue,
-        strip(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED),
-    );
+    world.tamper(Ue, strip(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED));
     let offer = offering(&[Psk], Prefer, PpkUse::Either);
     let reason = fails(&mut world, config(suite), &offer);
     assert_eq!(reason, CloseReason::NoProposalChosen);

@@ -16,7 +16,7 @@ use ike::{
 use crate::{
     setup,
     world::{
-        Side::{self, N3iwf, Ue},
+        Side::{N3iwf, Ue},
         World,
     },
 };
@@ -40,20 +40,6 @@ fn mode(world: &mut World) -> Mode {
 
 fn with_suites(methods: &[KeMethod]) -> Vec<IkeSuite> {
     methods.iter().copied().map(setup::exchange).collect()
-}
-
-/// Changes the clear messages of one side.
-fn tamper(world: &mut World, side: Side, change: impl Fn(&mut Vec<Payload>) + 'static) {
-    world.tap = Some(Box::new(move |from, data| {
-        let parsed = wire::parse(data).unwrap();
-        match parsed.body {
-            Body::Clear(mut payloads) if from == side => {
-                change(&mut payloads);
-                Some(wire::encode(&parsed.header, &payloads).unwrap())
-            }
-            _ => Some(data.to_vec()),
-        }
-    }));
 }
 
 fn fails(
@@ -212,7 +198,7 @@ fn a_peer_that_asks_for_methods_without_end_is_left() {
     let mut world = world(132, &[Psk], Prefer);
     let methods = [KeMethod::Curve25519, KeMethod::Ecp256];
     let turn = std::cell::Cell::new(0);
-    tamper(&mut world, N3iwf, move |payloads| {
+    world.tamper(N3iwf, move |payloads| {
         turn.set(turn.get() + 1);
         let wish = methods[turn.get() % 2].id().to_be_bytes().to_vec();
         *payloads = vec![Notify::status(NotifyType::INVALID_KE_PAYLOAD, wish).into()];
@@ -226,7 +212,7 @@ fn a_peer_that_asks_for_methods_without_end_is_left() {
 #[test]
 fn a_method_that_was_not_offered_is_not_used() {
     let mut world = world(133, &[Psk], Prefer);
-    tamper(&mut world, N3iwf, |payloads| {
+    world.tamper(N3iwf, |payloads| {
         let wish = KeMethod::Modp2048.id().to_be_bytes().to_vec();
         *payloads = vec![Notify::status(NotifyType::INVALID_KE_PAYLOAD, wish).into()];
     });
@@ -237,7 +223,7 @@ fn a_method_that_was_not_offered_is_not_used() {
 #[test]
 fn an_answer_without_a_transform_that_was_offered_is_none() {
     let mut world = world(134, &BOTH, Prefer);
-    tamper(&mut world, N3iwf, |payloads| {
+    world.tamper(N3iwf, |payloads| {
         for payload in payloads {
             if let Payload::Sa(sa) = payload {
                 sa.proposals[0]
@@ -260,12 +246,12 @@ fn bad_public_values_are_refused_on_both_sides() {
         }
     };
     let mut there = world(135, &[Psk], Prefer);
-    tamper(&mut there, Ue, zero);
+    there.tamper(Ue, zero);
     let reason = fails(&mut there, setup::choosy(), &[Psk], Prefer);
     assert_eq!(reason, CloseReason::Refused(NotifyType::INVALID_SYNTAX));
     assert!(there.n3iwf.record.closed.is_empty(), "no state for it");
     let mut here = world(136, &[Psk], Prefer);
-    tamper(&mut here, N3iwf, zero);
+    here.tamper(N3iwf, zero);
     let reason = fails(&mut here, setup::choosy(), &[Psk], Prefer);
     assert_eq!(reason, CloseReason::Syntax("a KE value"));
 }
@@ -469,7 +455,7 @@ fn what_was_decided_stays_with_the_ike_sa() {
 
 fn downgraded(seed: u64, config: InitiatorConfig, change: impl Fn(&mut Vec<Payload>) + 'static) {
     let mut world = world(seed, &BOTH, Prefer);
-    tamper(&mut world, Ue, change);
+    world.tamper(Ue, change);
     let reason = fails(&mut world, config, &BOTH, Prefer);
     assert!(
         matches!(
@@ -507,7 +493,7 @@ fn taking_proposals_out_of_the_request_is_noticed() {
 #[test]
 fn taking_the_better_method_out_of_the_request_is_noticed() {
     let mut world = world(153, &[Psk], Prefer);
-    tamper(&mut world, Ue, |payloads| {
+    world.tamper(Ue, |payloads| {
         for payload in payloads {
             if let Payload::Sa(sa) = payload {
                 let weak = KeMethod::Ecp256.transform(TransformType::KE);
@@ -523,7 +509,7 @@ fn taking_the_better_method_out_of_the_request_is_noticed() {
 #[test]
 fn a_flag_more_in_the_answer_is_noticed() {
     let mut world = world(154, &BOTH, Prefer);
-    tamper(&mut world, N3iwf, |payloads| {
+    world.tamper(N3iwf, |payloads| {
         payloads.push(Notify::status(NotifyType::INITIAL_CONTACT, vec![]).into());
     });
     let reason = fails(&mut world, setup::choosy(), &[Psk], Prefer);

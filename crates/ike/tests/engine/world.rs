@@ -11,7 +11,7 @@ use std::{
 use ike::{
     CloseReason, Endpoint, EndpointConfig, Event, InitiatorConfig, Instant, KeyRequestId,
     KeysWanted, Path, SaId, SaState, SaStatus,
-    wire::{NotifyType, TrafficSelector},
+    wire::{self, Body, NotifyType, Payload, TrafficSelector},
 };
 use rand_core::{Rng, SeedableRng};
 
@@ -338,6 +338,20 @@ impl World {
                 ))
             }
         }
+    }
+
+    /// From now on somebody on the way changes the clear messages of one side.
+    pub(crate) fn tamper(&mut self, side: Side, change: impl Fn(&mut Vec<Payload>) + 'static) {
+        self.tap = Some(Box::new(move |from, data| {
+            let parsed = wire::parse(data).unwrap();
+            match parsed.body {
+                Body::Clear(mut payloads) if from == side => {
+                    change(&mut payloads);
+                    Some(wire::encode(&parsed.header, &payloads).unwrap())
+                }
+                _ => Some(data.to_vec()),
+            }
+        }));
     }
 
     /// Puts a datagram in front of one side, as if from the other.
