@@ -161,6 +161,7 @@ impl N3iwf {
         for number in self.ues_of(amf) {
             self.forget_context(now, number);
         }
+        self.early_attaches(now);
     }
 
     /// The AMFs, in the order of configuration.
@@ -193,6 +194,12 @@ impl N3iwf {
 
     pub(super) fn any_amf_ready(&self) -> bool {
         self.amfs.iter().any(Amf::in_service)
+    }
+
+    /// Whether an association is being set up.
+    pub(super) fn any_amf_coming(&self) -> bool {
+        let coming = |amf: &Amf| matches!(amf.state, State::Connecting | State::SettingUp(_));
+        self.amfs.iter().any(coming)
     }
 
     pub(super) fn amf_name(&self, amf: AmfNumber) -> &str {

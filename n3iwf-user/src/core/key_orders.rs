@@ -36,34 +36,44 @@ impl N3iwf {
             });
             return;
         };
-        let rekey = self.by_sa.contains_key(&sa);
-        if !rekey {
-            if self.stopping || !self.any_amf_ready() || self.would_be_turned_away(now, &slave) {
-                // No core, no attach: not one key is spent on it, and the UE backs off.
-                info!(%sa, "no AMF takes it: attach refused");
-                self.commands.push_back(Command::ProvideKeys {
-                    sa,
-                    request,
-                    keys: Err(QkdFailure::Quota),
-                });
-                return;
-            }
-            self.half_open
-                .entry(sa)
-                .or_insert_with(|| Timeline::begin(now.since_origin()));
-        }
-        if let Some(timeline) = self.timeline(sa) {
-            timeline.wait(Party::Kms, now.since_origin());
-        }
         let ask = Ask {
             sa,
             request,
             slave,
             number,
             size_bits,
-            rekey,
+            rekey: self.by_sa.contains_key(&sa),
             waited: false,
         };
+        if ask.rekey {
+            self.ask_desk(now, ask);
+        } else if let Some(ask) = self.wait_for_amf(now, ask) {
+            self.attach_keys(now, ask);
+        }
+    }
+
+    /// Keys for an attach, unless no AMF would take it: then not one is spent on it, and the UE backs off.
+    pub(super) fn attach_keys(&mut self, now: Instant, ask: Ask) {
+        let Ask { sa, request, .. } = ask;
+        if self.stopping || !self.any_amf_ready() || self.would_be_turned_away(now, &ask.slave) {
+            info!(%sa, "no AMF takes it: attach refused");
+            self.commands.push_back(Command::ProvideKeys {
+                sa,
+                request,
+                keys: Err(QkdFailure::Quota),
+            });
+            return;
+        }
+        self.half_open
+            .entry(sa)
+            .or_insert_with(|| Timeline::begin(now.since_origin()));
+        self.ask_desk(now, ask);
+    }
+
+    fn ask_desk(&mut self, now: Instant, ask: Ask) {
+        if let Some(timeline) = self.timeline(ask.sa) {
+            timeline.wait(Party::Kms, now.since_origin());
+        }
         self.desk.request(now, ask);
         self.key_orders(now);
     }

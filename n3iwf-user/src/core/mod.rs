@@ -10,6 +10,7 @@ mod amf;
 mod attach;
 mod child;
 mod dscp;
+mod early;
 mod key_orders;
 mod keydesk;
 mod modify;
@@ -37,6 +38,7 @@ use tracing::{debug, error, info, warn};
 
 use self::{
     amf::Amf,
+    early::Early,
     keydesk::KeyDesk,
     overload::TurnedAway,
     pool::Numbers,
@@ -78,6 +80,7 @@ pub struct N3iwf {
     /// IKE SAs that asked for keys, or have them, and have no UE yet.
     half_open: HashMap<SaId, Timeline>,
     desk: KeyDesk,
+    early: Early,
     turned_away: TurnedAway,
     pool: AddressPool,
     ran_ids: Numbers,
@@ -117,6 +120,7 @@ impl N3iwf {
             auth_timers: BTreeSet::new(),
             half_open: HashMap::new(),
             desk: KeyDesk::new(config.keys.clone()),
+            early: Early::default(),
             turned_away: TurnedAway::default(),
             ran_ids: Numbers::new(1, u32::MAX),
             reqids: Numbers::new(1, LAST_REQID),
@@ -158,6 +162,7 @@ impl N3iwf {
         amfs.chain(self.ues.next_deadline())
             .chain(self.next_rekey())
             .chain(self.desk.poll_timeout())
+            .chain(self.early.deadline())
             .min()
     }
 
@@ -168,6 +173,7 @@ impl N3iwf {
         for amf in 0..self.amfs.len() {
             self.amf_timeout(now, amf);
         }
+        self.early_attaches(now);
         self.rekeys_due(now);
         for number in self.ues.due(now) {
             self.pace(now, number);
@@ -253,6 +259,7 @@ impl N3iwf {
                 }
             }
             Event::Closed { sa, reason } => {
+                self.early.forget(sa);
                 self.desk.ended(now, sa);
                 self.key_orders(now);
                 self.closed(now, sa, &reason);
@@ -349,6 +356,7 @@ impl N3iwf {
             }
             AmfMessage::Noted(what) => info!(amf = self.amf_name(amf), "noted: {what}"),
         }
+        self.early_attaches(now);
     }
 
     /// Adds handler time to the timeline of whatever UE the last inputs were about.
@@ -363,6 +371,7 @@ impl N3iwf {
     /// Ends: every UE is released towards AMF and UE. Done when [`is_empty`](Self::is_empty).
     pub fn shut_down(&mut self, now: Instant) {
         self.stopping = true;
+        self.early_attaches(now);
         self.desk.close(now);
         self.key_orders(now);
         let all: Vec<u32> = self.ues.keys().copied().collect();

@@ -11,6 +11,7 @@
 
 mod amf;
 mod attach;
+mod early;
 mod failure;
 mod fuzz_corpus;
 mod fuzzed;
