@@ -358,16 +358,27 @@ impl World {
                 .args(["certs", "--out"])
                 .arg(&pki)
                 .args(["--kme", &format!("kme-a={}", topology::KME_A)])
-                .args(["--kme", &format!("kme-b={}", topology::KME_B)])
-                .args(["--sae", files::SAE_N3IWF, "--sae", files::SAE_UE]),
+                .args(["--kme", &format!("kme-b={}", topology::KME_B)]),
         )
         .map(drop)?;
+        self.certify_saes([files::SAE_N3IWF, files::SAE_UE])?;
         if self.options.mode.exchanges_keys() {
             pki::make(&pki)?;
         } else if self.options.profile == Profile::Paper {
             paper::make_certificate(&pki)?;
         }
         Ok(())
+    }
+
+    /// Certificates for SAEs, by the authority that the KMEs trust.
+    pub(crate) fn certify_saes<'a>(&self, saes: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let mut command = Command::new(self.program("kme"));
+        command.args(["certs", "--out"]);
+        command.arg(self.directory.join("pki"));
+        for sae in saes {
+            command.args(["--sae", sae]);
+        }
+        exec::output(&mut command).map(drop)
     }
 
     fn write_files(&self) -> Result<()> {

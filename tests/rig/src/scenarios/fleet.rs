@@ -13,10 +13,11 @@ use super::faults::{clean_slate, nothing_stays};
 use crate::account::{self, KeyAccount};
 use crate::bench::load;
 use crate::control::{self, number, text};
-use crate::files::SUPI;
+use crate::files::{SAE_UE, SUPI};
 use crate::netns::Netns;
 use crate::process::{Process, Spec};
 use crate::report::{Finding, Report};
+use crate::scrape::Scrape;
 use crate::topology::{self, Place};
 use crate::world::{Role, World};
 use crate::{exec, kernel, steps};
@@ -62,6 +63,10 @@ pub(super) fn killed(report: &mut Report, world: &mut World) -> Option<()> {
             )
         })?;
         load::subscribers(world, count)?;
+        // Each with keys of its own: of UEs that share an SAE ID, the newest takes the place of all others.
+        let saes: Vec<String> = (0..count).map(sae).collect();
+        world.certify_saes(saes.iter().map(String::as_str))?;
+        world.reconfigure(Role::KmeB, |text| text.replace(SAE_UE, &saes.join(", ")))?;
         // An AMF that lets go at once takes the UPF's end of every session with it.
         let keep = format!("amf:\n  keep_lost_ms: {}\n", PATIENCE.as_millis());
         world.reconfigure(Role::Core, |text| text.replace("amf:\n", &keep))?;
@@ -121,6 +126,7 @@ pub(super) fn killed(report: &mut Report, world: &mut World) -> Option<()> {
     report.step("it starts again: every UE is back", || {
         let begun = Instant::now();
         world.start(Role::N3iwf)?;
+        steps::wait_n3iwf(world)?;
         let serves = begun.elapsed();
         let back = all_back(world, count)?;
         let found = format!(
@@ -128,7 +134,10 @@ pub(super) fn killed(report: &mut Report, world: &mut World) -> Option<()> {
             serves.as_millis(),
             back.duration_since(begun).as_millis()
         );
-        // Where everything is emulated, what bounds it is the processor: half of what the first attach of all took.
+        // Whoever is refused keeps away for seconds.
+        let refused = Scrape::of(world, Role::N3iwf)?.sum("n3iwf_ike_init_refused_total", &[])?;
+        ensure!(refused == 0.0, "{refused} attaches refused; {found}");
+        // Or half of what the first attaches took, one after the other: an emulated machine has the time it is given.
         let limit = BACK.max(attached / 2);
         ensure!(back.duration_since(begun) <= limit, "{found}");
         Ok(Finding::new(found))
@@ -166,6 +175,11 @@ pub(super) fn killed(report: &mut Report, world: &mut World) -> Option<()> {
     nothing_stays(report, world, &before)
 }
 
+/// SAE ID of UE `n`.
+fn sae(n: usize) -> String {
+    format!("sae-ue-{}", n + 1)
+}
+
 /// Its namespace, and its configuration made from the ordinary one.
 fn build(world: &World, n: usize) -> Result<Ue> {
     let hub = world.netns(Place::Ue)?;
@@ -186,6 +200,7 @@ fn build(world: &World, n: usize) -> Result<Ue> {
     let socket = world.socket(Role::Ue).display().to_string();
     let text = fs::read_to_string(world.config(Role::Ue))?
         .replace(digits, &format!("{:015}", supi + n))
+        .replace(SAE_UE, &sae(n))
         .replace(topology::UE_NWU, &own)
         .replace(&numbers, &file("sqn.json").display().to_string())
         .replace(&socket, &file("sock").display().to_string());
