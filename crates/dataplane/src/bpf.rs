@@ -11,7 +11,7 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
     programs::{LinkOrder, TcAttachType},
     util::nr_cpus,
@@ -28,6 +28,7 @@ use crate::{
     loader::{
         Attachment, add_clsact, attachment, delete_clsact_if_empty, failed, interface_gone,
         make_pin_dir, mount_bpffs, not_found, open, pod::Raw, program, read_object, remove_pins,
+        unpin,
     },
     reading::{Classes, add},
 };
@@ -100,10 +101,9 @@ impl Accounting {
 
     fn load(options: &BpfOptions, object: &[u8], attachment: Attachment) -> Result<Self, Error> {
         let entries = options.max_child_sas.saturating_mul(2);
-        let btf = Btf::from_sys_fs().ok();
+        // It reads the kernel's BTF by itself, which is five megabytes.
         let mut loader = EbpfLoader::new();
         loader
-            .btf(btf.as_ref())
             .map_max_entries(MAP_SAS, entries)
             .map_max_entries(MAP_SA_STATS, entries);
         for name in MAPS {
@@ -293,7 +293,7 @@ fn remove_leftovers(options: &BpfOptions) -> Result<Vec<String>, Error> {
         .into_iter()
         .filter(|name| *name != MAP_CLASSES || !reusable(dir))
         .collect();
-    removed.extend(remove_pins(dir, &gone)?);
+    removed.extend(unpin(dir, &gone)?);
     Ok(removed)
 }
 

@@ -5,6 +5,7 @@ use std::{
     error::Error as _,
     fs, io,
     path::{Path, PathBuf},
+    sync::Mutex,
 };
 
 use aya::{
@@ -20,7 +21,7 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use crate::{Error, link::Links};
+use crate::{Error, kernel::lock, link::Links};
 
 /// Where bpffs is mounted by convention.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -152,6 +153,9 @@ pub(crate) fn not_found(error: &MapError) -> bool {
 /// Sees to a BPF file system below `dir`. `ip netns exec` hides the host's, so a missing one is
 /// mounted where convention wants it.
 pub(crate) fn mount_bpffs(dir: &Path) -> Result<(), Error> {
+    // Of two threads that load, one would cover the other's.
+    static MOUNTING: Mutex<()> = Mutex::new(());
+    let _alone = lock(&MOUNTING);
     let existing = dir
         .ancestors()
         .find(|path| path.exists())
@@ -181,6 +185,14 @@ pub(crate) fn mount_bpffs(dir: &Path) -> Result<(), Error> {
 
 /// Removes our pins from `dir` of these names, and `dir` itself when nothing is left in it.
 pub(crate) fn remove_pins(dir: &Path, names: &[&str]) -> Result<Vec<String>, Error> {
+    let removed = unpin(dir, names)?;
+    // Fails while something of others is in it, and then it stays.
+    let _ = fs::remove_dir(dir);
+    Ok(removed)
+}
+
+/// Removes pins of an earlier run; the directory stays for whoever begins beside.
+pub(crate) fn unpin(dir: &Path, names: &[&str]) -> Result<Vec<String>, Error> {
     let mut removed = Vec::new();
     for name in names {
         let pin: PathBuf = dir.join(name);
@@ -190,8 +202,6 @@ pub(crate) fn remove_pins(dir: &Path, names: &[&str]) -> Result<Vec<String>, Err
             Err(e) => return Err(Error::io(format!("remove pin {}", pin.display()), e)),
         }
     }
-    // Fails while something of others is in it, and then it stays.
-    let _ = fs::remove_dir(dir);
     Ok(removed)
 }
 

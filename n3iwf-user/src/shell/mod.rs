@@ -178,7 +178,8 @@ pub async fn run(path: &Path, file: File, hardening: Option<&Hardening>) -> anyh
     };
     report_modes(&choices);
     let dataplane = dataplane::open(file.dataplane())?;
-    let started = dataplane.start().await.context("data plane")?;
+    let (started, relay) = start_planes(&file, &dataplane).await;
+    let started = started.context("data plane")?;
     report_start(&started);
 
     let result = serve(
@@ -189,6 +190,7 @@ pub async fn run(path: &Path, file: File, hardening: Option<&Hardening>) -> anyh
         kms,
         &dataplane,
         started,
+        relay,
         key_log,
         hardening,
         &mut shutdown,
@@ -205,6 +207,26 @@ pub async fn run(path: &Path, file: File, hardening: Option<&Hardening>) -> anyh
         Err(error) => error!(%error, "data plane"),
     }
     result
+}
+
+/// The data plane and the relay, one beside the other: both wait for the kernel, which takes away what an earlier run
+/// left and goes through the programs. Both are done when this is.
+async fn start_planes(
+    file: &File,
+    dataplane: &Arc<dyn Dataplane>,
+) -> (
+    Result<StartReport, dataplane::Error>,
+    anyhow::Result<Arc<dyn AccessRelay>>,
+) {
+    let (config, options) = (file.relay(), file.configuration.dataplane.clone());
+    // A thread with the rights of this one, which those of the runtime do not have.
+    let relay = std::thread::spawn(move || relay::open(config, &options));
+    let started = dataplane.start().await;
+    let relay = match relay.join() {
+        Ok(opened) => opened.context("user-plane relay"),
+        Err(panic) => std::panic::resume_unwind(panic),
+    };
+    (started, relay)
 }
 
 fn report_modes(choices: &Choices) {
@@ -243,6 +265,7 @@ async fn serve(
     kms: Option<Kms>,
     dataplane: &Arc<dyn Dataplane>,
     started: StartReport,
+    relay: anyhow::Result<Arc<dyn AccessRelay>>,
     key_log: Option<Arc<DebugKeyLog>>,
     hardening: Option<&Hardening>,
     shutdown: &mut Shutdown,
@@ -250,7 +273,7 @@ async fn serve(
     let own = &file.configuration;
     let encapsulate = own.dataplane.kind == dataplane::Kind::Kernel;
     let udp = Udp::bind(own.ike_bind_address, encapsulate)?;
-    let relay = relay::open(file.relay(), &own.dataplane).context("user-plane relay")?;
+    let relay = relay?;
     let (inputs, mut input) = mpsc::channel(INPUTS);
     let device = started.interface.clone().filter(|_| encapsulate);
     let nas_address = (own.ip_sec_tunnel_address, own.nas_tcp_port).into();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader,
     maps::{Array, MapData, RingBuf},
     programs::{LinkOrder, TcAttachType, tc},
 };
@@ -104,7 +104,7 @@ impl Programs {
         mount_bpffs(&config.pin_dir)?;
         // The sessions of an earlier run are not ours.
         remove_hooks(&config.pin_dir)?;
-        remove_pins(&config.pin_dir, &MAPS)?;
+        unpin(&config.pin_dir, &MAPS)?;
         make_pin_dir(&config.pin_dir)?;
         Self::load_object(config, meta, &object).inspect_err(|_| {
             let _ = remove_pins(&config.pin_dir, &MAPS);
@@ -117,10 +117,9 @@ impl Programs {
         object: &[u8],
     ) -> Result<Self, Error> {
         let sizes = Sizes::of(config.max_sessions);
-        let btf = Btf::from_sys_fs().ok();
+        // It reads the kernel's BTF by itself, which is five megabytes.
         let mut loader = EbpfLoader::new();
         loader
-            .btf(btf.as_ref())
             .map_max_entries(MAP_RELAY_UL, sizes.places)
             .map_max_entries(MAP_RELAY_UL_MORE, sizes.sessions)
             .map_max_entries(MAP_RELAY_DL, sizes.places)
