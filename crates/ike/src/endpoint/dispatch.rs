@@ -52,6 +52,23 @@ fn claimed_sae(payloads: &[Payload]) -> Option<SaeId> {
         .map(|supported| supported.sae)
 }
 
+/// QKD_ADMISSION, where it is the last payload.
+fn last_admission(payloads: &[Payload]) -> Result<Option<QkdAdmission>, NotifyType> {
+    match payloads.last() {
+        Some(Payload::Notify(notify)) if notify.kind == NotifyType::QKD_ADMISSION => {
+            let admission = QkdAdmission::from_data(&notify.data);
+            admission.map(Some).map_err(|_| NotifyType::INVALID_SYNTAX)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn key_missing(payloads: &[Payload]) -> Result<Option<QkdKeysMissing>, NotifyType> {
+    let notify = find_notify(payloads, NotifyType::QKD_KEYS_MISSING);
+    let missing = notify.map(|notify| QkdKeysMissing::from_data(&notify.data));
+    missing.transpose().map_err(|_| NotifyType::INVALID_SYNTAX)
+}
+
 /// The IKE message of a datagram: on port 4500 behind the non-ESP marker. `None` for keepalives and ESP.
 fn message(path: Path, data: &[u8]) -> Option<&[u8]> {
     if path.local.port() != NAT_PORT {
@@ -199,7 +216,12 @@ impl Endpoint {
         let (policy, limit) = (config.cookies, config.half_open_limit);
         let nonce = InitRequest::peek_nonce(payloads).ok_or(NotifyType::INVALID_SYNTAX)?;
         let sae = claimed_sae(payloads);
-        let known = self.recognise(parsed, payloads, digest, sae.as_ref());
+        let (admission, missing) = match sae {
+            Some(_) => (last_admission(payloads)?, key_missing(payloads)?),
+            // Numbers of private use, and this peer's use of them is its own.
+            None => (None, None),
+        };
+        let known = self.recognise(parsed, admission, digest, sae.as_ref());
         let mut standing = match (known, self.config.admission.bucket, &sae) {
             (None, Some(bucket), Some(sae)) => self.claimed.standing(self.now, &bucket, sae),
             _ => Standing::Free,
@@ -258,8 +280,6 @@ impl Endpoint {
         if let Some(id) = known {
             self.counters.tags_accepted += 1;
             self.tickets.used(id, *digest);
-            let missing = find_notify(payloads, NotifyType::QKD_KEYS_MISSING);
-            let missing = missing.and_then(|notify| QkdKeysMissing::from_data(&notify.data).ok());
             if let (Some(QkdKeysMissing(id)), Some(sae)) = (missing, sae) {
                 self.events.push_back(Event::KeysMissing { sae, id });
             }
@@ -272,17 +292,12 @@ impl Endpoint {
     fn recognise(
         &mut self,
         parsed: &Parsed<'_>,
-        payloads: &[Payload],
+        admission: Option<QkdAdmission>,
         digest: &window::RequestDigest,
         sae: Option<&SaeId>,
     ) -> Option<[u8; 8]> {
         self.config.admission.tags?;
-        let last = match payloads.last()? {
-            Payload::Notify(notify) if notify.kind == NotifyType::QKD_ADMISSION => notify,
-            _ => return None,
-        };
-        let admission = QkdAdmission::from_data(&last.data).ok();
-        let known = admission.zip(sae).filter(|(admission, sae)| {
+        let known = Some(admission?).zip(sae).filter(|(admission, sae)| {
             let id = admission.tag_id;
             self.tickets
                 .knows(self.now, id, sae, parsed.datagram, digest)

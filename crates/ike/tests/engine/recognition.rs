@@ -396,3 +396,26 @@ fn nobody_but_a_known_ue_says_that_keys_are_missing() {
     }
     assert_eq!(world.n3iwf.record.keys_missing, []);
 }
+
+#[test]
+fn layouts_are_held_to_where_both_ends_speak_of_qkd() {
+    let mut world = world(942, CookiePolicy::Never, None);
+    become_known(&mut world);
+    let syntax = Some((NotifyType::INVALID_SYNTAX, Vec::new()));
+    for kind in [NotifyType::QKD_ADMISSION, NotifyType::QKD_KEYS_MISSING] {
+        for length in [0, 15, 17, 23, 25] {
+            let (header, mut payloads) = clear(&stranger(9, "sae-ue-1"));
+            let notify = wire::Notify::status(kind, vec![7; length]);
+            payloads.push(notify.into());
+            let request = wire::encode(&header, &payloads).unwrap();
+            assert_eq!(answer(&mut world, &request), syntax, "{kind:?}, {length}");
+            // Without QKD_SUPPORTED the number means nothing, and without it there is no proposal here.
+            payloads.retain(|payload| {
+                !matches!(payload, Payload::Notify(n) if n.kind == NotifyType::QKD_SUPPORTED)
+            });
+            let request = wire::encode(&header, &payloads).unwrap();
+            let refused = answer(&mut world, &request).unwrap().0;
+            assert_ne!(refused, NotifyType::INVALID_SYNTAX, "{kind:?}, {length}");
+        }
+    }
+}
