@@ -1,8 +1,9 @@
 //! Classifiers on NWu (tc, `classifier` sections): what every packet is, and for which Child SA.
 //! The relay between GRE and GTP-U is in [`relay`], the UE's uplink in [`ue`].
 //!
-//! Both programs here only count. They return `TCX_NEXT`, which classic tc reads as "unspecified", so
-//! that programs and filters of others behind them still run and no packet is ever dropped here.
+//! Both programs here count. They return `TCX_NEXT`, which classic tc reads as "unspecified", so that
+//! programs and filters of others behind them still run. Nothing is dropped here but IKE_SA_INIT above the
+//! limit of its source, where one is set ([`flood`]).
 
 #![no_std]
 #![no_main]
@@ -10,12 +11,13 @@
 #![feature(asm_experimental_arch)]
 
 mod buffer;
+mod flood;
 mod packet;
 mod relay;
 mod ue;
 
 use aya_ebpf::{
-    bindings::TC_ACT_UNSPEC,
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
     btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
     macros::{btf_map, classifier},
     programs::TcContext,
@@ -90,10 +92,13 @@ pub fn ue_downlink(ctx: TcContext) -> i32 {
     ue::downlink::downlink(&ctx)
 }
 
-/// Counts packets that arrive on NWu.
+/// Counts packets that arrive on NWu, and drops those above a limit.
 #[classifier]
 pub fn nwu_ingress(ctx: TcContext) -> i32 {
-    account(&ctx, INBOUND);
+    let (class, packet) = account(&ctx, INBOUND);
+    if matches!(class, Class::IkeSaInit) && flood::exceeds(&ctx, &packet) {
+        return TC_ACT_SHOT;
+    }
     TC_ACT_UNSPEC
 }
 
@@ -105,7 +110,7 @@ pub fn nwu_egress(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn account(ctx: &TcContext, direction: u32) {
+fn account(ctx: &TcContext, direction: u32) -> (Class, Packet) {
     let link_header = match META.get(0) {
         Some(meta) if meta.no_link_header != 0 => 0,
         _ => ETHERNET_HEADER,
@@ -126,7 +131,7 @@ fn account(ctx: &TcContext, direction: u32) {
         }
     };
     let Some(classes) = CLASS_COUNTERS.get_ptr_mut(direction) else {
-        return;
+        return (class, packet);
     };
     // The compiler knows that every class is below `CLASSES`, the verifier does not.
     let index = core::hint::black_box(class as u32);
@@ -136,6 +141,7 @@ fn account(ctx: &TcContext, direction: u32) {
         // in a row, and tc programs of one CPU do not interrupt each other.
         unsafe { add(counters.add(index as usize), &packet, now) };
     }
+    (class, packet)
 }
 
 /// [`SaKey::inbound`] or [`SaKey::outbound`], made of words.

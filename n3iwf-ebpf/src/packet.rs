@@ -22,8 +22,8 @@ const IPPROTO_ESP: u8 = 50;
 pub(crate) const IPPROTO_DSTOPTS: u8 = 60;
 const IPPROTO_MOBILITY: u8 = 135;
 
-const PORT_IKE: u16 = 500;
-const PORT_NAT_T: u16 = 4500;
+pub(crate) const PORT_IKE: u16 = 500;
+pub(crate) const PORT_NAT_T: u16 = 4500;
 
 /// VLAN tags within the packet; the outermost one is usually outside of it already.
 const MAX_TAGS: u32 = 2;
@@ -51,8 +51,10 @@ pub(crate) struct Packet {
     pub(crate) bytes: u64,
     /// Outer destination, IPv4 mapped into IPv6.
     pub(crate) destination: Words,
+    /// Where the IP header starts.
+    pub(crate) network: u32,
     /// Octets of IP and extension headers.
-    headers: u32,
+    pub(crate) headers: u32,
 }
 
 /// An IP header, as far as it matters.
@@ -81,6 +83,7 @@ impl Packet {
             packets: u64::from(segments.max(1)),
             bytes: u64::from(len),
             destination: [0; 4],
+            network: 0,
             headers: 0,
         };
         let mut protocol = u16::from_be(protocol as u16);
@@ -108,6 +111,7 @@ impl Packet {
                 } else {
                     ip.transport - network
                 };
+                packet.network = network;
                 packet.headers = ip.transport - network;
                 packet.bytes = u64::from(ip.total) + (packet.packets - 1) * u64::from(headers);
                 if ip.fragment {

@@ -341,6 +341,15 @@ pub fn counters(report: &Counters) -> String {
                     ),
                 );
             }
+            if let Some(dropped) = &classes.init_dropped {
+                line(
+                    &mut out,
+                    &format!(
+                        "IKE_SA_INIT above the limit of its source, dropped: {} packets, {} bytes",
+                        dropped.packets, dropped.bytes
+                    ),
+                );
+            }
         }
         None => line(&mut out, "no eBPF accounting"),
     }
@@ -592,6 +601,28 @@ relay programs, up, not relayed: rate 4
 relay programs, down, not relayed: nothing
 "
         );
+    }
+
+    #[test]
+    fn counters_tell_what_a_limit_has_dropped() {
+        let report = |limited| Counters {
+            classes: Some(dataplane::ClassReading {
+                init_dropped: limited,
+                ..Default::default()
+            }),
+            sas: Vec::new(),
+            sessions: Vec::new(),
+            drops: Default::default(),
+            relay_kernel: None,
+        };
+        assert!(!counters(&report(None)).contains("limit"));
+        let dropped = dataplane::Seen {
+            packets: 7,
+            bytes: 420,
+            last_seen: None,
+        };
+        let text = counters(&report(Some(dropped)));
+        assert!(text.contains("dropped: 7 packets, 420 bytes"), "{text}");
     }
 
     #[test]

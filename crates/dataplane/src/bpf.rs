@@ -19,6 +19,7 @@ use aya::{
 use ebpf_common::{
     Counter, INBOUND, LAYOUT_VERSION, MAP_CLASSES, MAP_META, MAP_SA_STATS, MAP_SAS, NwuClasses,
     NwuMeta, OUTBOUND, PROGRAM_EGRESS, PROGRAM_INGRESS, SaInfo, SaKey,
+    flood::{INIT_SOURCES, InitLimit, MAP_INIT_DROPS, MAP_INIT_LIMIT, MAP_INIT_SOURCES},
 };
 
 use crate::{
@@ -50,6 +51,8 @@ pub(crate) struct Accounting {
     classes: PerCpuArray<MapData, Raw<NwuClasses>>,
     sas: HashMap<MapData, Raw<SaKey>, Raw<SaInfo>>,
     stats: PerCpuHashMap<MapData, Raw<SaKey>, Raw<Counter>>,
+    /// The limit of IKE_SA_INIT requests, if there is one.
+    inits: Option<Inits>,
     /// The clsact qdisc is ours to delete.
     made_clsact: bool,
     options: BpfOptions,
@@ -106,6 +109,9 @@ impl Accounting {
         loader
             .map_max_entries(MAP_SAS, entries)
             .map_max_entries(MAP_SA_STATS, entries);
+        if options.ike_init_per_source.is_some() {
+            loader.map_max_entries(MAP_INIT_SOURCES, INIT_SOURCES);
+        }
         for name in MAPS {
             loader.map_pin_path(name, options.pin_dir.join(name));
         }
@@ -124,6 +130,10 @@ impl Accounting {
         let classes = open(&mut ebpf, MAP_CLASSES)?;
         let sas = open(&mut ebpf, MAP_SAS)?;
         let stats = open(&mut ebpf, MAP_SA_STATS)?;
+        let inits = options.ike_init_per_source;
+        let inits = inits
+            .map(|rate| Inits::limit(&mut ebpf, rate))
+            .transpose()?;
         for name in PROGRAMS {
             program(&mut ebpf, name)?
                 .load()
@@ -156,6 +166,7 @@ impl Accounting {
             classes,
             sas,
             stats,
+            inits,
             made_clsact,
             options: options.clone(),
         })
@@ -247,9 +258,11 @@ impl Accounting {
                 .map_err(|e| failed("read nwu_classes", &e))?;
             Ok(Classes::sum(values.iter().map(|value| &value.0)))
         };
+        let init_dropped = self.inits.as_ref().map(Inits::dropped).transpose()?;
         Ok(ClassReading {
             ingress: read(INBOUND)?,
             egress: read(OUTBOUND)?,
+            init_dropped,
         })
     }
 
@@ -280,6 +293,39 @@ impl Accounting {
             Err(e) => left.push(e.to_string()),
         }
         (removed, left)
+    }
+}
+
+/// The limit of IKE_SA_INIT requests of one source.
+struct Inits {
+    drops: PerCpuArray<MapData, Raw<Counter>>,
+    /// Open until the programs are loaded, which take it by its number.
+    _limit: Array<MapData, Raw<InitLimit>>,
+}
+
+impl Inits {
+    fn limit(ebpf: &mut Ebpf, per_second: u32) -> Result<Self, Error> {
+        let mut limit: Array<MapData, Raw<InitLimit>> = open(ebpf, MAP_INIT_LIMIT)?;
+        limit
+            .set(0, Raw(InitLimit::per_second(per_second)), 0)
+            .map_err(|e| failed("write nwu_init_limit", &e))?;
+        Ok(Self {
+            drops: open(ebpf, MAP_INIT_DROPS)?,
+            _limit: limit,
+        })
+    }
+
+    /// What was above it, all CPUs added.
+    fn dropped(&self) -> Result<Seen, Error> {
+        let values = self
+            .drops
+            .get(&0, 0)
+            .map_err(|e| failed("read nwu_init_drops", &e))?;
+        let mut total = Counter::default();
+        for value in values.iter() {
+            add(&mut total, &value.0);
+        }
+        Ok(total.into())
     }
 }
 

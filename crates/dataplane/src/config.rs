@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
+use ebpf_common::flood::MOST_INITS;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -192,6 +193,26 @@ pub struct BpfOptions {
     /// Most Child SAs at one time; each takes two entries.
     #[serde(default = "default_max_child_sas")]
     pub max_child_sas: u32,
+    /// N3IWF: how many IKE_SA_INIT requests per second one source (an IPv4 address, the first 64 bits of an IPv6 one) may
+    /// send, and as many at once, before the programs drop the rest; absent (default): none is dropped. UEs behind one
+    /// NAT are one source.
+    #[serde(default)]
+    pub ike_init_per_source: Option<u32>,
+}
+
+impl BpfOptions {
+    fn check(&self, role: Role) -> Result<(), String> {
+        if !(1..=1_000_000).contains(&self.max_child_sas) {
+            return Err(format!("maxChildSas {}: 1 to 1000000", self.max_child_sas));
+        }
+        match (self.ike_init_per_source, role) {
+            (Some(rate), _) if !(1..=MOST_INITS).contains(&rate) => {
+                Err(format!("ikeInitPerSource {rate}: 1 to {MOST_INITS}"))
+            }
+            (Some(_), Role::Ue) => Err("ikeInitPerSource: nobody begins with a UE".to_owned()),
+            _ => Ok(()),
+        }
+    }
 }
 
 pub(crate) fn default_object() -> PathBuf {
@@ -260,10 +281,8 @@ impl Config {
                 return fail("an N3IWF needs its inner address and the range of its UEs".into());
             }
         }
-        if let Some(bpf) = &options.bpf
-            && !(1..=1_000_000).contains(&bpf.max_child_sas)
-        {
-            return fail(format!("maxChildSas {}: 1 to 1000000", bpf.max_child_sas));
+        if let Some(bpf) = &options.bpf {
+            bpf.check(self.role).or_else(fail)?;
         }
         options.limits.check().or_else(fail)?;
         Ok(())
@@ -286,6 +305,22 @@ mod tests {
         }
     }
 
+    fn bpf(config: &mut Config) -> &mut BpfOptions {
+        let options: BpfOptions = serde_json::from_str(r#"{"interface": "nwu"}"#).unwrap();
+        config.options.bpf.insert(options)
+    }
+
+    #[test]
+    fn a_limit_of_attaches_is_for_an_n3iwf() {
+        let mut config = n3iwf();
+        bpf(&mut config).ike_init_per_source = Some(10);
+        config.check().unwrap();
+        config.role = Role::Ue;
+        (config.inner_address, config.inner_range) = (None, None);
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains("ikeInitPerSource"), "{error}");
+    }
+
     #[test]
     fn slots_have_names() {
         n3iwf().check().unwrap();
@@ -296,7 +331,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 14] = [
+        let cases: [(&str, Change); 17] = [
             ("interface name", |c| {
                 c.interface_name = "eleven-long".into();
             }),
@@ -318,6 +353,13 @@ mod tests {
             }),
             ("not 0", |c| c.options.limits.hard_bytes = Some(0)),
             ("above 90", |c| c.options.limits.jitter_percent = 91),
+            ("maxChildSas 0", |c| bpf(c).max_child_sas = 0),
+            ("ikeInitPerSource 0", |c| {
+                bpf(c).ike_init_per_source = Some(0);
+            }),
+            ("ikeInitPerSource 100001", |c| {
+                bpf(c).ike_init_per_source = Some(100_001);
+            }),
         ];
         for (text, change) in cases {
             let mut config = n3iwf();
@@ -353,6 +395,7 @@ mod tests {
         let bpf = options.bpf.unwrap();
         assert_eq!(bpf.pin_dir, PathBuf::from("/sys/fs/bpf/n3iwf"));
         assert_eq!(bpf.object, PathBuf::from("/usr/lib/n3iwf/n3iwf.bpf.o"));
+        assert_eq!(bpf.ike_init_per_source, None);
         assert!(serde_json::from_str::<Options>(r#"{"recordfile": "x"}"#).is_err());
     }
 }

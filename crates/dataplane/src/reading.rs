@@ -111,6 +111,10 @@ pub struct ClassReading {
     pub ingress: Classes,
     /// Sent on NWu.
     pub egress: Classes,
+    /// IKE_SA_INIT requests that were dropped, which are among those received; `None`: there is no limit
+    /// ([`crate::BpfOptions::ike_init_per_source`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_dropped: Option<Seen>,
 }
 
 macro_rules! classes {

@@ -53,6 +53,7 @@ fn recording(space: &Space, options: Options) -> Recording {
                 object: object().unwrap(),
                 pin_dir: pin_dir(space),
                 max_child_sas: 64,
+                ike_init_per_source: None,
             }),
             ..options
         },
@@ -538,6 +539,7 @@ fn a_failed_start_leaves_nothing() {
                 object: object().unwrap(),
                 pin_dir: pin_dir(&n3iwf),
                 max_child_sas: 64,
+                ike_init_per_source: None,
             }),
             ..Options::default()
         },

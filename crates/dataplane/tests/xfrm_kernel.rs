@@ -54,6 +54,7 @@ fn config(role: Role, space: &Space) -> Config {
                 object: object().unwrap(),
                 pin_dir: pin_dir(space),
                 max_child_sas: 64,
+                ike_init_per_source: None,
             }),
             ..Options::default()
         },

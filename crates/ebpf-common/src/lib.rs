@@ -17,6 +17,7 @@
 
 #![cfg_attr(not(test), no_std)]
 
+pub mod flood;
 pub mod rate;
 pub mod relay;
 pub mod ue;

@@ -30,7 +30,7 @@ families! {
         "IKE_SA_INIT requests that were taken up before: answered again without a key.";
     COOKIES: Counter, "n3iwf_ike_cookies_total", ["event" = "`sent`, `accepted`"],
         "IKE_SA_INIT requests answered with COOKIE, and those that came back with a good one.";
-    INIT_REFUSED: Counter, "n3iwf_ike_init_refused_total", ["reason" = "`half_open_limit` (dropped), `error` (answered with an error notify)"],
+    INIT_REFUSED: Counter, "n3iwf_ike_init_refused_total", ["reason" = "`half_open_limit` (dropped), `error` (answered with an error notify), `source_rate` (dropped by eBPF, with `ikeInitPerSource`)"],
         "IKE_SA_INIT requests refused.";
     BUCKET: Counter, "n3iwf_ike_bucket_total", ["event" = "`cookie`, `quota` (QKD_UNAVAILABLE)"],
         "IKE_SA_INIT requests that the bucket of their SAE ID had no key for: part of the cookies sent, and of the errors.";

@@ -69,6 +69,9 @@ impl Metrics {
         self.keys(&mut page, seen);
         core(&mut page, census);
         f::FAMILIES.traffic(&mut page, seen.classes.as_ref(), &seen.totals);
+        if let Some(dropped) = seen.classes.as_ref().and_then(|all| all.init_dropped) {
+            page.put(&f::INIT_REFUSED, ["source_rate"], dropped.packets);
+        }
         self.exporter.write(page)
     }
 

@@ -19,6 +19,7 @@ use outcome::{Counts, Reader};
 const ALSO_IN_VM: &[(&str, &str)] = &[
     ("n2", "lib"),
     ("dataplane", "bpf_native"),
+    ("dataplane", "init_limit"),
     ("dataplane", "relay_programs"),
     ("dataplane", "relay_sessions"),
     ("dataplane", "relay_programs6"),
