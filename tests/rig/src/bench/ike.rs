@@ -244,7 +244,7 @@ impl<'a> Lab<'a> {
     }
 }
 
-/// charon with exponents of MODP groups that are as short as ours may be; by default they are as long as the modulus.
+/// charon told to take short exponents of MODP groups; by default they are as long as the modulus.
 const SHORT: &str = "charon-short-exponents";
 
 /// Who answers in a suite.
