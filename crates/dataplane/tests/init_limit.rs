@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     clippy::print_stderr,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -33,7 +34,7 @@ use ebpf_common::{
     flood::{InitLimit, InitSource, MAP_INIT_DROPS, MAP_INIT_LIMIT, MAP_INIT_SOURCES},
 };
 use frames::Frame;
-use support::{Space, is_root, nwu, object, pin_dir, skip, wait};
+use support::{Space, has_programs, nwu, object, pin_dir, wait};
 
 /// `TC_ACT_SHOT` and `TC_ACT_UNSPEC` (linux/pkt_cls.h).
 const SHOT: u32 = 2;
@@ -143,17 +144,6 @@ fn v4(payload: &[u8]) -> Frame {
 
 fn v6(payload: &[u8]) -> Frame {
     Frame::v6(17, &frames::udp((500, 500), payload))
-}
-
-fn has_programs() -> bool {
-    if !is_root() {
-        skip("loading eBPF programs needs root");
-    } else if object().is_none() {
-        skip("there is no eBPF object: run `cargo xtask build`");
-    } else {
-        return true;
-    }
-    false
 }
 
 #[test]

@@ -39,6 +39,7 @@ fn counted(world: &World) -> Recording {
         options: Options {
             kind: Kind::Recording,
             bpf: Some(BpfOptions {
+                ike_init_per_source: None,
                 interface: "access".into(),
                 object: object().unwrap(),
                 pin_dir: world.pins(),

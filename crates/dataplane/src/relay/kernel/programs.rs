@@ -30,7 +30,7 @@ use crate::{
     link::Links,
     loader::{
         Attachment, add_clsact, attachment, delete_clsact_if_empty, failed, interface_gone,
-        make_pin_dir, mount_bpffs, open, pod::Raw, program, read_object, remove_pins,
+        make_pin_dir, mount_bpffs, open, pod::Raw, program, read_object, remove_pins, unpin,
     },
 };
 
