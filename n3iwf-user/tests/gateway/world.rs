@@ -1,6 +1,8 @@
 //! One gateway, any number of UEs, and doubles for everything outside.
 
+#[path = "world/outside.rs"]
 mod outside;
+#[path = "world/ue.rs"]
 mod ue;
 
 use std::{
