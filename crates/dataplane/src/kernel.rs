@@ -14,6 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::time::timeout_at;
 
 pub(crate) use self::children::info;
 use self::{children::Installed, interfaces::Host};
@@ -23,6 +24,7 @@ use crate::{
     bpf::Accounting,
     link::Links,
     notice::Notices,
+    refusals::Refusals,
     xfrm::{PolicyKey, XfrmDb},
 };
 
@@ -42,6 +44,7 @@ struct Running {
     accounting: Option<Accounting>,
     /// What listens for limits that are reached; `None` when none are configured.
     notices: Option<Arc<Notices>>,
+    refusals: Option<Refusals>,
     sas: BTreeMap<u64, Installed>,
     /// How many Child SAs share a policy: two while one replaces the other.
     policies: BTreeMap<PolicyKey, usize>,
@@ -96,6 +99,7 @@ impl Xfrm {
             links: Links::open()?,
             accounting: None,
             notices: None,
+            refusals: None,
             sas: BTreeMap::new(),
             policies: BTreeMap::new(),
             slots: BTreeMap::new(),
@@ -128,6 +132,7 @@ impl Running {
             self.accounting = Some(accounting);
         }
         self.notices = Some(Arc::new(Notices::open()?));
+        self.refusals = Refusals::open();
         Ok(())
     }
 
@@ -192,13 +197,28 @@ impl Dataplane for Xfrm {
 
     async fn notice(&self) -> Notice {
         loop {
-            let notices = lock(&self.running)
-                .as_ref()
-                .and_then(|running| running.notices.clone());
+            let (notices, due) = match lock(&self.running).as_ref() {
+                Some(running) => (
+                    running.notices.clone(),
+                    running.refusals.as_ref().map(Refusals::due),
+                ),
+                None => (None, None),
+            };
             let Some(notices) = notices else {
                 return pending().await;
             };
-            let (state, notice) = match notices.next().await {
+            let next = match due {
+                Some(due) => timeout_at(due.into(), notices.next()).await,
+                None => Ok(notices.next().await),
+            };
+            let Ok(next) = next else {
+                let mut running = lock(&self.running);
+                if let Some(refusals) = running.as_mut().and_then(|r| r.refusals.as_mut()) {
+                    refusals.look();
+                }
+                continue;
+            };
+            let (state, notice) = match next {
                 Ok(next) => next,
                 Err(error) => {
                     // Too many at once (ENOBUFS). A mapping comes again with the next packet, an expiry

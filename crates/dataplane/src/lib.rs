@@ -19,6 +19,7 @@ mod notice;
 pub mod preflight;
 mod reading;
 mod recording;
+mod refusals;
 pub mod relay;
 mod spec;
 mod sums;

@@ -91,7 +91,7 @@ pub(crate) fn object() -> Option<PathBuf> {
 /// Runs a future on the calling thread, and so in its network namespace.
 pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()
         .unwrap()
         .block_on(future)

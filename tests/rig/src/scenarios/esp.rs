@@ -125,6 +125,24 @@ pub(super) fn hostile(report: &mut Report, world: &mut World) -> Option<()> {
         );
         Ok(finding)
     })?;
+    report.step("the log says it, in a line or a few for each kind", || {
+        let file = world.options().logs.join("n3iwf-user.log");
+        exec::wait_for("lines in the log", Duration::from_secs(5), || {
+            let log = std::fs::read_to_string(&file)?;
+            let lines = |reason: &str| {
+                let of = log.lines().filter(|line| {
+                    line.contains("ESP refused by the kernel") && line.contains(reason)
+                });
+                of.count()
+            };
+            let all = ["unknown_spi", "replay", "integrity"].map(lines);
+            Ok(all
+                .iter()
+                .all(|lines| (1..=8).contains(lines))
+                .then_some(()))
+        })?;
+        Ok(Finding::new("unknown SPI, replay, integrity"))
+    })?;
     report.step("the page for Prometheus says it", || {
         let now = seen(world, spi)?;
         exec::wait_for("a fresh page", Duration::from_secs(5), || {
