@@ -52,14 +52,7 @@ impl Lasting {
         } = spot;
         if spot.attachment == Attachment::Clsact {
             let replaced = tc::qdisc_detach_program(interface, spot.side, name).is_ok();
-            let link = hang(
-                ebpf,
-                name,
-                interface,
-                spot.side,
-                spot.order,
-                spot.attachment,
-            )?;
+            let link = attach(ebpf, spot)?;
             return Ok((Self::Clsact(link), replaced));
         }
         let index = Links::open()?.get(interface)?.index;
@@ -69,14 +62,7 @@ impl Lasting {
         }
         // A link whose interface is gone.
         remove(&pin)?;
-        let link = hang(
-            ebpf,
-            name,
-            interface,
-            spot.side,
-            spot.order,
-            spot.attachment,
-        )?;
+        let link = attach(ebpf, spot)?;
         let doing = format!("pin {name} of {interface}");
         let link = program(ebpf, name)?
             .take_link(link)
@@ -102,6 +88,21 @@ impl Lasting {
 /// By the number of the interface: a name may have what bpffs does not take.
 fn pin(pin_dir: &Path, name: &str, index: u32) -> PathBuf {
     pin_dir.join(format!("{name}-{index}"))
+}
+
+/// Attaches a program where nothing of an earlier run hangs.
+fn attach(ebpf: &mut Ebpf, spot: Spot<'_>) -> Result<SchedClassifierLinkId, Error> {
+    let Spot {
+        name, interface, ..
+    } = spot;
+    hang(
+        ebpf,
+        name,
+        interface,
+        spot.side,
+        spot.order,
+        spot.attachment,
+    )
 }
 
 /// Puts the program into a link of an earlier run; `None`: there is none, or its interface is gone.
