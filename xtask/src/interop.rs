@@ -140,7 +140,14 @@ struct Report {
 
 #[derive(Deserialize)]
 struct Outcome {
+    row: Row,
     marks: BTreeMap<String, Mark>,
+}
+
+/// What of a row tells it from others at a glance; the report has the rest.
+#[derive(Deserialize)]
+struct Row {
+    ike: String,
 }
 
 #[derive(Deserialize)]
@@ -156,16 +163,19 @@ fn count(report: &Path) -> Result<Counts> {
     let text = fs::read_to_string(report).context("the run left no report")?;
     let report: Report = serde_json::from_str(&text).context("report.json")?;
     let mut counts = Counts::default();
-    for mark in report
-        .outcomes
-        .iter()
-        .flat_map(|outcome| outcome.marks.values())
-    {
+    let marks = report.outcomes.iter().flat_map(|outcome| {
+        let ike = &outcome.row.ike;
+        outcome
+            .marks
+            .iter()
+            .map(move |(column, mark)| (ike, column, mark))
+    });
+    for (ike, column, mark) in marks {
         match mark {
             Mark::Held => counts.passed += 1,
             Mark::Failed { why } => {
                 println!("FAILED strongSwan: {why}");
-                counts.failed += 1;
+                counts.fail(format!("{ike} {column}: {why}"));
             }
             Mark::NotRun { why } => {
                 counts.skipped += 1;

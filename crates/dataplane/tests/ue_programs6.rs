@@ -83,6 +83,7 @@ fn attach(world: &World) -> TunRelay {
         .ip(&["-6", "address", "add", &own, "dev", "uepdu5", "nodad"]);
     let route = ["-6", "route", "add", "2001:db8:18::/64", "dev", "uepdu5"];
     world.ue.ip(&route);
+    world.ue.delivers(UE6);
     relay
 }
 

@@ -81,6 +81,12 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
             println!("  {reason}");
         }
     }
+    if !total.failures.is_empty() {
+        println!("\nfailed:");
+        for failure in &total.failures {
+            println!("  {failure}");
+        }
+    }
     println!("{total}");
     Ok(if total.failed == 0 {
         ExitCode::SUCCESS
@@ -95,13 +101,11 @@ fn stage(title: &str, work: impl FnOnce() -> Result<Counts>) -> Counts {
     let counts = work().unwrap_or_else(|error| {
         println!("{error:#}");
         // A stage that could not even run is a failure, not a blank.
-        Counts {
-            failed: 1,
-            ..Counts::default()
-        }
+        let first = error.to_string();
+        Counts::failure(first.lines().next().unwrap_or_default().to_owned())
     });
     println!("-- {title}: {counts}");
-    counts
+    counts.in_stage(title)
 }
 
 /// The stages in virtual machines, two machines at a time: an emulated one uses one processor.
@@ -135,11 +139,7 @@ fn in_machines() -> Counts {
         let kernels = scope.spawn(kernels);
         let mut counts = whole();
         counts.add(kernels.join().unwrap_or_else(|_| {
-            println!("the stages of the kernel tests panicked");
-            Counts {
-                failed: 1,
-                ..Counts::default()
-            }
+            Counts::failure("the stages of the kernel tests panicked".to_owned())
         }));
         counts
     })
@@ -176,8 +176,9 @@ fn on_host() -> Result<Counts> {
     let status = child.wait()?;
     let mut counts = summary.finish();
     if !status.success() && counts.failed == 0 {
-        println!("cargo test failed ({status}) without a failed test: it did not build");
-        counts.failed = 1;
+        counts.fail(format!(
+            "cargo test failed ({status}) without a failed test: it did not build"
+        ));
     }
     Ok(counts)
 }

@@ -12,8 +12,10 @@ pub(crate) struct Counts {
     pub(crate) passed: usize,
     pub(crate) failed: usize,
     pub(crate) skipped: usize,
-    /// Why, one line per reason.
+    /// Why skipped, one line per reason.
     pub(crate) reasons: Vec<String>,
+    /// What failed, one line each.
+    pub(crate) failures: Vec<String>,
 }
 
 impl Counts {
@@ -22,6 +24,27 @@ impl Counts {
         self.failed += other.failed;
         self.skipped += other.skipped;
         self.reasons.extend(other.reasons);
+        self.failures.extend(other.failures);
+    }
+
+    pub(crate) fn fail(&mut self, what: String) {
+        self.failed += 1;
+        self.failures.push(what);
+    }
+
+    /// One failure: something that had to run and could not.
+    pub(crate) fn failure(what: String) -> Self {
+        let mut counts = Self::default();
+        counts.fail(what);
+        counts
+    }
+
+    /// The same, with the stage in front of each failure.
+    pub(crate) fn in_stage(mut self, title: &str) -> Self {
+        for failure in &mut self.failures {
+            failure.insert_str(0, &format!("{title}: "));
+        }
+        self
     }
 }
 
@@ -75,6 +98,12 @@ impl Reader {
             let (name, reason) = trimmed.split_once(" ... ").unwrap_or((trimmed, ""));
             let name = name.trim_start_matches("test ");
             self.counts.reasons.push(format!("{name}: {reason}"));
+        }
+        if let Some(name) = trimmed
+            .strip_prefix("test ")
+            .and_then(|t| t.strip_suffix(" ... FAILED"))
+        {
+            self.counts.failures.push(name.to_owned());
         }
         let noise = self.successes
             || trimmed.is_empty()
@@ -158,6 +187,7 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 3 filtered out; 
             counts.reasons,
             ["d: ignored, takes an hour", "b: this kernel has no SCTP"]
         );
+        assert_eq!(counts.failures, ["c"]);
         assert!(shown.iter().any(|line| line.contains("panicked")));
         assert!(
             !shown.iter().any(|line| line.contains("... ok")),
@@ -167,6 +197,14 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 3 filtered out; 
             shown.last().unwrap().trim(),
             "1 passed, 1 failed, 2 skipped"
         );
+    }
+
+    #[test]
+    fn what_failed_is_told_with_its_place() {
+        let mut total = Counts::default();
+        total.add(Counts::failure("it did not boot".to_owned()).in_stage("Linux 6.1"));
+        assert_eq!(total.to_string(), "0 passed, 1 failed, 0 skipped");
+        assert_eq!(total.failures, ["Linux 6.1: it did not boot"]);
     }
 
     #[test]

@@ -43,8 +43,7 @@ pub(crate) fn captures() -> Result<Counts> {
         if held {
             counts.passed += 1;
         } else {
-            println!("FAILED: the demonstration in {name}");
-            counts.failed += 1;
+            counts.fail(format!("the demonstration in {name}"));
         }
     }
     Ok(counts)
@@ -133,10 +132,11 @@ fn count(results: &Path, succeeded: bool) -> Result<Counts> {
         if failed.is_empty() && !report.steps.is_empty() {
             counts.passed += 1;
         } else {
-            counts.failed += 1;
-            for step in failed {
+            for step in &failed {
                 println!("FAILED {}: {}: {}", report.scenario, step.name, step.detail);
             }
+            let first = failed.first().map_or("no step ran", |step| &step.name);
+            counts.fail(format!("{}: {first}", report.scenario));
         }
     }
     if !succeeded && counts.failed == 0 {

@@ -286,7 +286,10 @@ impl Machine {
             if ended.is_some() {
                 let qemu = fs::read_to_string(self.dir.join("qemu.err")).unwrap_or_default();
                 let Some(code) = word_after(&status, "exit ") else {
-                    bail!("it stopped before the command ended\n{qemu}");
+                    bail!(
+                        "it stopped before the command ended\n{qemu}{}",
+                        unshown(job, &collected)
+                    );
                 };
                 let outcome = outcome(code, false);
                 running.clear();
@@ -296,7 +299,11 @@ impl Machine {
             if Instant::now() > deadline {
                 self.child.kill()?;
                 self.child.wait()?;
-                bail!("not finished after {} s: killed", job.timeout.as_secs());
+                bail!(
+                    "not finished after {} s: killed\n{}",
+                    job.timeout.as_secs(),
+                    unshown(job, &collected)
+                );
             }
             std::thread::sleep(Duration::from_millis(25));
         }
@@ -319,6 +326,18 @@ impl Machine {
         .context("the result files came back damaged")?;
         Ok(())
     }
+}
+
+/// The end of what a command printed that did not end itself, where it was not shown as it came.
+fn unshown(job: &Job, printed: &[u8]) -> String {
+    const LINES: usize = 40;
+    if job.echo == Echo::Show {
+        return String::new();
+    }
+    let text = String::from_utf8_lossy(printed);
+    let lines: Vec<&str> = text.lines().collect();
+    let rest = lines.len().saturating_sub(LINES);
+    lines.get(rest..).unwrap_or_default().join("\n")
 }
 
 impl Drop for Machine {

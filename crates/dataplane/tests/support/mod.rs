@@ -6,10 +6,12 @@ pub(crate) mod internet;
 use std::{
     fs::File,
     future::Future,
+    net::Ipv6Addr,
     path::PathBuf,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use nix::sched::{CloneFlags, setns};
@@ -153,6 +155,20 @@ impl Space {
         all.extend(args);
         run("ip", &all)
     }
+
+    /// Waits until packets to an IPv6 address of this namespace are delivered: `ip address add` returns before
+    /// the kernel has made the route to it, `nodad` or not.
+    pub(crate) fn delivers(&self, address: Ipv6Addr) {
+        let address = address.to_string();
+        let end = Instant::now() + Duration::from_secs(10);
+        while !self
+            .ip(&["-6", "route", "show", "table", "local", &address])
+            .contains("local")
+        {
+            assert!(Instant::now() < end, "no route to {address} itself");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
 }
 
 impl Drop for Space {
@@ -192,6 +208,8 @@ pub(crate) fn nwu() -> (Space, Space) {
         ]);
         space.ip(&["link", "set", "nwu", "up"]);
     }
+    n3iwf.delivers("2001:db8::1".parse().unwrap());
+    ue.delivers("2001:db8::10".parse().unwrap());
     (n3iwf, ue)
 }
 

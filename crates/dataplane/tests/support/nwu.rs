@@ -54,6 +54,11 @@ impl Nwu {
             }
             space.ip(&["link", "set", "nwu", "up"]);
         }
+        for (space, address) in [(&world.n3iwf, self.n3iwf), (&world.ue, self.ue)] {
+            if let IpAddr::V6(address) = address {
+                space.delivers(address);
+            }
+        }
         world
     }
 

@@ -79,8 +79,9 @@ impl World {
         let core = [&[UPF6], more].concat();
         for (space, addresses) in [(&self.n3iwf, vec![N3IWF6]), (&self.core, core)] {
             for address in addresses {
-                let address = format!("{address}/64");
-                space.ip(&["address", "add", &address, "dev", "n3", "nodad"]);
+                let prefix = format!("{address}/64");
+                space.ip(&["address", "add", &prefix, "dev", "n3", "nodad"]);
+                space.delivers(address);
             }
         }
     }
