@@ -154,6 +154,19 @@ impl Capture {
         })
     }
 
+    /// Without a look at the order of TCP segments: a segment that was lost and came again is an error to tshark when
+    /// it puts together what it takes for a message in them.
+    #[must_use]
+    pub fn each_segment_alone(mut self) -> Self {
+        for off in [
+            "tcp.desegment_tcp_streams:FALSE",
+            "tcp.analyze_sequence_numbers:FALSE",
+        ] {
+            self.options.push(off.to_owned());
+        }
+        self
+    }
+
     /// Runs tshark over the capture.
     pub fn tshark(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new("tshark");

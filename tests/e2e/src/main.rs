@@ -118,7 +118,7 @@ fn run(arguments: &Arguments) -> Result<String> {
         frames.len()
     ));
     if let Some(file) = &arguments.n2n3 {
-        report.push_str(&core(&Capture::open(file, None)?)?);
+        report.push_str(&core(&Capture::open(file, None)?.each_segment_alone())?);
     }
     Ok(report)
 }

@@ -15,6 +15,17 @@ use crate::{artifacts, paths, proc};
 /// Seconds that one test binary may take, under emulation.
 const PATIENCE: u32 = 300;
 
+/// Whether a test failed (libtest's 101) or its whole binary did, which then has no result of its own: killed for its
+/// patience (124), or by a signal. Said in libtest's words, for what reads them.
+const ENDED: &str = r#"failed=0
+ended() {
+    failed=1
+    [ $2 -eq 101 ] && return
+    echo "test $1, all of it: exit code $2 ... FAILED"
+    echo "test result: FAILED. 0 passed; 1 failed; 0 ignored"
+}
+"#;
+
 /// A test target of a package: an integration test, or `lib` for unit tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
@@ -121,7 +132,7 @@ pub(crate) fn run(
     echo: Echo,
 ) -> Result<Outcome> {
     let executables = build(targets)?;
-    let mut script = "failed=0\n".to_owned();
+    let mut script = ENDED.to_owned();
     let mut job = Job::command(line, Vec::new());
     artifacts::take_along(&mut job.payload)?;
     for (target, executable) in targets.iter().zip(&executables) {
@@ -129,10 +140,10 @@ pub(crate) fn run(
         job.payload.program(&place, executable)?;
         let filter: Vec<String> = filter.iter().map(|word| proc::quote(word)).collect();
         script.push_str(&format!(
-            "echo 'in the machine: {}:{}'\ntimeout -k 5 {PATIENCE} {place} --test-threads=1 {} || failed=1\n",
-            target.package,
-            target.test,
-            filter.join(" ")
+            "echo 'in the machine: {name}'\n\
+             timeout -k 5 {PATIENCE} {place} --test-threads=1 {} || ended '{name}' $?\n",
+            filter.join(" "),
+            name = format_args!("{}:{}", target.package, target.test),
         ));
     }
     script.push_str("exit $failed");

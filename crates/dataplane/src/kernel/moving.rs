@@ -2,7 +2,8 @@
 //!
 //! `XFRM_MSG_MIGRATE` takes one direction at a time: its policy's template, and the newest state of
 //! the reqid between the old addresses. The kernel copies keys and sequence numbers to a new state;
-//! counters begin anew there, so what was counted before is carried along here.
+//! counters begin anew there, so what was counted before is carried along here. A packet that a state
+//! takes between that reading and its move is missing in its counters, and in no others.
 
 use std::{net::SocketAddr, ops::Add};
 

@@ -9,7 +9,13 @@ use std::{
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::eventfd::{EfdFlags, EventFd},
+    sys::{
+        eventfd::{EfdFlags, EventFd},
+        socket::{
+            setsockopt,
+            sockopt::{RcvBufForce, SndBufForce},
+        },
+    },
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -83,8 +89,35 @@ pub(super) fn open(local: Ipv4Addr, interface: Option<&str>) -> Result<Socket, E
     make().map_err(|error| Error::io(place(), error))
 }
 
-/// Large buffers absorb bursts; less than asked for is no error.
+/// Large buffers absorb bursts, such as a whole window of a TCP connection; less than asked for is no error.
+///
+/// CAP_NET_ADMIN gives what is asked for. Without it the kernel stops at `net.core.rmem_max`, by default less than
+/// such a window takes.
 pub(super) fn grow(socket: &Socket) {
-    let _ = socket.set_recv_buffer_size(BUFFER);
-    let _ = socket.set_send_buffer_size(BUFFER);
+    if setsockopt(socket, RcvBufForce, &BUFFER).is_err() {
+        let _ = socket.set_recv_buffer_size(BUFFER);
+    }
+    if setsockopt(socket, SndBufForce, &BUFFER).is_err() {
+        let _ = socket.set_send_buffer_size(BUFFER);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buffer_is_as_large_as_asked_for_or_as_the_kernel_allows() {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        grow(&socket);
+        let most = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap();
+        let most: usize = most.trim().parse().unwrap();
+        let least = if nix::unistd::geteuid().is_root() {
+            BUFFER
+        } else {
+            BUFFER.min(most)
+        };
+        // The kernel counts its own bookkeeping in, and doubles.
+        assert_eq!(socket.recv_buffer_size().unwrap(), 2 * least);
+    }
 }

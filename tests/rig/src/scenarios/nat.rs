@@ -75,7 +75,7 @@ pub(super) fn nat(report: &mut Report, world: &mut World) -> Option<()> {
         steps::tcp(world, &attached, Direction::Down, BULK)
     })?;
     report.step("ESP in UDP to the new port", || esp_in_udp(world, false))?;
-    report.step("counters went on", || counters_went_on(world))?;
+    report.step("counters went on", || counters_went_on(world, 2))?;
     report.step("kernel IPsec", || steps::xfrm_states(world, 4))?;
     report.step("every key is accounted for", || steps::keys(world, KEYS))?;
     report.step("deregistration", || steps::deregister(world))?;
@@ -171,8 +171,9 @@ fn followed_by_esp(world: &World, attached: &Attached) -> Result<Finding> {
     )))
 }
 
-/// Although the kernel's counters begin anew in a state that moved.
-pub(super) fn counters_went_on(world: &World) -> Result<Finding> {
+/// Although the kernel's counters begin anew in a state that moved: a packet that passes in that very moment is
+/// missing there, at most one for each of the `moves`.
+pub(super) fn counters_went_on(world: &World, moves: u64) -> Result<Finding> {
     let reply = control::n3iwf(world, "counters")?;
     let sas = reply.get("sas").and_then(Value::as_array);
     let sas = sas.context("no counters of SAs")?;
@@ -180,7 +181,7 @@ pub(super) fn counters_went_on(world: &World) -> Result<Finding> {
         for way in ["in", "out"] {
             let kernel = number(sa, &format!("/kernel_{way}/packets"))?;
             let ebpf = number(sa, &format!("/ebpf_{way}/packets"))?;
-            if kernel != ebpf || kernel == 0 {
+            if kernel > ebpf || ebpf - kernel > moves || kernel == 0 {
                 bail!("{way}: kernel {kernel}, eBPF {ebpf} in {sa}");
             }
         }

@@ -88,7 +88,7 @@ pub(super) fn roam(report: &mut Report, world: &mut World) -> Option<()> {
     report.step("uectl roam, without a change", || {
         moved(world, &attached, THIRD, || uectl(world, &[]))
     })?;
-    report.step("counters went on", || counters_went_on(world))?;
+    report.step("counters went on", || counters_went_on(world, 5))?;
     report.step("kernel IPsec", || steps::xfrm_states(world, 4))?;
     report.step("no key was taken for a move", || steps::keys(world, KEYS))?;
     report.step("a rekey goes where the UE is", || {
