@@ -3,6 +3,7 @@
 
 mod relay;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -359,6 +360,9 @@ pub struct KeyRate {
     pub done: usize,
     /// Attaches that failed.
     pub failed: usize,
+    /// Why, and how many each.
+    #[serde(default)]
+    pub why: BTreeMap<String, usize>,
 }
 
 /// The records of a file, in their order.

@@ -333,7 +333,8 @@ impl Growth {
     }
 }
 
-/// UEs attach as fast as keys come; one that fails waits a little.
+/// UEs attach as fast as keys come, for `span` or as long as the keys of a few attaches take to come; one that fails
+/// waits a little.
 pub(crate) async fn key_rate(
     fleet: &mut Fleet,
     keys_per_second: f64,
@@ -341,17 +342,23 @@ pub(crate) async fn key_rate(
     span: Duration,
 ) -> Result<KeyRate> {
     const AT_ONCE: usize = 4;
+    const LEAST: u32 = 20;
+    #[expect(clippy::cast_precision_loss, reason = "a few keys")]
+    let one = Duration::from_secs_f64(keys_per_attach as f64 / keys_per_second);
+    let span = span.max(one * LEAST);
     let pause = Duration::from_millis(50);
     // What the KMEs have stored is used up first, and the UEs no longer begin all together.
     let end_of_stock = Instant::now() + Duration::from_secs(2);
     let mut begun = None;
     let (mut done, mut failed) = (0, 0);
+    let mut why = BTreeMap::<String, usize>::new();
     let mut not_before = vec![Instant::now(); fleet.len()];
     loop {
         let now = Instant::now();
         if begun.is_none() && now >= end_of_stock {
             begun = Some(now);
             (done, failed) = (0, 0);
+            why.clear();
         }
         if begun.is_some_and(|begun| now >= begun + span) {
             break;
@@ -364,14 +371,15 @@ pub(crate) async fn key_rate(
         }
         fleet.turn(now + Duration::from_millis(2)).await?;
         for ended in fleet.ended() {
-            if ended.failure.is_none() {
-                done += 1;
-                fleet.detach(ended.ue);
-            } else {
+            if let Some(failure) = ended.failure {
                 failed += 1;
+                *why.entry(failure).or_default() += 1;
                 if let Some(at) = not_before.get_mut(ended.ue) {
                     *at = Instant::now() + pause;
                 }
+            } else {
+                done += 1;
+                fleet.detach(ended.ue);
             }
         }
     }
@@ -383,5 +391,6 @@ pub(crate) async fn key_rate(
         seconds,
         done,
         failed,
+        why,
     })
 }

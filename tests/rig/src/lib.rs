@@ -11,6 +11,7 @@ pub mod bulk;
 pub mod capture;
 pub mod checks;
 pub mod control;
+pub mod echoes;
 pub mod exec;
 pub mod files;
 pub mod flood;

@@ -58,7 +58,7 @@ pub fn qkd(records: &[Record]) -> String {
             "limit",
             "of the limit",
         ]);
-        for rate in rates {
+        for rate in &rates {
             let done = real(rate.done) / rate.seconds.max(1e-9);
             let limit = limit(rate);
             table.row(&[
@@ -73,6 +73,14 @@ pub fn qkd(records: &[Record]) -> String {
             ]);
         }
         text.push_str(&table.end());
+        for rate in rates {
+            for (why, number) in &rate.why {
+                let keys = rate.keys_per_second;
+                text.push_str(&format!(
+                    "\nFailed at {keys:.0} keys per second: {number} ({why}).\n"
+                ));
+            }
+        }
     }
     text
 }
@@ -130,10 +138,16 @@ mod tests {
             keys_per_attach: 7,
             seconds: 10.0,
             done: 90,
-            failed: 0,
+            failed: 3,
+            why: std::iter::once(("no keys".to_owned(), 3)).collect(),
         })];
         assert!(
             qkd(&records).contains("| 9.0 | 10.0 | 90 % |"),
+            "{}",
+            qkd(&records)
+        );
+        assert!(
+            qkd(&records).contains("Failed at 70 keys per second: 3 (no keys)."),
             "{}",
             qkd(&records)
         );

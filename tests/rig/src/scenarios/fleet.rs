@@ -20,7 +20,7 @@ use crate::report::{Finding, Report};
 use crate::scrape::Scrape;
 use crate::topology::{self, Place};
 use crate::world::{Role, World};
-use crate::{exec, kernel, steps};
+use crate::{echoes, exec, kernel, steps};
 
 /// UEs, unless `RIG_UES` says otherwise: each has a daemon and kernel states of its own, and an emulated machine has
 /// other tests to run.
@@ -36,7 +36,7 @@ const NETWORKS: &str = "100.65.0.0/16";
 /// The UE's namespace at the site of its KME.
 const SITE_B: &str = "198.51.100.5";
 /// Echo requests of each UE around the kill, and how far apart.
-const ECHOES: usize = 30;
+const ECHOES: u32 = 30;
 const APART: &str = "0.2";
 /// States and policies of a UE with one PDU session, at either end.
 const STATES: usize = 4;
@@ -110,17 +110,19 @@ pub(super) fn killed(report: &mut Report, world: &mut World) -> Option<()> {
         let mut lost = Vec::new();
         for (n, process) in pings.iter_mut().enumerate() {
             exec::wait_for("pings to end", PATIENCE, || process.ended())?;
-            lost.push(ECHOES - answered(&process.log_tail(4)).with_context(|| format!("UE {n}"))?);
+            lost.push((n, echoes::unanswered(&process.log_since(0)?, ECHOES)));
         }
         std::thread::sleep(AWAY.saturating_sub(killed.elapsed()));
-        let (away, sum) = (killed.elapsed(), lost.iter().sum::<usize>());
+        lost.retain(|(_, echoes)| !echoes.is_empty());
+        let sum: usize = lost.iter().map(|(_, echoes)| echoes.len()).sum();
+        let away = killed.elapsed();
         ensure!(away >= AWAY);
         let found = format!(
             "away for {} ms; of {} echoes {sum} lost",
             away.as_millis(),
-            ECHOES * ues.len()
+            ECHOES as usize * ues.len()
         );
-        ensure!(sum == 0, "{found}: {lost:?}");
+        ensure!(sum == 0, "{found}, by UE: {lost:?}");
         Ok(Finding::new(found))
     })?;
     report.step("it starts again: every UE is back", || {
@@ -278,47 +280,12 @@ fn whole(world: &World, ues: &[Ue]) -> Result<()> {
 
 /// Echo requests through its PDU session, for a while.
 fn ping(world: &World, ue: &Ue, n: usize) -> Result<Process> {
-    let count = ECHOES.to_string();
-    let words = [
-        "-n",
-        "-q",
-        "-i",
-        APART,
-        "-W",
-        "5",
-        "-c",
-        &count,
-        "-I",
-        &ue.address,
-    ];
-    let words = [&words[..], &[topology::DN_HOST]].concat();
     let spec = Spec {
         name: format!("ping-{n}"),
         program: PathBuf::from("ping"),
-        arguments: words.iter().map(|word| (*word).to_owned()).collect(),
+        arguments: echoes::words(&ue.address, topology::DN_HOST, ECHOES, APART),
         environment: Vec::new(),
         logs: world.options().logs.clone(),
     };
     Process::start(&ue.netns, spec)
-}
-
-/// `30 packets transmitted, 29 received, ...`
-fn answered(text: &str) -> Option<usize> {
-    let line = text
-        .lines()
-        .find(|line| line.contains("packets transmitted"))?;
-    let (before, _) = line.split_once(" received")?;
-    before.rsplit(' ').next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_counted() {
-        let text = "--- x ping statistics ---\n30 packets transmitted, 29 received, 3.3% packet loss, time 5s\nrtt";
-        assert_eq!(answered(text), Some(29));
-        assert_eq!(answered("nothing"), None);
-    }
 }
