@@ -362,6 +362,10 @@ fn section(name: &str, records: &[Record], pictures: &Path, place: &str) -> Resu
                     y: "ms",
                 };
                 let samples = tables::boxes(records, phase);
+                if samples.iter().all(|(_, values)| values.is_empty()) {
+                    let _ = writeln!(text, "{title}: no attach worked, so there is no picture.");
+                    continue;
+                }
                 figures::boxes(&pictures.join(&file), titles, &samples)?;
                 let _ = writeln!(text, "![{title}]({place}/{file}.svg)");
             }

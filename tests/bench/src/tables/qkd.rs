@@ -77,7 +77,7 @@ pub fn qkd(records: &[Record]) -> String {
             for (why, number) in &rate.why {
                 let keys = rate.keys_per_second;
                 text.push_str(&format!(
-                    "\nFailed at {keys:.0} keys per second: {number} ({why}).\n"
+                    "Failed at {keys:.0} keys per second: {number} ({why}).\n\n"
                 ));
             }
         }
