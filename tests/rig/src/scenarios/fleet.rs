@@ -139,8 +139,8 @@ pub(super) fn killed(report: &mut Report, world: &mut World) -> Option<()> {
         // Whoever is refused keeps away for seconds.
         let refused = Scrape::of(world, Role::N3iwf)?.sum("n3iwf_ike_init_refused_total", &[])?;
         ensure!(refused == 0.0, "{refused} attaches refused; {found}");
-        // Or half of what the first attaches took, one after the other: an emulated machine has the time it is given.
-        let limit = BACK.max(attached / 2);
+        // Or what the first attaches took, one after the other: an emulated machine has the time it is given.
+        let limit = BACK.max(attached);
         ensure!(back.duration_since(begun) <= limit, "{found}");
         Ok(Finding::new(found))
     })?;
