@@ -101,8 +101,18 @@ fn stage(title: &str, work: impl FnOnce() -> Result<Counts>) -> Counts {
     let counts = work().unwrap_or_else(|error| {
         println!("{error:#}");
         // A stage that could not even run is a failure, not a blank.
-        let first = error.to_string();
-        Counts::failure(first.lines().next().unwrap_or_default().to_owned())
+        let causes: Vec<String> = error
+            .chain()
+            .map(|cause| {
+                cause
+                    .to_string()
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned()
+            })
+            .collect();
+        Counts::failure(causes.join(": "))
     });
     println!("-- {title}: {counts}");
     counts.in_stage(title)

@@ -21,10 +21,17 @@ hostname n3iwf-vm
 /usr/sbin/ip link set lo up
 
 modprobe -a virtio_pci virtio_console
+# Each port has its name from a message of QEMU's, which may come after the module is there.
 port() {
-    for p in /sys/class/virtio-ports/*; do
-        [ "$(cat "$p/name")" = "$1" ] && { echo "/dev/${p##*/}"; return; }
+    tries=0
+    while [ $tries -lt 200 ]; do
+        for p in /sys/class/virtio-ports/*; do
+            [ "$(cat "$p/name" 2>/dev/null)" = "$1" ] && { echo "/dev/${p##*/}"; return; }
+        done
+        tries=$((tries + 1))
+        sleep 0.1
     done
+    echo "init: no port has the name $1" >&2
     echo /dev/console
 }
 exec 9>"$(port status)"
