@@ -5,6 +5,7 @@
 
 mod body;
 mod lines;
+mod pool;
 
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 

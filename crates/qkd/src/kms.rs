@@ -76,6 +76,8 @@ struct Inner {
     failover: Mutex<Failover>,
     /// `max_key_per_request` by slave SAE, and when it was learnt.
     limits: Mutex<HashMap<SaeId, (usize, Duration)>>,
+    /// Held by whoever asks for the first limit, which the others wait for.
+    asking: tokio::sync::Mutex<()>,
     stock: Mutex<Option<Shelf>>,
     observer: OnceLock<Observer>,
     account: Arc<Account>,
@@ -114,6 +116,7 @@ impl Kms {
             max_keys_per_request: config.max_keys_per_request,
             origin: Instant::now(),
             limits: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
             stock: Mutex::default(),
             observer: OnceLock::new(),
             account: Arc::default(),
@@ -170,27 +173,27 @@ impl Kms {
             asked: Duration::ZERO,
             told: None,
         });
-        let limit = self.limit(slave, number).await?;
+        let mut limit = self.limit(slave, number).await?;
         let mut harvest = Harvest::new(&self.0.account, slave);
         while harvest.keys.len() < number {
-            let number = (number - harvest.keys.len()).min(limit);
+            let number = (number - harvest.keys.len()).min(limit.keys());
             let payload = match self.0.method {
                 Method::Post => Payload::Body(codec::key_request(number, size_bits)),
                 Method::Get => Payload::Query(codec::key_request_query(number, size_bits)),
             };
             let expect = Expect::New { number, size_bits };
+            let parse = |body: &Zeroizing<Vec<u8>>| codec::parse_keys(body, expect);
             let keys = self
                 .0
-                .attempt(
-                    started,
-                    Operation::EncKeys,
-                    slave,
-                    number,
-                    &payload,
-                    |body| codec::parse_keys(body, expect),
-                )
-                .await?;
-            harvest.store(keys)?;
+                .attempt(started, Operation::EncKeys, slave, number, &payload, parse)
+                .await;
+            if matches!(keys, Err(QkdError::BadRequest { .. })) && limit.is_guess() {
+                limit = Limit::Told(limit_of(&self.status(slave).await?));
+                if limit.keys() < number {
+                    continue;
+                }
+            }
+            harvest.store(keys?)?;
         }
         Ok(harvest.finish())
     }
@@ -296,25 +299,59 @@ impl Kms {
     }
 
     /// How many of `number` keys one request may ask for.
-    async fn limit(&self, slave: &SaeId, number: usize) -> Result<usize, QkdError> {
+    ///
+    /// A KME has one limit for all SAEs as a rule, so that of any other SAE is tried first.
+    async fn limit(&self, slave: &SaeId, number: usize) -> Result<Limit, QkdError> {
         if let Some(limit) = self.0.max_keys_per_request {
-            return Ok(usize::try_from(limit).unwrap_or(usize::MAX));
+            return Ok(Limit::Told(usize::try_from(limit).unwrap_or(usize::MAX)));
         }
         if number == 1 {
-            return Ok(1);
+            return Ok(Limit::Told(1));
         }
         if let Some(limit) = self.0.known_limit(slave) {
             return Ok(limit);
         }
+        let _asking = match self.0.asking.try_lock() {
+            Ok(asking) => Some(asking),
+            Err(_) => {
+                drop(self.0.asking.lock().await);
+                if let Some(limit) = self.0.known_limit(slave) {
+                    return Ok(limit);
+                }
+                // That failed; what follows is everybody's own.
+                None
+            }
+        };
         match self.status(slave).await {
-            Ok(status) => Ok(limit_of(&status)),
+            Ok(status) => Ok(Limit::Told(limit_of(&status))),
             // A KME without a usable status may still deliver keys.
             Err(error @ (QkdError::Malformed(_) | QkdError::Unexpected { .. })) => {
                 debug!(%error, "no status from the KMS, asking for all keys at once");
-                Ok(number)
+                Ok(Limit::Told(number))
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// How many keys one request may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    /// As configured, or as the KME has said of this SAE.
+    Told(usize),
+    /// As the KME has said of another SAE.
+    Guess(usize),
+}
+
+impl Limit {
+    fn keys(self) -> usize {
+        match self {
+            Self::Told(keys) | Self::Guess(keys) => keys,
+        }
+    }
+
+    fn is_guess(self) -> bool {
+        matches!(self, Self::Guess(_))
     }
 }
 
@@ -335,12 +372,16 @@ impl Inner {
         self.stock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn known_limit(&self, slave: &SaeId) -> Option<usize> {
+    /// The limit of this SAE, else the lowest of all others.
+    fn known_limit(&self, slave: &SaeId) -> Option<Limit> {
         let now = self.now();
-        self.limits()
-            .get(slave)
-            .filter(|(_, learnt)| now.saturating_sub(*learnt) < LIMIT_AGE)
-            .map(|(limit, _)| *limit)
+        let limits = self.limits();
+        let fresh = |(_, learnt): &&(usize, Duration)| now.saturating_sub(*learnt) < LIMIT_AGE;
+        if let Some((limit, _)) = limits.get(slave).filter(fresh) {
+            return Some(Limit::Told(*limit));
+        }
+        let others = limits.values().filter(fresh).map(|(limit, _)| *limit);
+        others.min().map(Limit::Guess)
     }
 
     fn learn_limit(&self, slave: &SaeId, status: &Status) {

@@ -177,6 +177,9 @@ pub async fn run(path: &Path, file: File, hardening: Option<&Hardening>) -> anyh
         None => None,
     };
     report_modes(&choices);
+    // What UEs send while the data plane starts waits here: lost, it would come again only after a pause that doubles.
+    let encapsulate = own.dataplane.kind == dataplane::Kind::Kernel;
+    let udp = Udp::bind(own.ike_bind_address, encapsulate)?;
     let dataplane = dataplane::open(file.dataplane())?;
     let (started, relay) = start_planes(&file, &dataplane).await;
     let started = started.context("data plane")?;
@@ -187,6 +190,7 @@ pub async fn run(path: &Path, file: File, hardening: Option<&Hardening>) -> anyh
         core,
         endpoint,
         server,
+        udp,
         kms,
         &dataplane,
         started,
@@ -262,6 +266,7 @@ async fn serve(
     core: crate::core::CoreConfig,
     endpoint: ike::EndpointConfig,
     server: Server,
+    udp: Udp,
     kms: Option<Kms>,
     dataplane: &Arc<dyn Dataplane>,
     started: StartReport,
@@ -272,7 +277,6 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let own = &file.configuration;
     let encapsulate = own.dataplane.kind == dataplane::Kind::Kernel;
-    let udp = Udp::bind(own.ike_bind_address, encapsulate)?;
     let relay = relay?;
     let (inputs, mut input) = mpsc::channel(INPUTS);
     let device = started.interface.clone().filter(|_| encapsulate);

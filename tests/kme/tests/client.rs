@@ -10,8 +10,9 @@ mod trust;
 use std::time::{Duration, Instant};
 
 use kme::{
-    Pair, Setup,
-    config::{LinkConfig, Offer},
+    Kme, Pair, Setup,
+    certs::KmeName,
+    config::{KmeConfig, LinkConfig, Offer},
     fault::{Fault, Kind, On},
 };
 use qkd::{
@@ -213,6 +214,109 @@ async fn connections_are_kept() {
     let counters = pair.a.counters();
     assert_eq!((counters.connections, counters.requests), (2, 24));
     assert_eq!(counters.bad_request, 3);
+}
+
+#[tokio::test]
+async fn many_requests_at_once_share_a_few_new_connections() {
+    const REQUESTS: u64 = 48;
+    let pair = pair().await;
+    let master = kms(&pair.client("sae-n3iwf"));
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..REQUESTS {
+        let master = master.clone();
+        all.spawn(async move { master.enc_keys(&ue(), 2, 256).await.unwrap() });
+    }
+    let keys = all.join_all().await;
+    assert_eq!(keys.len() as u64, REQUESTS);
+    let counters = pair.a.counters();
+    assert_eq!(
+        counters.requests,
+        REQUESTS + 1,
+        "one status for all of them"
+    );
+    // Each would have one of its own if none waited for those of others.
+    assert!(
+        counters.connections <= REQUESTS / 2,
+        "{} connections",
+        counters.connections
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_gets_is_waited_for_so_long_and_no_longer() {
+    // Takes connections and says nothing.
+    let silent = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let pair = pair().await;
+    let mut config = pair.client("sae-n3iwf");
+    config.endpoints = vec![format!("https://{}", silent.local_addr().unwrap())];
+    config.connect_timeout = 200 * MS;
+    config.max_keys_per_request = Some(4);
+    let master = once(config);
+    let begun = Instant::now();
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let master = master.clone();
+        all.spawn(async move { master.enc_keys(&ue(), 1, 256).await.unwrap_err() });
+    }
+    for error in all.join_all().await {
+        assert!(matches!(error, QkdError::Timeout), "{error:?}");
+    }
+    assert!(
+        begun.elapsed() < 8 * 200 * MS,
+        "they did not wait one after the other"
+    );
+    assert_eq!(master.account().total().uncertain, 0, "nothing was sent");
+}
+
+#[tokio::test]
+async fn the_limit_of_one_sae_is_tried_for_another() {
+    let pair = pair().await;
+    let pki = pair.pki();
+    // Another KME pair of the same site, with less to a request.
+    let config = |id: &str, sae: &str| {
+        pki.kme(&KmeName {
+            id: id.into(),
+            addresses: vec!["127.0.0.1".into()],
+        })
+        .unwrap();
+        KmeConfig {
+            id: id.into(),
+            listen: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
+            ca: pki.certificate("ca"),
+            certificate: pki.certificate(id),
+            private_key: pki.key(id),
+            saes: vec![sae.into()],
+            offer: Offer {
+                max_key_per_request: 3,
+                ..Offer::default()
+            },
+            faults: Vec::new(),
+            journal: None,
+        }
+    };
+    let (c, _d) = Kme::start_both(
+        &config("kme-c", "sae-n3iwf"),
+        &config("kme-d", "sae-ue-2"),
+        &LinkConfig::default(),
+    )
+    .await
+    .unwrap();
+    let mut client = pair.client("sae-n3iwf");
+    client.endpoints.push(c.url());
+    let master = kms(&client);
+
+    master.enc_keys(&ue(), 5, 256).await.unwrap();
+    assert_eq!(pair.a.counters().requests, 2, "status and keys");
+    pair.a.stop();
+    let keys = master.enc_keys(&sae("sae-ue-2"), 5, 256).await.unwrap();
+    assert_eq!(keys.len(), 5);
+    let counters = c.counters();
+    assert_eq!(counters.bad_request, 1, "more than it gives at a time");
+    assert_eq!(counters.requests, 1 + 1 + 2, "refusal, status, then 3+2");
+    // What it has said itself is known now.
+    master.enc_keys(&sae("sae-ue-2"), 5, 256).await.unwrap();
+    assert_eq!(c.counters().requests, 4 + 2);
+    assert!(master.account().total().balanced());
 }
 
 #[tokio::test]

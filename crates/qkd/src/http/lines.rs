@@ -8,11 +8,11 @@ use std::{
     io,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http_body_util::Full;
@@ -27,14 +27,23 @@ use reqwest::Url;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    select,
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Answer, Failure, IDLE, KEPT, Payload, body::read, root, tls_error};
+use super::{Answer, Failure, Payload, body::read, pool::Pool, root, tls_error};
 use crate::QkdError;
 
 /// How long a connection that waits for an answer is silent before TCP asks whether the other end is there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Connections to one endpoint that are being opened at a time. A handshake costs both ends as much as ten requests, so
+/// many requests at once are over sooner when most of them wait for the first connections.
+const OPENING: usize = 2;
 
 /// Where an endpoint is.
 pub(super) struct Site {
@@ -43,6 +52,10 @@ pub(super) struct Site {
     name: ServerName<'static>,
     /// As the header `host` has it.
     authority: HeaderValue,
+    /// Whoever opens a connection holds one.
+    opening: Semaphore,
+    /// Told of each connection that becomes idle.
+    pub(super) freed: Notify,
 }
 
 impl Site {
@@ -59,6 +72,8 @@ impl Site {
             port: url.port_or_known_default()?,
             name: ServerName::try_from(host.to_owned()).ok()?,
             authority: HeaderValue::from_str(&authority).ok()?,
+            opening: Semaphore::new(OPENING),
+            freed: Notify::new(),
         })
     }
 }
@@ -66,7 +81,7 @@ impl Site {
 type Driver = Connection<TokioIo<TlsStream<TcpStream>>, Full<Bytes>>;
 
 /// A connection, and what moves it.
-struct Line {
+pub(super) struct Line {
     sender: SendRequest<Full<Bytes>>,
     /// Until it has ended.
     driver: Option<Pin<Box<Driver>>>,
@@ -105,68 +120,6 @@ impl Line {
         driver.is_some()
             && !sender.is_closed()
             && Self::beside(driver, sender.ready()).await.is_ok()
-    }
-}
-
-/// A connection that nobody uses, of which site, and since when.
-struct Idle {
-    site: Arc<Site>,
-    line: Line,
-    since: Instant,
-}
-
-#[derive(Default)]
-struct Pool {
-    idle: Mutex<Vec<Idle>>,
-    /// Whether somebody closes those that are idle for too long.
-    swept: AtomicBool,
-}
-
-impl Pool {
-    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The one used last: the others have a chance to grow old.
-    fn take(&self, site: &Arc<Site>) -> Option<Line> {
-        let mut idle = self.idle();
-        let at = idle.iter().rposition(|one| Arc::ptr_eq(&one.site, site))?;
-        Some(idle.remove(at).line)
-    }
-
-    fn keep(self: &Arc<Self>, site: &Arc<Site>, line: Line) {
-        let mut idle = self.idle();
-        if idle
-            .iter()
-            .filter(|one| Arc::ptr_eq(&one.site, site))
-            .count()
-            >= KEPT
-        {
-            return;
-        }
-        idle.push(Idle {
-            site: Arc::clone(site),
-            line,
-            since: Instant::now(),
-        });
-        if !self.swept.swap(true, Ordering::Relaxed) {
-            tokio::spawn(sweep(Arc::downgrade(self)));
-        }
-    }
-}
-
-/// Closes connections that are idle for too long, until there is none.
-async fn sweep(pool: Weak<Pool>) {
-    loop {
-        tokio::time::sleep(IDLE).await;
-        let Some(pool) = pool.upgrade() else { return };
-        let mut idle = pool.idle();
-        idle.retain(|one| one.since.elapsed() < IDLE);
-        if idle.is_empty() {
-            // Under the lock, so that nobody keeps one now and counts on us.
-            pool.swept.store(false, Ordering::Relaxed);
-            return;
-        }
     }
 }
 
@@ -233,12 +186,7 @@ impl Lines {
         sent: &AtomicBool,
     ) -> Result<(Line, Response<Incoming>), Failure> {
         loop {
-            let kept = self.kept(site).await;
-            let fresh = kept.is_none();
-            let mut line = match kept {
-                Some(line) => line,
-                None => self.fresh(site).await?,
-            };
+            let (mut line, fresh) = self.line(site).await?;
             let Line { sender, driver } = &mut line;
             sent.store(true, Ordering::Relaxed);
             match Line::beside(driver, sender.try_send_request(request)).await {
@@ -265,12 +213,29 @@ impl Lines {
         }
     }
 
-    async fn fresh(&self, site: &Site) -> Result<Line, Failure> {
-        let connecting = timeout(self.connect_timeout, self.connect(site));
-        connecting.await.unwrap_or(Err(Failure {
-            error: QkdError::Timeout,
-            uncertain: false,
-        }))
+    /// A connection, and whether it is new: one that is idle, or becomes so before it is this request's turn to open one.
+    async fn line(&self, site: &Arc<Site>) -> Result<(Line, bool), Failure> {
+        let search = async {
+            loop {
+                if let Some(line) = self.kept(site).await {
+                    return Ok((line, false));
+                }
+                select! {
+                    biased;
+                    () = site.freed.notified() => {}
+                    // Never closed, so this is a turn.
+                    _turn = site.opening.acquire() => {
+                        return Ok((self.connect(site).await?, true));
+                    }
+                }
+            }
+        };
+        timeout(self.connect_timeout, search)
+            .await
+            .unwrap_or(Err(Failure {
+                error: QkdError::Timeout,
+                uncertain: false,
+            }))
     }
 
     async fn connect(&self, site: &Site) -> Result<Line, Failure> {
