@@ -160,7 +160,7 @@ enum What {
         #[command(flatten)]
         target: Target,
         /// Keys per second of the link
-        #[arg(long)]
+        #[arg(long, value_parser = above_zero)]
         keys_per_second: f64,
         /// Keys of an attach
         #[arg(long)]
@@ -233,6 +233,14 @@ enum What {
         #[arg(long)]
         output: PathBuf,
     },
+}
+
+/// A rate.
+fn above_zero(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if f64::is_normal(number) && number > 0.0 => Ok(number),
+        _ => Err("a number above 0 is wanted".to_owned()),
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]

@@ -215,14 +215,15 @@ pub fn ping(world: &World, attached: &Attached, count: u32) -> Result<Finding> {
 /// # Errors
 /// When ping could not send it.
 pub fn echo(world: &World, attached: &Attached) -> Result<()> {
-    let source = attached.address.to_string();
-    // Exit code 1: no answer.
-    let script = format!(
-        "ping -n -q -c 1 -W 1 -I {source} {}; [ $? -le 1 ]",
-        attached.host
-    );
-    let netns = world.netns(Place::Ue)?;
-    netns.output("sh", &["-c", &script]).map(drop)
+    let words = format!("-n -q -c 1 -W 1 -I {} {}", attached.address, attached.host);
+    run_ping(world, &words).map(drop)
+}
+
+/// What `ping` at the UE prints, whether all is answered, some or nothing.
+fn run_ping(world: &World, words: &str) -> Result<String> {
+    // Exit code 1: some are not answered.
+    let script = format!("ping {words}; [ $? -le 1 ]");
+    world.netns(Place::Ue)?.output("sh", &["-c", &script])
 }
 
 /// Ping through the PDU session, one every `interval` seconds.
@@ -232,10 +233,7 @@ pub fn echo(world: &World, attached: &Attached) -> Result<()> {
 pub fn pings(world: &World, attached: &Attached, count: u32, interval: &str) -> Result<Finding> {
     let source = attached.address.to_string();
     let words = echoes::words(&source, attached.host, count, interval);
-    // Exit code 1: some are not answered.
-    let script = format!("ping {}; [ $? -le 1 ]", words.join(" "));
-    let netns = world.netns(Place::Ue)?;
-    let printed = netns.output("sh", &["-c", &script])?;
+    let printed = run_ping(world, &words.join(" "))?;
     let lost = echoes::unanswered(&printed, count);
     if !lost.is_empty() {
         bail!("{} of {count} not answered: {lost:?}", lost.len());
