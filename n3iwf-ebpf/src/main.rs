@@ -109,6 +109,12 @@ pub fn nwu_egress(ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
+/// Does nothing. What it costs that a program is there is measured with it.
+#[classifier]
+pub fn nwu_nothing(_ctx: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
 #[inline(always)]
 fn account(ctx: &TcContext, direction: u32) -> (Class, Packet) {
     let link_header = match META.get(0) {

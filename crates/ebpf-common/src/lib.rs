@@ -40,6 +40,9 @@ pub const PROGRAM_INGRESS: &str = "nwu_ingress";
 /// Name of the program for packets that leave on NWu.
 pub const PROGRAM_EGRESS: &str = "nwu_egress";
 
+/// Name of the program that does nothing, for comparison.
+pub const PROGRAM_NOTHING: &str = "nwu_nothing";
+
 /// Direction: received on NWu. Index into [`MAP_CLASSES`] and value of [`SaKey::direction`].
 pub const INBOUND: u32 = 0;
 /// Direction: sent on NWu.
@@ -230,6 +233,7 @@ mod tests {
     #[test]
     fn names_fit_the_kernel() {
         for name in [
+            PROGRAM_NOTHING,
             MAP_CLASSES,
             MAP_SAS,
             MAP_SA_STATS,

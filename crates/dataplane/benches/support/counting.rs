@@ -1,11 +1,15 @@
 //! What classification and counting on NWu add to a packet. The kernel forwards packets with an ESP header,
 //! all on one processor: nothing waits for anything, so the time of a packet is what all that is done to it
-//! takes. With the programs and without them take turns in short rounds.
+//! takes. With the programs, with one that does nothing and without any take turns in short rounds.
 
 use std::time::Instant;
 
+use aya::{
+    Ebpf,
+    programs::{SchedClassifier, TcAttachType},
+};
 use dataplane::{BpfOptions, Config, Dataplane, Kind, Options, Recording, Role, SaReading};
-use ebpf_common::{PROGRAM_EGRESS, PROGRAM_INGRESS};
+use ebpf_common::{PROGRAM_EGRESS, PROGRAM_INGRESS, PROGRAM_NOTHING};
 use serde_json::json;
 
 use crate::{
@@ -60,6 +64,21 @@ fn counted(world: &World) -> Recording {
     plane
 }
 
+/// The program that does nothing, where the one that counts would be; it goes with what is returned.
+fn idle(world: &World, side: TcAttachType) -> Ebpf {
+    world.n3iwf.run(|| {
+        let mut ebpf = Ebpf::load_file(object().unwrap()).unwrap();
+        let program: &mut SchedClassifier = ebpf
+            .program_mut(PROGRAM_NOTHING)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        program.load().unwrap();
+        program.attach("access", side).unwrap();
+        ebpf
+    })
+}
+
 /// Nanoseconds of a packet.
 fn round(world: &World, up: bool, sender: &Sender) -> f64 {
     let (to, out) = if up {
@@ -93,10 +112,15 @@ fn one_way(up: bool, octets: usize) {
     let world = World::new();
     forward(&world);
     know_neighbours(&world);
-    let (from, device, to, out, program) = if up {
-        (&world.ue, "access", &world.core, "n3", PROGRAM_INGRESS)
+    let (from, device, to, out) = if up {
+        (&world.ue, "access", &world.core, "n3")
     } else {
-        (&world.core, "n3", &world.ue, "access", PROGRAM_EGRESS)
+        (&world.core, "n3", &world.ue, "access")
+    };
+    let (program, side) = if up {
+        (PROGRAM_INGRESS, TcAttachType::Ingress)
+    } else {
+        (PROGRAM_EGRESS, TcAttachType::Egress)
     };
     drop_all(to, out);
     // The Child SA's own SPIs, as the N3IWF has them.
@@ -108,6 +132,7 @@ fn one_way(up: bool, octets: usize) {
     // Sockets are the sender's, all the rest is the N3IWF's.
     let sender = from.run(|| Sender::new(device, vec![frame], BATCH));
     let (mut without, mut with, mut costs) = (Vec::new(), Vec::new(), Vec::new());
+    let mut nothing = Vec::new();
     let stop = |plane: Recording| {
         let reading: Vec<SaReading> = world.n3iwf.run(|| wait(plane.readings()).unwrap());
         let seen = if up {
@@ -131,6 +156,10 @@ fn one_way(up: bool, octets: usize) {
         without.push(base);
         with.push(counted);
         costs.push(counted - base);
+        let program = idle(&world, side);
+        let idle = measure(&sender);
+        drop(program);
+        nothing.push(idle - f64::midpoint(after, measure(&sender)));
     }
     let plane = counted(&world);
     let mut in_account = 0.0;
@@ -148,7 +177,7 @@ fn one_way(up: bool, octets: usize) {
         json!({
             "program": program, "octets": octets + 20, "rounds": ROUNDS,
             "without_ns": quartiles(without), "with_ns": quartiles(with),
-            "cost_ns": quartiles(costs), "sending_ns": sending, "program_ns": program_ns,
+            "cost_ns": quartiles(costs), "nothing_ns": quartiles(nothing), "sending_ns": sending, "program_ns": program_ns,
         }),
     );
 }

@@ -72,6 +72,9 @@ pub struct Counting {
     pub with_ns: Spread,
     /// The difference, round by round.
     pub cost_ns: Spread,
+    /// The same of a program that does nothing.
+    #[serde(default)]
+    pub nothing_ns: Option<Spread>,
     /// What of them is sending the packet.
     pub sending_ns: Spread,
     /// What the kernel accounts for a run of the program, the clock in it.
