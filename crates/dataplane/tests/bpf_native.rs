@@ -98,6 +98,16 @@ fn child_sa(plane: Plane, remote: &str) -> ChildSaSpec {
     }
 }
 
+/// NWu on which nothing is sent but by a test. With an IPv6 address a kernel reports its multicast groups, by chance
+/// within a second after the link is up.
+fn quiet_nwu() -> (Space, Space) {
+    let (n3iwf, ue) = nwu();
+    for space in [&n3iwf, &ue] {
+        space.run(|| std::fs::write("/proc/sys/net/ipv6/conf/nwu/disable_ipv6", "1").unwrap());
+    }
+    (n3iwf, ue)
+}
+
 fn readings(space: &Space, plane: &Recording) -> (ClassReading, Vec<SaReading>) {
     space.run(|| {
         wait(async {
@@ -204,7 +214,7 @@ fn every_class_is_counted_exactly() {
     if !has_programs() {
         return;
     }
-    let (n3iwf, ue) = nwu();
+    let (n3iwf, ue) = quiet_nwu();
     let plane = recording(&n3iwf, Options::default());
     n3iwf.run(|| {
         wait(async {
@@ -297,7 +307,7 @@ fn non_linear_packets_are_read_too() {
     if !has_programs() {
         return;
     }
-    let (n3iwf, ue) = nwu();
+    let (n3iwf, ue) = quiet_nwu();
     for space in [&n3iwf, &ue] {
         space.ip(&["link", "set", "nwu", "mtu", "40000"]);
     }
@@ -374,7 +384,7 @@ fn bpftool_prints_field_names() {
     if Command::new("bpftool").arg("version").output().is_err() {
         return skip("bpftool is not installed");
     }
-    let (n3iwf, ue) = nwu();
+    let (n3iwf, ue) = quiet_nwu();
     let plane = recording(&n3iwf, Options::default());
     n3iwf.run(|| {
         wait(async {
@@ -426,7 +436,7 @@ fn a_killed_daemon_leaves_class_counters_and_nothing_attached_twice() {
     if !has_programs() {
         return;
     }
-    let (n3iwf, ue) = nwu();
+    let (n3iwf, ue) = quiet_nwu();
     let probe = || {
         ue.run(|| Sender::new("nwu").send(&Frame::v4(50, &frames::esp(SPI_USER, 40)).octets()));
     };
@@ -472,7 +482,7 @@ fn the_next_run_takes_over_between_two_packets() {
     if !has_programs() {
         return;
     }
-    let (n3iwf, ue) = nwu();
+    let (n3iwf, ue) = quiet_nwu();
     let first = recording(&n3iwf, Options::default());
     n3iwf.run(|| wait(first.start())).unwrap();
     drop(first);
@@ -524,7 +534,7 @@ fn a_failed_start_leaves_nothing() {
     if !has_programs() {
         return;
     }
-    let (n3iwf, _ue) = nwu();
+    let (n3iwf, _ue) = quiet_nwu();
     let missing = Recording::new(Config {
         role: Role::N3iwf,
         owner: "bpf_native".into(),
