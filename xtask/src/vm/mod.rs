@@ -379,8 +379,8 @@ fn hardware(kernel: &kernel::Kernel, accel: Accel, initrd: &Path) -> Vec<String>
 }
 
 fn command_line(job: &Job) -> String {
-    // The check of the timer counts ticks against the processor's cycles; emulated beside other work it fails, and with
-    // all its ways out of that, the boot.
+    // The check of the timer counts ticks against the processor's cycles. Emulated beside other work it can fail; the
+    // kernel then tries other ways, and panics when none is left.
     let mut line = "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t nokaslr no_timer_check \
                     mitigations=off random.trust_cpu=on cryptomgr.notests=1"
         .to_owned();
