@@ -14,8 +14,9 @@ use aya_ebpf::{
         bpf_xfrm_state,
     },
     helpers::generated::{
-        bpf_ktime_get_coarse_ns, bpf_skb_adjust_room, bpf_skb_change_proto, bpf_skb_get_xfrm_state,
-        bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
+        bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_skb_adjust_room, bpf_skb_change_proto,
+        bpf_skb_get_xfrm_state, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
+        bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -60,6 +61,36 @@ pub(crate) fn read_to<'a, T: Octets>(
             None
         }
     }
+}
+
+/// The same by looking into the linear part of the buffer, without a call; `None` where that is shorter, and the
+/// packet may not be. `offset` is a small number.
+#[inline(always)]
+pub(crate) fn peek<const WORDS: usize>(ctx: &TcContext, offset: u32) -> Option<[u32; WORDS]> {
+    let mut words = [0; WORDS];
+    // SAFETY: the context is valid while the program runs, and so is the buffer between the two until it is
+    // changed; the verifier checks each access. Words need no alignment in the asm.
+    unsafe {
+        let (data, end) = (
+            (*ctx.skb.skb).data as usize,
+            (*ctx.skb.skb).data_end as usize,
+        );
+        let at = data + offset as usize;
+        if at + WORDS * 4 > end {
+            return None;
+        }
+        for (n, word) in words.iter_mut().enumerate() {
+            let wide: u64;
+            core::arch::asm!(
+                "{wide} = *(u32 *)({at} + 0)",
+                wide = out(reg) wide,
+                at = in(reg) at + n * 4,
+                options(pure, readonly, nostack),
+            );
+            *word = wide as u32;
+        }
+    }
+    Some(words)
 }
 
 #[inline(always)]
@@ -167,9 +198,26 @@ pub(crate) fn xfrm_state(ctx: &TcContext) -> Option<bpf_xfrm_state> {
     }
 }
 
-/// `CLOCK_MONOTONIC` to the last tick of the kernel, some milliseconds at most.
+/// The tick that [`coarse_time`] was last asked in, and its answer.
+static mut TICK: [u64; 2] = [0; 2];
+
+/// `CLOCK_MONOTONIC` to the last tick of the kernel or the one before, some milliseconds at most.
+///
+/// The clock moves with the ticks, and asking which tick it is takes no call: only the first packet of a tick asks
+/// the clock. Processors share the answer. One that is overtaken between the two words leaves an answer of an earlier
+/// tick, which the next tick replaces.
 #[inline(always)]
 pub(crate) fn coarse_time() -> u64 {
-    // SAFETY: the helper only reads a clock.
-    unsafe { bpf_ktime_get_coarse_ns() }
+    // SAFETY: the helpers only read clocks; both words are aligned, and any two values of them are answers.
+    unsafe {
+        let tick = bpf_jiffies64();
+        let last = &raw mut TICK;
+        if (&raw const (*last)[0]).read_volatile() == tick {
+            return (&raw const (*last)[1]).read_volatile();
+        }
+        let now = bpf_ktime_get_coarse_ns();
+        (&raw mut (*last)[1]).write_volatile(now);
+        (&raw mut (*last)[0]).write_volatile(tick);
+        now
+    }
 }

@@ -18,13 +18,13 @@ mod ue;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
+    btf_maps::{Array, HashMap, PerCpuArray},
     macros::{btf_map, classifier},
     programs::TcContext,
 };
 use ebpf_common::{
     CLASSES, Class, Counter, INBOUND, NwuClasses, NwuMeta, OUTBOUND, PLANE_CONTROL, PLANE_USER,
-    SaInfo, SaKey, ue::Words,
+    SaEntry, SaInfo, SaKey, SaStats, ue::Words,
 };
 
 use crate::packet::{Kind, Packet};
@@ -33,17 +33,17 @@ use crate::packet::{Kind, Packet};
 pub(crate) const NO_PREALLOC: usize = 1;
 /// Octets of an Ethernet header; tags that follow are looked at where they are.
 pub(crate) const ETHERNET_HEADER: u32 = 14;
-/// The loader sets the number that the configuration says.
-const MAX_SAS: usize = 65_536;
+/// The loader sets the number that the configuration says; without counting there is none.
+const MAX_SAS: usize = 1;
 
 #[btf_map(name = "nwu_classes")]
 static CLASS_COUNTERS: PerCpuArray<NwuClasses, 2> = PerCpuArray::new();
 
 #[btf_map(name = "nwu_sas")]
-static SAS: HashMap<SaKey, SaInfo, MAX_SAS, NO_PREALLOC> = HashMap::new();
+static SAS: HashMap<SaKey, SaEntry, MAX_SAS, NO_PREALLOC> = HashMap::new();
 
 #[btf_map(name = "nwu_sa_stats")]
-static SA_COUNTERS: PerCpuHashMap<SaKey, Counter, MAX_SAS, NO_PREALLOC> = PerCpuHashMap::new();
+static SA_STATS: PerCpuArray<SaStats, MAX_SAS> = PerCpuArray::new();
 
 /// Filled by user space. All zeroes, as after loading by other tools, means an Ethernet device.
 #[btf_map(name = "nwu_meta")]
@@ -117,9 +117,10 @@ pub fn nwu_nothing(_ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn account(ctx: &TcContext, direction: u32) -> (Class, Packet) {
-    let link_header = match META.get(0) {
-        Some(meta) if meta.no_link_header != 0 => 0,
-        _ => ETHERNET_HEADER,
+    let (link_header, mask) = match META.get(0) {
+        Some(meta) if meta.no_link_header != 0 => (0, meta.mask),
+        Some(meta) => (ETHERNET_HEADER, meta.mask),
+        None => (ETHERNET_HEADER, 0),
     };
     let mut packet = Packet::read(ctx, link_header);
     let now = buffer::coarse_time();
@@ -133,7 +134,7 @@ fn account(ctx: &TcContext, direction: u32) -> (Class, Packet) {
             } else {
                 packet.destination
             };
-            esp(ctx, &key(spi, direction, remote), &mut packet, now)
+            esp(ctx, &key(spi, direction, remote), mask, &mut packet, now)
         }
     };
     let Some(classes) = CLASS_COUNTERS.get_ptr_mut(direction) else {
@@ -159,28 +160,60 @@ fn key(spi: u32, direction: u32, [a, b, c, d]: Words) -> SaKey {
 
 /// The class of an ESP packet, counted for its Child SA too.
 #[inline(always)]
-fn esp(ctx: &TcContext, key: &SaKey, packet: &mut Packet, now: u64) -> Class {
-    // SAFETY: user space replaces entries only while no packet can match them; a torn read of
-    // `plane` is impossible, it is one aligned word.
-    let Some(info) = (unsafe { SAS.get(key) }) else {
+fn esp(ctx: &TcContext, key: &SaKey, mask: u32, packet: &mut Packet, now: u64) -> Class {
+    let Some(stats) = find(key, mask) else {
         return Class::EspUnknownSpi;
     };
-    if key.direction == OUTBOUND && pending(ctx, key, info) {
-        packet.encrypted(info);
+    // SAFETY: this CPU's value of the map; user space changes it only when nobody's packets come here.
+    let sa = unsafe { &mut (*stats).sa };
+    if key.direction == OUTBOUND && sa.encrypted == 0 {
+        if pending(ctx, key, sa) {
+            packet.encrypted(sa);
+        } else {
+            sa.encrypted = 1;
+        }
     }
-    if let Some(counter) = SA_COUNTERS.get_ptr_mut(key) {
-        // SAFETY: this CPU's value of the map.
-        unsafe { add(counter, packet, now) };
-    }
-    match info.plane {
+    // SAFETY: this CPU's value of the map.
+    unsafe { add(&raw mut (*stats).counter, packet, now) };
+    match sa.plane {
         PLANE_CONTROL => Class::EspControl,
-        PLANE_USER => Class::EspUser,
-        _ => Class::EspUnknownSpi,
+        _ => Class::EspUser,
     }
 }
 
-/// Whether the kernel has yet to encrypt the packet. With `esp4_offload` or `esp6_offload` loaded it
-/// does so behind egress, in software if the device cannot; the SA then still hangs on the packet.
+/// Where an SA is counted: at home, or where the table of all SAs says.
+#[inline(always)]
+fn find(key: &SaKey, mask: u32) -> Option<*mut SaStats> {
+    let here = SA_STATS.get_ptr_mut(key.home(mask))?;
+    if is(here, key) {
+        return Some(here);
+    }
+    // SAFETY: user space makes and deletes entries, and never changes one.
+    let place = unsafe { SAS.get(key) }?.place;
+    let there = SA_STATS.get_ptr_mut(place)?;
+    is(there, key).then_some(there)
+}
+
+/// The plane is looked at first: where it is an SA's, all else has been written.
+#[inline(always)]
+fn is(stats: *mut SaStats, key: &SaKey) -> bool {
+    // SAFETY: this CPU's value of the map, aligned words; those of the key are in the order of memory.
+    unsafe {
+        let plane = (&raw const (*stats).sa.plane).read_volatile();
+        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::Acquire);
+        let found = &*(&raw const (*stats).key).cast::<[u32; 6]>();
+        let wanted = &*(&raw const *key).cast::<[u32; 6]>();
+        let mut differ = 0;
+        for (found, wanted) in found.iter().zip(wanted) {
+            differ |= found ^ wanted;
+        }
+        (plane == PLANE_CONTROL || plane == PLANE_USER) && differ == 0
+    }
+}
+
+/// Whether the kernel has yet to encrypt the packet. With `esp4_offload` or `esp6_offload` loaded when the state
+/// was made it does so behind egress, in software if the device cannot; the SA then still hangs on the packet. A
+/// packet that is larger than the path it encrypts at once, but that is no ESP packet here: it is fragments.
 #[inline(always)]
 fn pending(ctx: &TcContext, key: &SaKey, info: &SaInfo) -> bool {
     let Some(state) = buffer::xfrm_state(ctx) else {

@@ -7,7 +7,7 @@ use ebpf_common::{
     ue::{Words, words6},
 };
 
-use crate::buffer::{be16, be32, octets, read};
+use crate::buffer::{be16, be32, octets, peek, read};
 
 pub(crate) const ETH_P_IP: u16 = 0x0800;
 pub(crate) const ETH_P_IPV6: u16 = 0x86dd;
@@ -65,8 +65,10 @@ struct Ip {
     transport: u32,
     protocol: u8,
     fragment: bool,
-    /// The first words of the transport header, where they were read with the IP header.
-    first: Option<[u32; 2]>,
+    /// The first words of the transport header, if they were read with the IP header. No option: the compiler
+    /// leaves no value in the place of words that it has not, and the verifier does not let that be copied.
+    first: [u32; 2],
+    whole: bool,
 }
 
 impl Packet {
@@ -144,11 +146,14 @@ impl Packet {
     #[inline(always)]
     fn ipv4(&mut self, ctx: &TcContext, network: u32, len: u32) -> Result<Ip, Class> {
         // With what comes behind nearly every header: it costs no more.
-        let whole: Option<[u32; 7]> = read(ctx, network);
-        let header: [u32; 5] = match whole {
-            Some([header @ .., _, _]) => header,
-            None => read(ctx, network).ok_or(Class::Malformed)?,
-        };
+        let ([header @ .., first, second], whole): ([u32; 7], bool) =
+            match peek(ctx, network).or_else(|| read(ctx, network)) {
+                Some(words) => (words, true),
+                None => {
+                    let [a, b, c, d, e] = read(ctx, network).ok_or(Class::Malformed)?;
+                    ([a, b, c, d, e, 0, 0], false)
+                }
+            };
         let [version, ..] = header[0].to_ne_bytes();
         let [_, protocol, ..] = header[2].to_ne_bytes();
         let ihl = u32::from(version & 0x0f) * 4;
@@ -168,10 +173,8 @@ impl Packet {
             protocol,
             // More Fragments, or an offset.
             fragment: u32::from_be(header[1]) & 0x3fff != 0,
-            first: match whole {
-                Some([.., first, second]) if ihl == 20 => Some([first, second]),
-                _ => None,
-            },
+            first: [first, second],
+            whole: whole && ihl == 20,
         })
     }
 
@@ -192,7 +195,8 @@ impl Packet {
             transport: network + 40,
             protocol: header[6],
             fragment: false,
-            first: None,
+            first: [0; 2],
+            whole: false,
         };
         for _ in 0..MAX_EXTENSIONS {
             match ip.protocol {
@@ -225,16 +229,15 @@ impl Packet {
 #[inline(always)]
 fn transport(ctx: &TcContext, ip: &Ip, end: u32) -> Option<Kind> {
     match ip.protocol {
-        IPPROTO_ESP => match ip.first {
-            Some([spi, _]) if ip.transport + 8 <= end => Some(Kind::Esp {
-                spi: u32::from_be(spi),
-            }),
-            _ => esp(ctx, ip.transport, end),
-        },
+        IPPROTO_ESP if ip.whole && ip.transport + 8 <= end => Some(Kind::Esp {
+            spi: u32::from_be(ip.first[0]),
+        }),
+        IPPROTO_ESP => esp(ctx, ip.transport, end),
         IPPROTO_UDP => {
-            let [ports, length] = match ip.first {
-                Some(words) => words,
-                None => read(ctx, ip.transport)?,
+            let [ports, length] = if ip.whole {
+                ip.first
+            } else {
+                read(ctx, ip.transport)?
             };
             let ports = u32::from_be(ports);
             let (source, destination) = ((ports >> 16) as u16, ports as u16);

@@ -2,8 +2,8 @@
 //! SAs and reads its counters.
 //!
 //! The maps are pinned in a directory of this daemon, so that `bpftool map dump` and other readers
-//! find them by name. The per-class counters survive a restart of the daemon; the SA tables do not,
-//! since no SA does.
+//! find them by name. The per-class counters survive a restart of the daemon; the SA tables
+//! ([`crate::sa_table`]) do not, since no SA does.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -12,9 +12,8 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
+    maps::{Array, Map, MapData, PerCpuArray},
     programs::{LinkOrder, TcAttachType},
-    util::nr_cpus,
 };
 use ebpf_common::{
     Counter, INBOUND, LAYOUT_VERSION, MAP_CLASSES, MAP_META, MAP_SA_STATS, MAP_SAS, NwuClasses,
@@ -28,19 +27,16 @@ use crate::{
     link::Links,
     loader::{
         Attachment, add_clsact, attachment, delete_clsact_if_empty, failed, interface_gone,
-        make_pin_dir, mount_bpffs, not_found, open, pod::Raw, program, read_object, remove_pins,
-        unpin,
+        make_pin_dir, mount_bpffs, open, pod::Raw, program, read_object, remove_pins, unpin,
     },
     reading::{Classes, add},
+    sa_table::SaTable,
 };
 
 /// What is pinned.
 const MAPS: [&str; 4] = [MAP_CLASSES, MAP_SAS, MAP_SA_STATS, MAP_META];
 
 const PROGRAMS: [&str; 2] = [PROGRAM_INGRESS, PROGRAM_EGRESS];
-
-/// `BPF_NOEXIST` (linux/bpf.h): never replace an entry.
-const BPF_NOEXIST: u64 = 1;
 
 /// The loaded programs and their maps. Dropping it leaves the programs and the pins, as when the daemon
 /// is killed: they go on counting classes, and the next run's programs take their place.
@@ -49,8 +45,7 @@ pub(crate) struct Accounting {
     links: Vec<(&'static str, Lasting)>,
     attachment: Attachment,
     classes: PerCpuArray<MapData, Raw<NwuClasses>>,
-    sas: HashMap<MapData, Raw<SaKey>, Raw<SaInfo>>,
-    stats: PerCpuHashMap<MapData, Raw<SaKey>, Raw<Counter>>,
+    sas: SaTable,
     /// The limit of IKE_SA_INIT requests, if there is one.
     inits: Option<Inits>,
     /// The clsact qdisc is ours to delete.
@@ -103,12 +98,9 @@ impl Accounting {
     }
 
     fn load(options: &BpfOptions, object: &[u8], attachment: Attachment) -> Result<Self, Error> {
-        let entries = options.max_child_sas.saturating_mul(2);
         // It reads the kernel's BTF by itself, which is five megabytes.
         let mut loader = EbpfLoader::new();
-        loader
-            .map_max_entries(MAP_SAS, entries)
-            .map_max_entries(MAP_SA_STATS, entries);
+        SaTable::size(&mut loader, options.max_child_sas);
         if options.ike_init_per_source.is_some() {
             loader.map_max_entries(MAP_INIT_SOURCES, INIT_SOURCES);
         }
@@ -119,17 +111,17 @@ impl Accounting {
             .load(object)
             .map_err(|e| failed("load the object", &e))?;
         let link = Links::open()?.get(&options.interface)?;
+        let sas = SaTable::open(&mut ebpf, options.max_child_sas)?;
         let mut meta: Array<MapData, Raw<NwuMeta>> = open(&mut ebpf, MAP_META)?;
         let value = NwuMeta {
             layout_version: LAYOUT_VERSION,
             ifindex: link.index,
             no_link_header: (!link.ethernet).into(),
+            mask: sas.mask(),
         };
         meta.set(0, Raw(value), 0)
             .map_err(|e| failed("write nwu_meta", &e))?;
         let classes = open(&mut ebpf, MAP_CLASSES)?;
-        let sas = open(&mut ebpf, MAP_SAS)?;
-        let stats = open(&mut ebpf, MAP_SA_STATS)?;
         let inits = options.ike_init_per_source;
         let inits = inits
             .map(|rate| Inits::limit(&mut ebpf, rate))
@@ -165,7 +157,6 @@ impl Accounting {
             attachment,
             classes,
             sas,
-            stats,
             inits,
             made_clsact,
             options: options.clone(),
@@ -180,32 +171,16 @@ impl Accounting {
     /// Adds both directions of a Child SA with counters at zero. An SPI that is in the tables stays
     /// whose it is.
     pub(crate) fn add(&mut self, keys: &SaKeys, info: SaInfo) -> Result<(), Error> {
-        self.add_key(keys.inbound, info)?;
-        self.add_key(keys.outbound, info).inspect_err(|_| {
-            self.remove_key(keys.inbound);
-        })
-    }
-
-    fn add_key(&mut self, key: SaKey, info: SaInfo) -> Result<(), Error> {
-        let cpus = nr_cpus().map_err(|(file, e)| Error::io(format!("read {file}"), e))?;
-        let zero = PerCpuValues::try_from(vec![Raw(Counter::default()); cpus])
-            .map_err(|e| Error::io("count the CPUs", e))?;
-        self.stats
-            .insert(Raw(key), zero, BPF_NOEXIST)
-            .map_err(|e| failed(&format!("add SPI {:#010x} to nwu_sa_stats", key.spi), &e))?;
-        // The programs count what they find here, so the counters come first.
+        self.sas.add(keys.inbound, info)?;
         self.sas
-            .insert(Raw(key), Raw(info), BPF_NOEXIST)
-            .map_err(|e| {
-                let _ = self.stats.remove(&Raw(key));
-                failed(&format!("add SPI {:#010x} to nwu_sas", key.spi), &e)
-            })
+            .add(keys.outbound, info)
+            .inspect_err(|_| self.sas.remove(keys.inbound))
     }
 
     /// Removes both directions; what is not there is no error.
     pub(crate) fn remove(&mut self, keys: &SaKeys) {
-        self.remove_key(keys.inbound);
-        self.remove_key(keys.outbound);
+        self.sas.remove(keys.inbound);
+        self.sas.remove(keys.outbound);
     }
 
     /// Packets of a Child SA leave to another address: its outbound entry begins anew.
@@ -215,37 +190,16 @@ impl Accounting {
         to: &SaKeys,
         info: SaInfo,
     ) -> Result<(), Error> {
-        self.add_key(to.outbound, info)?;
-        self.remove_key(from.outbound);
+        self.sas.add(to.outbound, info)?;
+        self.sas.remove(from.outbound);
         Ok(())
-    }
-
-    fn remove_key(&mut self, key: SaKey) {
-        for result in [self.sas.remove(&Raw(key)), self.stats.remove(&Raw(key))] {
-            match result {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(e) if not_found(&e) => {}
-                Err(e) => tracing::warn!(error = %e, "an eBPF entry could not be removed"),
-            }
-        }
     }
 
     /// Counters of a Child SA, all CPUs added.
     pub(crate) fn counters(&self, keys: &SaKeys) -> Result<SaCounters, Error> {
-        let read = |key: SaKey| -> Result<Seen, Error> {
-            let values = self
-                .stats
-                .get(&Raw(key), 0)
-                .map_err(|e| failed("read nwu_sa_stats", &e))?;
-            let mut total = Counter::default();
-            for value in values.iter() {
-                add(&mut total, &value.0);
-            }
-            Ok(total.into())
-        };
         Ok(SaCounters {
-            inbound: read(keys.inbound)?,
-            outbound: read(keys.outbound)?,
+            inbound: self.sas.seen(keys.inbound)?,
+            outbound: self.sas.seen(keys.outbound)?,
         })
     }
 

@@ -75,6 +75,9 @@ pub(crate) fn path_mtu(ours: SocketAddrV6, to: SocketAddrV6) -> io::Result<u16> 
     }
 }
 
+/// A program on such a processor may see a later write before an earlier one.
+pub(crate) const WEAKLY_ORDERED: bool = cfg!(not(target_arch = "x86_64"));
+
 /// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h).
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
 

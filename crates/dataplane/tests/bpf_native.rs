@@ -411,6 +411,10 @@ fn bpftool_prints_field_names() {
     let json: serde_json::Value = serde_json::from_str(&dump("nwu_sas")).unwrap();
     let entries = json.as_array().unwrap();
     assert_eq!(entries.len(), 2);
+    let all: serde_json::Value = serde_json::from_str(&dump("nwu_sa_stats")).unwrap();
+    let taken =
+        |entry: &&serde_json::Value| entry["formatted"]["values"][0]["value"]["sa"]["plane"] != 0;
+    assert_eq!(all.as_array().unwrap().iter().filter(taken).count(), 2);
     for entry in entries {
         let (key, value) = (&entry["formatted"]["key"], &entry["formatted"]["value"]);
         let outbound = key["direction"] == 1;
@@ -418,14 +422,23 @@ fn bpftool_prints_field_names() {
             key["spi"],
             if outbound { SPI_USER + 0x100 } else { SPI_USER }
         );
-        assert_eq!(value["plane"], 2);
-        assert_eq!(value["ue"], 3);
-        assert_eq!(value["pdu_session"], 5);
-    }
-    let json: serde_json::Value = serde_json::from_str(&dump("nwu_sa_stats")).unwrap();
-    let text = json.to_string();
-    for field in ["packets", "bytes", "last_seen_ns"] {
-        assert!(text.contains(field), "{field}: {text}");
+        assert_eq!(value["sa"]["plane"], 2);
+        assert_eq!(value["sa"]["ue"], 3);
+        assert_eq!(value["sa"]["pdu_session"], 5);
+        let place = &all[usize::try_from(value["place"].as_u64().unwrap()).unwrap()];
+        let per_cpu = place["formatted"]["values"].as_array().unwrap();
+        for cpu in per_cpu {
+            assert_eq!(cpu["value"]["key"], *key);
+            assert_eq!(cpu["value"]["sa"], value["sa"]);
+        }
+        let counter =
+            |cpu: &serde_json::Value, field: &str| cpu["value"]["counter"][field].as_u64().unwrap();
+        for (field, inbound) in [("packets", 1), ("bytes", 68)] {
+            let sum: u64 = per_cpu.iter().map(|cpu| counter(cpu, field)).sum();
+            assert_eq!(sum, if outbound { 0 } else { inbound }, "{field}");
+        }
+        let seen = |cpu: &serde_json::Value| counter(cpu, "last_seen_ns") > 0;
+        assert_eq!(per_cpu.iter().any(seen), !outbound);
     }
     let report = n3iwf.run(|| wait(plane.stop())).unwrap();
     assert_eq!(report.left, Vec::<String>::new());
@@ -455,7 +468,10 @@ fn a_killed_daemon_leaves_class_counters_and_nothing_attached_twice() {
     let second = recording(&n3iwf, Options::default());
     let report = n3iwf.run(|| wait(second.start())).unwrap();
     assert!(
-        report.removed.iter().any(|line| line.contains("nwu_sas")),
+        report
+            .removed
+            .iter()
+            .any(|line| line.contains("nwu_sa_stats")),
         "{report:?}"
     );
     assert!(
@@ -601,7 +617,7 @@ fn bpftool_loads_the_object_too() {
     ] {
         assert!(programs.iter().any(|one| one == name), "{programs:?}");
     }
-    for name in ["nwu_classes", "nwu_sa_stats", "relay_events"] {
+    for name in ["nwu_classes", "nwu_sas", "nwu_sa_stats", "relay_events"] {
         assert!(maps.iter().any(|one| one == name), "{maps:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::exec;
@@ -222,59 +222,89 @@ pub struct SaCount {
 /// Key of the per-SA map: SPI, and whether the direction is outbound.
 pub type SaMapKey = (u32, bool);
 
-/// The pinned per-SA counters, by SPI and direction, and the dump they were read from.
+/// Where the pinned table of Child SAs has each of them, and the dump it was read from.
 ///
 /// # Errors
 /// When the map is not pinned there, or bpftool does not know its fields: then it carries no BTF.
-pub fn sa_counters(pins: &Path) -> Result<(BTreeMap<SaMapKey, SaCount>, String)> {
-    let map = find_pin(pins, "nwu_sa_stats")?;
-    let text = exec::output(
-        Command::new("bpftool")
-            .args(["--json", "map", "dump", "pinned"])
-            .arg(&map),
-    )?;
-    let entries: Value = serde_json::from_str(&text).context("bpftool's JSON")?;
-    let readable = exec::output(
-        Command::new("bpftool")
-            .args(["map", "dump", "pinned"])
-            .arg(&map),
-    )?;
-    Ok((parse_counters(&entries)?, readable))
+pub fn sa_places(pins: &Path) -> Result<(BTreeMap<SaMapKey, u32>, String)> {
+    let map = find_pin(pins, "nwu_sas")?;
+    let dump = |options: &[&str]| {
+        exec::output(
+            Command::new("bpftool")
+                .args(options)
+                .args(["map", "dump", "pinned"])
+                .arg(&map),
+        )
+    };
+    let entries: Value = serde_json::from_str(&dump(&["--json"])?).context("bpftool's JSON")?;
+    Ok((parse_places(&entries)?, dump(&[])?))
 }
 
-fn parse_counters(entries: &Value) -> Result<BTreeMap<SaMapKey, SaCount>> {
-    let mut counters = BTreeMap::new();
+fn parse_places(entries: &Value) -> Result<BTreeMap<SaMapKey, u32>> {
+    let mut places = BTreeMap::new();
     for entry in entries.as_array().context("bpftool printed no list")? {
-        // With BTF the typed view is under `formatted`.
-        let typed = entry.get("formatted").unwrap_or(entry);
-        let key = typed.get("key").context("an entry without key")?;
-        let spi = key
-            .get("spi")
-            .and_then(Value::as_u64)
-            .context("no field `spi`: no BTF?")?;
-        let direction = key
-            .get("direction")
-            .and_then(Value::as_u64)
-            .context("no direction")?;
-        let mut sum = SaCount::default();
-        for cpu in typed
-            .get("values")
-            .and_then(Value::as_array)
-            .context("no per-CPU values")?
-        {
-            let value = cpu.get("value").context("a processor without value")?;
-            let field = |name: &str| {
-                value
-                    .get(name)
-                    .and_then(Value::as_u64)
-                    .with_context(|| format!("no field {name}"))
-            };
-            sum.packets += field("packets")?;
-            sum.bytes += field("bytes")?;
-        }
-        counters.insert((u32::try_from(spi)?, direction == 1), sum);
+        let typed = typed(entry);
+        let number = |pointer: &str| {
+            let found = typed.pointer(pointer).and_then(Value::as_u64);
+            let found = found.with_context(|| format!("no field {pointer}: no BTF?"))?;
+            anyhow::Ok(u32::try_from(found)?)
+        };
+        let key = (number("/key/spi")?, number("/key/direction")? == 1);
+        places.insert(key, number("/value/place")?);
     }
-    Ok(counters)
+    Ok(places)
+}
+
+/// With BTF the typed view is under `formatted`.
+fn typed(entry: &Value) -> &Value {
+    entry.get("formatted").unwrap_or(entry)
+}
+
+/// The pinned per-SA counters, by SPI and direction, and the dump of the table of SAs.
+///
+/// # Errors
+/// As [`sa_places`], or when another SA than the table says is at a place.
+pub fn sa_counters(pins: &Path) -> Result<(BTreeMap<SaMapKey, SaCount>, String)> {
+    let (places, readable) = sa_places(pins)?;
+    let map = find_pin(pins, "nwu_sa_stats")?;
+    let mut counters = BTreeMap::new();
+    for (key, place) in places {
+        let octets = place.to_ne_bytes().map(|octet| octet.to_string());
+        let text = exec::output(
+            Command::new("bpftool")
+                .args(["--json", "map", "lookup", "pinned"])
+                .arg(&map)
+                .arg("key")
+                .args(octets),
+        )?;
+        let entry: Value = serde_json::from_str(&text).context("bpftool's JSON")?;
+        counters.insert(key, parse_counter(&entry, key)?);
+    }
+    Ok((counters, readable))
+}
+
+/// All processors added.
+fn parse_counter(entry: &Value, (spi, outbound): SaMapKey) -> Result<SaCount> {
+    let mut sum = SaCount::default();
+    for cpu in typed(entry)
+        .get("values")
+        .and_then(Value::as_array)
+        .context("no per-CPU values")?
+    {
+        let field = |pointer: &str| {
+            cpu.pointer(pointer)
+                .and_then(Value::as_u64)
+                .with_context(|| format!("no field {pointer}: no BTF?"))
+        };
+        let whose = (field("/value/key/spi")?, field("/value/key/direction")?);
+        ensure!(
+            whose == (u64::from(spi), u64::from(outbound)),
+            "SPI {spi:#010x} is told to be where {whose:?} is"
+        );
+        sum.packets += field("/value/counter/packets")?;
+        sum.bytes += field("/value/counter/bytes")?;
+    }
+    Ok(sum)
 }
 
 /// Maps may be pinned in the directory itself or in one below it.
@@ -375,22 +405,28 @@ src 192.0.2.10 dst 192.0.2.1
 
     #[test]
     fn counters_are_summed_over_processors() {
-        let cpu = |n: u64| json!({"cpu": n, "value": {"packets": n + 1, "bytes": 100, "last_seen_ns": 5}});
-        let typed =
-            json!({"key": {"spi": 77, "direction": 1, "remote": [0]}, "values": [cpu(0), cpu(1)]});
-        let entries = json!([{"key": ["0x4d"], "values": [], "formatted": typed}]);
-        let counters = parse_counters(&entries).unwrap();
-        assert_eq!(
-            counters.get(&(77, true)),
-            Some(&SaCount {
-                packets: 3,
-                bytes: 200
-            })
-        );
-        let raw = json!([{"key": ["0x4d"], "values": []}]);
+        let cpu = |n: u64| {
+            let counter = json!({"packets": n + 1, "bytes": 100, "last_seen_ns": 5});
+            let key = json!({"spi": 77, "direction": 1, "remote": [0]});
+            json!({"cpu": n, "value": {"counter": counter, "key": key, "sa": {"plane": 2}}})
+        };
+        let entry = json!({"key": ["0x04"], "formatted": {"key": 4, "values": [cpu(0), cpu(1)]}});
+        let sum = SaCount {
+            packets: 3,
+            bytes: 200,
+        };
+        assert_eq!(parse_counter(&entry, (77, true)).unwrap(), sum);
+        assert!(parse_counter(&entry, (77, false)).is_err(), "another SA");
+        let raw = json!({"key": ["0x04"], "values": [{"cpu": 0, "value": ["0x01"]}]});
         assert!(
-            parse_counters(&raw).is_err(),
+            parse_counter(&raw, (77, true)).is_err(),
             "without field names it is no evidence"
         );
+        let key = json!({"spi": 77, "direction": 1, "remote": [0]});
+        let typed = json!({"key": key, "value": {"sa": {"plane": 2}, "place": 4}});
+        let entries = json!([{"key": ["0x4d"], "value": [], "formatted": typed}]);
+        let places = parse_places(&entries).unwrap();
+        assert_eq!(places, BTreeMap::from([((77, true), 4)]));
+        assert!(parse_places(&json!([{"key": ["0x4d"], "value": []}])).is_err());
     }
 }

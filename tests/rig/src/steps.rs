@@ -281,7 +281,7 @@ pub fn counters(world: &World) -> Result<Finding> {
                 states.len()
             ))
             .with_exhibit(format!(
-                "{table}\n$ bpftool map dump pinned …/nwu_sa_stats\n{}",
+                "{table}\n$ bpftool map dump pinned …/nwu_sas\n{}",
                 first_lines(&dump, 40)
             ))
         });

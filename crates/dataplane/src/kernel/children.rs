@@ -258,17 +258,19 @@ pub(crate) fn info(sa: &ChildSaSpec, reqid: u32) -> SaInfo {
         encr: sa.encr,
         integ: sa.integ,
     };
-    let octets = |len| u32::try_from(len).unwrap_or(0);
+    let octets = |len| u8::try_from(len).unwrap_or(0);
     SaInfo {
+        ue: sa.ue,
+        reqid,
         plane: match sa.plane {
             Plane::Control => PLANE_CONTROL,
             Plane::User => PLANE_USER,
         },
-        ue: sa.ue,
-        pdu_session: sa.pdu_session.unwrap_or(0).into(),
-        reqid,
+        pdu_session: sa.pdu_session.unwrap_or(0),
         iv_len: octets(suite.iv()),
         icv_len: octets(suite.icv()),
         block_len: octets(suite.block()),
+        encrypted: 0,
+        unused: 0,
     }
 }

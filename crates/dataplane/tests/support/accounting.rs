@@ -2,13 +2,14 @@
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues},
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues},
     programs::{SchedClassifier, TestRun, TestRunOptions},
     util::nr_cpus,
 };
 use ebpf_common::{
     Counter, INBOUND, LAYOUT_VERSION, MAP_CLASSES, MAP_META, MAP_SA_STATS, MAP_SAS, NwuClasses,
-    NwuMeta, OUTBOUND, PLANE_CONTROL, PLANE_USER, PROGRAM_EGRESS, PROGRAM_INGRESS, SaInfo, SaKey,
+    NwuMeta, OUTBOUND, PLANE_CONTROL, PLANE_USER, PROGRAM_EGRESS, PROGRAM_INGRESS, SaEntry, SaInfo,
+    SaKey, SaStats,
 };
 
 use crate::{
@@ -23,18 +24,22 @@ const N3IWF: [u8; 4] = [198, 51, 100, 1];
 pub(crate) struct Accounting {
     ebpf: Ebpf,
     classes: PerCpuArray<MapData, Raw<NwuClasses>>,
-    sas: HashMap<MapData, Raw<SaKey>, Raw<SaInfo>>,
-    stats: PerCpuHashMap<MapData, Raw<SaKey>, Raw<Counter>>,
+    sas: HashMap<MapData, Raw<SaKey>, Raw<SaEntry>>,
+    stats: PerCpuArray<MapData, Raw<SaStats>>,
+    /// Which places are taken, and where the search for any other goes on.
+    taken: Vec<bool>,
+    next: usize,
     cpus: usize,
 }
 
 impl Accounting {
     /// Loads the object with room for two Child SAs of each UE, as a daemon does.
     pub(crate) fn load(ues: u32) -> Self {
+        let places = (ues * 4).next_power_of_two();
         let object = std::fs::read(crate::support::object().unwrap()).unwrap();
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(MAP_SAS, ues * 4)
-            .map_max_entries(MAP_SA_STATS, ues * 4)
+            .map_max_entries(MAP_SA_STATS, places)
             .load(&object)
             .unwrap();
         let mut take = |name| ebpf.take_map(name).unwrap();
@@ -43,6 +48,7 @@ impl Accounting {
             layout_version: LAYOUT_VERSION,
             ifindex: LOOPBACK,
             no_link_header: 0,
+            mask: places - 1,
         };
         meta.set(0, Raw(value), 0).unwrap();
         let classes = take(MAP_CLASSES).try_into().unwrap();
@@ -57,6 +63,8 @@ impl Accounting {
             classes,
             sas,
             stats,
+            taken: vec![false; places as usize],
+            next: 0,
             cpus: nr_cpus().unwrap(),
         }
     }
@@ -85,14 +93,24 @@ impl Accounting {
                 iv_len: 8,
                 icv_len: 16,
                 block_len: 4,
+                ..SaInfo::NONE
             };
             let remote = std::net::Ipv4Addr::from(Self::address(ue))
                 .to_ipv6_mapped()
                 .octets();
             for key in [SaKey::inbound(spi), SaKey::outbound(spi, remote)] {
-                let zero = PerCpuValues::try_from(vec![Raw(Counter::default()); self.cpus]);
-                self.stats.insert(Raw(key), zero.unwrap(), 0).unwrap();
-                self.sas.insert(Raw(key), Raw(info), 0).unwrap();
+                let mut place = key.home(self.taken.len() as u32 - 1);
+                if self.taken[place as usize] {
+                    while self.taken[self.next] {
+                        self.next += 1;
+                    }
+                    place = self.next as u32;
+                }
+                self.taken[place as usize] = true;
+                let zero = PerCpuValues::try_from(vec![Raw(SaStats::new(key, info)); self.cpus]);
+                self.stats.set(place, zero.unwrap(), 0).unwrap();
+                let entry = SaEntry { sa: info, place };
+                self.sas.insert(Raw(key), Raw(entry), 0).unwrap();
             }
         }
     }

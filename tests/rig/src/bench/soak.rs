@@ -189,7 +189,7 @@ fn look(world: &World, pid: u32, begun: Instant) -> Result<Sample> {
     let netns = world.netns(Place::N3iwf)?;
     let pins = world.pins();
     let entries = match pins.exists() {
-        true => kernel::sa_counters(&pins)?.0.len(),
+        true => kernel::sa_places(&pins)?.0.len(),
         false => 0,
     };
     Ok(Sample {

@@ -246,7 +246,7 @@ fn how_to_look(world: &World) -> String {
 {bin}/uectl --control {ue} status
 ip netns exec {prefix}-n3iwf ip -s xfrm state
 ip netns exec {prefix}-n3iwf ip -d link show {XFRM_INTERFACE}
-bpftool map dump pinned {pins}/nwu_sa_stats
+bpftool map dump pinned {pins}/nwu_sas
 ip netns exec {prefix}-ue ping {host}
 {bin}/rig down {prefix}                     takes everything down
 SAE IDs: {SAE_N3IWF}, {SAE_UE}",

@@ -259,7 +259,7 @@ fn whole(world: &World, ues: &[Ue]) -> Result<()> {
     exec::wait_for("states of just these UEs", Duration::from_secs(20), || {
         let (states, _) = kernel::xfrm_states(netns)?;
         let policies = kernel::xfrm_policies(netns)?;
-        let counted = kernel::sa_counters(&world.pins())?.0.len();
+        let counted = kernel::sa_places(&world.pins())?.0.len();
         let exact = states.len() == STATES * ues.len()
             && policies == POLICIES * ues.len()
             && counted == states.len();

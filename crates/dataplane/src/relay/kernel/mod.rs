@@ -11,7 +11,6 @@
 mod events;
 mod filters;
 mod peers;
-mod places;
 mod programs;
 mod sessions;
 mod ue;

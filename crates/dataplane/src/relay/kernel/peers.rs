@@ -8,7 +8,7 @@ use aya::{
 };
 use ebpf_common::relay::{MAP_RELAY_PEERS, RelayPeer, mapped};
 
-use super::places::Places;
+use crate::places::Places;
 use crate::{
     Error,
     loader::{failed, open, pod::Raw},

@@ -10,14 +10,11 @@ use aya::{
     maps::{Array, MapData, RingBuf},
     programs::{LinkOrder, TcAttachType, tc},
 };
-use ebpf_common::{
-    MAP_SA_STATS, MAP_SAS,
-    relay::{
-        MAP_RELAY_DL, MAP_RELAY_DL_FLOWS, MAP_RELAY_DL_MORE, MAP_RELAY_DL_WAYS, MAP_RELAY_DROPS,
-        MAP_RELAY_DSCP, MAP_RELAY_EVENTS, MAP_RELAY_META, MAP_RELAY_PEERS, MAP_RELAY_RATES,
-        MAP_RELAY_REFUSED, MAP_RELAY_UL, MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, PROGRAM_DOWNLINK,
-        PROGRAM_DOWNLINK6, PROGRAM_UPLINK, PROGRAM_UPLINK6, RELAY_LAYOUT_VERSION, RelayMeta,
-    },
+use ebpf_common::relay::{
+    MAP_RELAY_DL, MAP_RELAY_DL_FLOWS, MAP_RELAY_DL_MORE, MAP_RELAY_DL_WAYS, MAP_RELAY_DROPS,
+    MAP_RELAY_DSCP, MAP_RELAY_EVENTS, MAP_RELAY_META, MAP_RELAY_PEERS, MAP_RELAY_RATES,
+    MAP_RELAY_REFUSED, MAP_RELAY_UL, MAP_RELAY_UL_FLOWS, MAP_RELAY_UL_MORE, PROGRAM_DOWNLINK,
+    PROGRAM_DOWNLINK6, PROGRAM_UPLINK, PROGRAM_UPLINK6, RELAY_LAYOUT_VERSION, RelayMeta,
 };
 
 use super::{
@@ -130,10 +127,7 @@ impl Programs {
             .map_max_entries(MAP_RELAY_DL_FLOWS, sizes.blocks())
             .map_max_entries(MAP_RELAY_REFUSED, sizes.sessions)
             .map_max_entries(MAP_RELAY_PEERS, sizes.sessions)
-            .map_max_entries(MAP_RELAY_RATES, sizes.rates)
-            // Made with the object, but not used here.
-            .map_max_entries(MAP_SAS, 1)
-            .map_max_entries(MAP_SA_STATS, 1);
+            .map_max_entries(MAP_RELAY_RATES, sizes.rates);
         for name in MAPS {
             loader.map_pin_path(name, config.pin_dir.join(name));
         }

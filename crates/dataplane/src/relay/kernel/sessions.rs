@@ -18,21 +18,17 @@ use ebpf_common::{
     },
 };
 
-use super::{
-    peers::{Peer, Peers},
-    places::{Places, Ranges},
-};
+use super::peers::{Peer, Peers};
 use crate::{
     Error,
     loader::{failed, open, pod::Raw},
+    places::{Places, Ranges},
     reading::add,
-    sys::wait_for_programs,
+    sys::{WEAKLY_ORDERED, wait_for_programs},
 };
 
 /// `BPF_ANY` (linux/bpf.h).
 const BPF_ANY: u64 = 0;
-/// A program on such a processor may see a later write before an earlier one.
-const WEAKLY_ORDERED: bool = cfg!(not(target_arch = "x86_64"));
 
 /// How many entries the maps have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 /// Single places of an array.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(crate) struct Places {
     taken: Vec<bool>,
     /// Where the search for any free place goes on.
     next: usize,
 }
 
 impl Places {
-    pub(super) fn new(count: u32) -> Self {
+    pub(crate) fn new(count: u32) -> Self {
         Self {
             taken: vec![false; usize::try_from(count).unwrap_or(0)],
             next: 0,
@@ -19,7 +19,7 @@ impl Places {
     }
 
     /// This place, if it is free.
-    pub(super) fn take(&mut self, place: u32) -> bool {
+    pub(crate) fn take(&mut self, place: u32) -> bool {
         let found = usize::try_from(place)
             .ok()
             .and_then(|place| self.taken.get_mut(place));
@@ -27,7 +27,7 @@ impl Places {
     }
 
     /// Any place.
-    pub(super) fn any(&mut self) -> Option<u32> {
+    pub(crate) fn any(&mut self) -> Option<u32> {
         let len = self.taken.len();
         let place = (self.next..len)
             .chain(0..self.next.min(len))
@@ -37,7 +37,7 @@ impl Places {
         u32::try_from(place).ok()
     }
 
-    pub(super) fn free(&mut self, place: u32) {
+    pub(crate) fn free(&mut self, place: u32) {
         let found = usize::try_from(place)
             .ok()
             .and_then(|place| self.taken.get_mut(place));
@@ -49,20 +49,20 @@ impl Places {
 
 /// Ranges of an array.
 #[derive(Debug)]
-pub(super) struct Ranges {
+pub(crate) struct Ranges {
     /// Length of each free range, by its first place; no two of them touch.
     free: BTreeMap<u32, u32>,
 }
 
 impl Ranges {
-    pub(super) fn new(count: u32) -> Self {
+    pub(crate) fn new(count: u32) -> Self {
         Self {
             free: (count > 0).then_some((0, count)).into_iter().collect(),
         }
     }
 
     /// The first place of `len` in a row.
-    pub(super) fn take(&mut self, len: u32) -> Option<u32> {
+    pub(crate) fn take(&mut self, len: u32) -> Option<u32> {
         let (start, room) = self
             .free
             .iter()
@@ -75,7 +75,7 @@ impl Ranges {
         Some(start)
     }
 
-    pub(super) fn free(&mut self, start: u32, len: u32) {
+    pub(crate) fn free(&mut self, start: u32, len: u32) {
         let (mut start, mut len) = (start, len);
         let before = self.free.range(..start).next_back();
         if let Some((first, room)) = before.map(|(first, room)| (*first, *room))
