@@ -63,34 +63,47 @@ pub(crate) fn read_to<'a, T: Octets>(
     }
 }
 
-/// The same by looking into the linear part of the buffer, without a call; `None` where that is shorter, and the
-/// packet may not be. `offset` is a small number.
+/// Words of it, with a look into the linear part of the buffer first, which takes no call. `offset` is below
+/// 256.
 #[inline(always)]
-pub(crate) fn peek<const WORDS: usize>(ctx: &TcContext, offset: u32) -> Option<[u32; WORDS]> {
-    let mut words = [0; WORDS];
-    // SAFETY: the context is valid while the program runs, and so is the buffer between the two until it is
-    // changed; the verifier checks each access. Words need no alignment in the asm.
-    unsafe {
-        let (data, end) = (
-            (*ctx.skb.skb).data as usize,
-            (*ctx.skb.skb).data_end as usize,
-        );
-        let at = data + offset as usize;
-        if at + WORDS * 4 > end {
-            return None;
-        }
-        for (n, word) in words.iter_mut().enumerate() {
-            let wide: u64;
-            core::arch::asm!(
-                "{wide} = *(u32 *)({at} + 0)",
-                wide = out(reg) wide,
-                at = in(reg) at + n * 4,
-                options(pure, readonly, nostack),
-            );
-            *word = wide as u32;
-        }
+pub(crate) fn words<'a, const N: usize>(
+    ctx: &TcContext,
+    offset: u32,
+    room: &'a mut MaybeUninit<[u32; N]>,
+) -> Option<&'a [u32; N]> {
+    match peek(ctx, offset) {
+        Some(words) => Some(room.write(words)),
+        None => read_to(ctx, offset, room),
     }
-    Some(words)
+}
+
+/// What lies in the linear part of the buffer; `None` where that is shorter, and the packet may not be. `offset` is
+/// below 256.
+#[inline(always)]
+pub(crate) fn peek<const N: usize>(ctx: &TcContext, offset: u32) -> Option<[u32; N]> {
+    // SAFETY: the context is valid while the program runs, and so is the buffer between the two until it is
+    // changed; the verifier checks each access.
+    let (data, end) = unsafe {
+        let skb = ctx.skb.skb;
+        ((*skb).data as usize, (*skb).data_end as usize)
+    };
+    // The compiler may know that, the verifier is to see it.
+    let offset = core::hint::black_box(offset) & 0xff;
+    let start = data + offset as usize;
+    if start + N * 4 > end {
+        return None;
+    }
+    // SAFETY: as said, and words need no alignment in the asm.
+    Some(core::array::from_fn(|n| unsafe {
+        let word: u64;
+        core::arch::asm!(
+            "{word} = *(u32 *)({at} + 0)",
+            word = out(reg) word,
+            at = in(reg) start + n * 4,
+            options(pure, readonly, nostack),
+        );
+        word as u32
+    }))
 }
 
 #[inline(always)]

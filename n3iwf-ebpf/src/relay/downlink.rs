@@ -115,7 +115,7 @@ fn over_ipv6<'a>(
     let [first, _, s0, s1, s2, s3, ..] =
         *header::words(ctx, link, &header, &mut again).ok_or_else(malformed)?;
     let (tunnel, optional, head) = if total >= IPV6 + WITH_ALL {
-        let words = buffer::read_to(ctx, link + IPV6, room).ok_or_else(malformed)?;
+        let words = buffer::words(ctx, link + IPV6, room).ok_or_else(malformed)?;
         let [t0, t1, t2, t3, o0, o1, head @ ..] = words;
         ([*t0, *t1, *t2, *t3], Some([*o0, *o1]), Some(head))
     } else {

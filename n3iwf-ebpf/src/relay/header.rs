@@ -47,7 +47,7 @@ impl<'a> Head<'a> {
         if len < WITH_HEAD {
             return Self(None);
         }
-        Self(buffer::read_to(ctx, at, room))
+        Self(buffer::words(ctx, at, room))
     }
 
     /// Traffic class of the new outer header: its DSCP is the session's; ECN is the PDU's, or what
@@ -116,7 +116,7 @@ pub(crate) fn words<'a, const N: usize, const M: usize>(
     header: &[u32; M],
     room: &'a mut MaybeUninit<[u32; N]>,
 ) -> Option<&'a [u32; N]> {
-    let words = buffer::read_to(ctx, link, room)?;
+    let words = buffer::words(ctx, link, room)?;
     // Word by word: a call of `memcmp` is more than the verifier follows.
     let mut difference = 0;
     let mut at = 0;
