@@ -22,7 +22,7 @@ use ebpf_common::{
 };
 
 use crate::{
-    BpfOptions, ClassReading, Error, Seen,
+    BpfOptions, ClassReading, Error, Role, Seen,
     lasting::{Lasting, Spot, remove_links},
     link::Links,
     loader::{
@@ -83,13 +83,13 @@ impl SaKeys {
 impl Accounting {
     /// Removes what an earlier run left in the pin directory, then loads, pins and attaches; an earlier
     /// run's programs count until then. Returns what was removed, one line each.
-    pub(crate) fn attach(options: &BpfOptions) -> Result<(Self, Vec<String>), Error> {
+    pub(crate) fn attach(options: &BpfOptions, role: Role) -> Result<(Self, Vec<String>), Error> {
         let object = read_object(&options.object)?;
         mount_bpffs(&options.pin_dir)?;
         let attachment = attachment();
         let removed = remove_leftovers(options)?;
         make_pin_dir(&options.pin_dir)?;
-        let made = Self::load(options, &object, attachment);
+        let made = Self::load(options, options.child_sas(role), &object, attachment);
         if made.is_err() {
             let _ = remove_links(&options.pin_dir, &PROGRAMS, None);
             let _ = remove_pins(&options.pin_dir, &MAPS);
@@ -97,10 +97,15 @@ impl Accounting {
         made.map(|accounting| (accounting, removed))
     }
 
-    fn load(options: &BpfOptions, object: &[u8], attachment: Attachment) -> Result<Self, Error> {
+    fn load(
+        options: &BpfOptions,
+        child_sas: u32,
+        object: &[u8],
+        attachment: Attachment,
+    ) -> Result<Self, Error> {
         // It reads the kernel's BTF by itself, which is five megabytes.
         let mut loader = EbpfLoader::new();
-        SaTable::size(&mut loader, options.max_child_sas);
+        SaTable::size(&mut loader, child_sas);
         if options.ike_init_per_source.is_some() {
             loader.map_max_entries(MAP_INIT_SOURCES, INIT_SOURCES);
         }
@@ -111,7 +116,7 @@ impl Accounting {
             .load(object)
             .map_err(|e| failed("load the object", &e))?;
         let link = Links::open()?.get(&options.interface)?;
-        let sas = SaTable::open(&mut ebpf, options.max_child_sas)?;
+        let sas = SaTable::open(&mut ebpf, child_sas)?;
         let mut meta: Array<MapData, Raw<NwuMeta>> = open(&mut ebpf, MAP_META)?;
         let value = NwuMeta {
             layout_version: LAYOUT_VERSION,

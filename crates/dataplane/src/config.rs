@@ -190,9 +190,10 @@ pub struct BpfOptions {
     /// Directory on a BPF file system that belongs to this daemon alone.
     #[serde(default = "default_pin_dir")]
     pub pin_dir: PathBuf,
-    /// Most Child SAs at one time; each takes two entries.
-    #[serde(default = "default_max_child_sas")]
-    pub max_child_sas: u32,
+    /// Most Child SAs at one time, for which there is room from the start: 64 octets for each direction and processor.
+    /// Absent: 32768 at an N3IWF, 256 at a UE.
+    #[serde(default)]
+    pub max_child_sas: Option<u32>,
     /// N3IWF: how many IKE_SA_INIT requests per second one source (an IPv4 address, the first 64 bits of an IPv6 one) may
     /// send, and as many at once, before the programs drop the rest; absent (default): none is dropped. UEs behind one
     /// NAT are one source.
@@ -201,9 +202,19 @@ pub struct BpfOptions {
 }
 
 impl BpfOptions {
+    /// Most Child SAs at one time.
+    pub(crate) fn child_sas(&self, role: Role) -> u32 {
+        self.max_child_sas.unwrap_or(match role {
+            Role::N3iwf => 32_768,
+            Role::Ue => 256,
+        })
+    }
+
     fn check(&self, role: Role) -> Result<(), String> {
-        if !(1..=1_000_000).contains(&self.max_child_sas) {
-            return Err(format!("maxChildSas {}: 1 to 1000000", self.max_child_sas));
+        if let Some(most) = self.max_child_sas
+            && !(1..=1_000_000).contains(&most)
+        {
+            return Err(format!("maxChildSas {most}: 1 to 1000000"));
         }
         match (self.ike_init_per_source, role) {
             (Some(rate), _) if !(1..=MOST_INITS).contains(&rate) => {
@@ -221,10 +232,6 @@ pub(crate) fn default_object() -> PathBuf {
 
 pub(crate) fn default_pin_dir() -> PathBuf {
     "/sys/fs/bpf/n3iwf".into()
-}
-
-fn default_max_child_sas() -> u32 {
-    32_768
 }
 
 impl Config {
@@ -353,7 +360,7 @@ mod tests {
             }),
             ("not 0", |c| c.options.limits.hard_bytes = Some(0)),
             ("above 90", |c| c.options.limits.jitter_percent = 91),
-            ("maxChildSas 0", |c| bpf(c).max_child_sas = 0),
+            ("maxChildSas 0", |c| bpf(c).max_child_sas = Some(0)),
             ("ikeInitPerSource 0", |c| {
                 bpf(c).ike_init_per_source = Some(0);
             }),

@@ -126,7 +126,7 @@ impl Running {
         self.slot(config, 0)?;
         report.interface = Some(config.interface(0));
         if let Some(options) = &config.options.bpf {
-            let (accounting, removed) = Accounting::attach(options)?;
+            let (accounting, removed) = Accounting::attach(options, config.role)?;
             report.bpf = Some(accounting.attachment().to_string());
             report.removed.extend(removed);
             self.accounting = Some(accounting);

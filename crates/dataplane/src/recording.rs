@@ -213,7 +213,7 @@ impl Running {
             self.add_address(address)?;
         }
         if let Some(options) = &config.options.bpf {
-            let (accounting, removed) = Accounting::attach(options)?;
+            let (accounting, removed) = Accounting::attach(options, config.role)?;
             report.bpf = Some(accounting.attachment().to_string());
             report.removed.extend(removed);
             self.accounting = Some(accounting);

@@ -52,7 +52,7 @@ fn recording(space: &Space, options: Options) -> Recording {
                 interface: "nwu".into(),
                 object: object().unwrap(),
                 pin_dir: pin_dir(space),
-                max_child_sas: 64,
+                max_child_sas: Some(64),
                 ike_init_per_source: None,
             }),
             ..options
@@ -564,7 +564,7 @@ fn a_failed_start_leaves_nothing() {
                 interface: "nowhere".into(),
                 object: object().unwrap(),
                 pin_dir: pin_dir(&n3iwf),
-                max_child_sas: 64,
+                max_child_sas: Some(64),
                 ike_init_per_source: None,
             }),
             ..Options::default()

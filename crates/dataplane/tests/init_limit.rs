@@ -315,7 +315,7 @@ fn limited(space: &Space, rate: u32) -> Recording {
                 interface: "nwu".into(),
                 object: object().unwrap(),
                 pin_dir: pin_dir(space),
-                max_child_sas: 64,
+                max_child_sas: Some(64),
                 ike_init_per_source: Some(rate),
             }),
             ..Options::default()

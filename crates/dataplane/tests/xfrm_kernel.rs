@@ -53,7 +53,7 @@ fn config(role: Role, space: &Space) -> Config {
                 interface: "nwu".into(),
                 object: object().unwrap(),
                 pin_dir: pin_dir(space),
-                max_child_sas: 64,
+                max_child_sas: Some(64),
                 ike_init_per_source: None,
             }),
             ..Options::default()

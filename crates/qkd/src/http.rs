@@ -105,6 +105,15 @@ impl Http {
         self.endpoints.iter().map(|endpoint| endpoint.url.as_str())
     }
 
+    /// Opens a connection for keys, if none is there.
+    pub(crate) async fn ready(&self, endpoint: usize) -> Result<(), QkdError> {
+        let Some(endpoint) = self.endpoints.get(endpoint) else {
+            return Err(QkdError::Request("no such endpoint"));
+        };
+        let ready = self.lines.ready(&endpoint.site).await;
+        ready.map_err(|failure| failure.error)
+    }
+
     /// Sends one request and returns the body of a 200.
     pub(crate) async fn send(
         &self,

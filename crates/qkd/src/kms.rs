@@ -243,6 +243,19 @@ impl Kms {
         Ok(harvest.finish())
     }
 
+    /// Opens a connection to the KMS for keys that may be asked for soon, unless one is there. A handshake takes as
+    /// long as ten requests; a UE has the time for it while it waits for an N3IWF, and an N3IWF while it starts.
+    ///
+    /// That it fails says no more than that the next request will have to open one.
+    pub async fn ready(&self) {
+        let Some(endpoint) = self.0.failover().order().first().copied() else {
+            return;
+        };
+        if let Err(error) = self.0.http.ready(endpoint).await {
+            debug!(%error, "no connection to the KMS yet");
+        }
+    }
+
     /// Where every fetched key went; the caller books what it used and lost.
     pub fn account(&self) -> &Arc<Account> {
         &self.0.account

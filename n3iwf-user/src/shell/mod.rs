@@ -176,6 +176,10 @@ pub async fn run(path: &Path, file: File, hardening: Option<&Hardening>) -> anyh
         Some(qkd) => Some(Kms::new(&qkd.kms).context("configuration.qkd.kms")?),
         None => None,
     };
+    if let Some(kms) = kms.clone() {
+        // UEs that lost the last run are waiting.
+        tokio::spawn(async move { kms.ready().await });
+    }
     report_modes(&choices);
     // What UEs send while the data plane starts waits here: lost, it would come again only after a pause that doubles.
     let encapsulate = own.dataplane.kind == dataplane::Kind::Kernel;

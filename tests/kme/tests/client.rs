@@ -217,6 +217,29 @@ async fn connections_are_kept() {
 }
 
 #[tokio::test]
+async fn a_connection_is_there_before_it_is_needed() {
+    let pair = pair().await;
+    let mut config = pair.client("sae-n3iwf");
+    config.max_keys_per_request = Some(4);
+    let master = kms(&config);
+    for _ in 0..3 {
+        master.ready().await;
+    }
+    // The KME counts a connection when it has accepted it, which may be a little later.
+    let counted = async {
+        while pair.a.counters().connections == 0 {
+            tokio::time::sleep(MS).await;
+        }
+    };
+    tokio::time::timeout(5000 * MS, counted).await.unwrap();
+    assert_eq!(pair.a.counters().requests, 0);
+    master.enc_keys(&ue(), 2, 256).await.unwrap();
+    master.ready().await;
+    let counters = pair.a.counters();
+    assert_eq!((counters.connections, counters.requests), (1, 1));
+}
+
+#[tokio::test]
 async fn many_requests_at_once_share_a_few_new_connections() {
     const REQUESTS: u64 = 48;
     let pair = pair().await;

@@ -381,6 +381,11 @@ impl Daemon {
 
     async fn perform(&mut self, action: Action) {
         match action {
+            Action::ReadyKms => {
+                if let Some(kms) = self.kms.clone() {
+                    tokio::spawn(async move { kms.ready().await });
+                }
+            }
             Action::FetchKeys {
                 sa,
                 request,

@@ -47,7 +47,7 @@ fn counted(world: &World) -> Recording {
                 interface: "access".into(),
                 object: object().unwrap(),
                 pin_dir: world.pins(),
-                max_child_sas: 64,
+                max_child_sas: Some(64),
             }),
             ..Options::default()
         },

@@ -129,7 +129,7 @@ pub(crate) fn plane_with(world: &World, role: Role, counted: bool) -> Xfrm {
                 interface: "nwu".into(),
                 object: object().unwrap(),
                 pin_dir: world.pins(),
-                max_child_sas: 64,
+                max_child_sas: Some(64),
                 ike_init_per_source: None,
             }),
             ..Options::default()

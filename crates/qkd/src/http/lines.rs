@@ -161,6 +161,13 @@ impl Lines {
             .unwrap_or_else(|elapsed| Err(late(elapsed)))
     }
 
+    /// Sees to it that a connection is there, unless requests have all of them.
+    pub(super) async fn ready(&self, site: &Arc<Site>) -> Result<(), Failure> {
+        let (line, _) = self.line(site).await?;
+        self.pool.keep(site, line);
+        Ok(())
+    }
+
     async fn exchange(
         &self,
         site: &Arc<Site>,

@@ -347,9 +347,18 @@ impl Ue {
                 // The whole N3IWF may be gone.
                 let sa = link.sa;
                 self.endpoint.probe(now, sa);
+                self.ready_kms();
             }
         }
         self.drive(now);
+    }
+
+    fn ready_kms(&mut self) {
+        let modes = self.modes();
+        // None named: mode `qkd`.
+        if modes.is_empty() || modes.iter().any(|mode| mode.has_qkd_key()) {
+            self.actions.push_back(Action::ReadyKms);
+        }
     }
 
     /// The outcome of [`Action::AddSession`].
@@ -442,6 +451,7 @@ impl Ue {
             ..self.config.offer.clone()
         };
         let sa = self.endpoint.initiate_with(now, path, initiator, &offer);
+        self.ready_kms();
         self.link = Some(Link {
             sa,
             eap: Peer::new(self.an_parameters()),

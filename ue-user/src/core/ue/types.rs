@@ -143,6 +143,8 @@ pub struct FurtherChild {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Action {
+    /// Keys may be asked for soon, and until then there is time: open a connection to the KMS.
+    ReadyKms,
     /// `dec_keys`; answer with [`Ue::keys_fetched`](super::Ue::keys_fetched).
     FetchKeys {
         /// To be given back.

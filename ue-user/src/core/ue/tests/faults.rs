@@ -274,11 +274,13 @@ fn an_n3iwf_that_dies_is_noticed_and_found_again() {
 #[test]
 fn a_nas_connection_that_breaks_is_made_again() {
     let mut world = World::attached();
+    assert_eq!(world.readied, 1, "with the attach");
     let token = world.token();
     world.ue.nas_closed(world.now, token, "reset");
     world.faults.no_accept = true;
     world.run_for(SECOND);
     assert_ne!(world.token(), token);
+    assert_eq!(world.readied, 2, "it may have to attach again");
     assert_eq!(world.ue.state(), State::Registered);
     // Octets of the old connection are nobody's.
     world.ue.nas_received(world.now, token, &[0, 0]);

@@ -73,6 +73,8 @@ pub(super) struct World {
     pub(super) faults: Faults,
     keys: HashMap<KeyId, Vec<u8>>,
     pub(super) keys_made: u8,
+    /// How often the KMS was to be made ready.
+    pub(super) readied: usize,
     rng: ChaCha20Rng,
     sent: usize,
     pub(super) sizes: Vec<usize>,
@@ -211,6 +213,7 @@ impl World {
             attached: 0,
             detached: Vec::new(),
             fates: HashMap::new(),
+            readied: 0,
         }
     }
 
@@ -305,6 +308,7 @@ impl World {
     fn act(&mut self, action: Action) {
         let now = self.now;
         match action {
+            Action::ReadyKms => self.readied += 1,
             Action::FetchKeys {
                 sa,
                 request,
