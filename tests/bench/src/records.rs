@@ -322,10 +322,13 @@ pub struct Maps {
     pub packet_ns: f64,
 }
 
+/// [`Keys::call`] of an octet that only wakes a thread and comes back.
+pub const ECHO: &str = "echo";
+
 /// Requests to a KME, one after another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Keys {
-    /// `enc_keys` or `dec_keys`.
+    /// `enc_keys`, `dec_keys` or [`ECHO`].
     pub call: String,
     /// Whether the connection was there.
     pub warm: bool,

@@ -41,7 +41,8 @@ impl Way {
     pub const ALL: [Self; 4] = [Self::Cold, Self::Warm, Self::Rested, Self::Bare];
 
     /// How long nobody does anything before a request.
-    const fn pause(self) -> Duration {
+    #[must_use]
+    pub const fn pause(self) -> Duration {
         match self {
             Self::Cold | Self::Warm => Duration::ZERO,
             Self::Rested | Self::Bare => Duration::from_millis(20),

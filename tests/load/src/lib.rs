@@ -11,4 +11,5 @@ pub mod fleet;
 pub mod ike_peer;
 pub mod keys;
 mod nas;
+pub mod wake;
 pub mod watch;

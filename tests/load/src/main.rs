@@ -19,6 +19,7 @@ use keys::KeyId;
 use load::fleet::Fleet;
 use load::ike_peer::{self, Pair};
 use load::keys::{self as kme, Call, Way};
+use load::wake;
 use load::watch::Watch;
 
 /// Many UEs in one process. Results are JSON lines.
@@ -401,6 +402,8 @@ async fn run(what: What) -> Result<()> {
             let ids = read_ids(&ids)?;
             let mut rest = ids.as_slice();
             let mut writer = Writer::create(&output)?;
+            let echo = wake::measure(requests, Way::Bare.pause())?;
+            writer.write(&Record::Keys(echo))?;
             for way in Way::ALL {
                 for &number in way.numbers() {
                     let (these, others) = rest.split_at_checked(number * requests).context(

@@ -2,7 +2,7 @@
 
 use super::Table;
 use crate::figures::Line;
-use crate::records::{KeyRate, Keys, Record};
+use crate::records::{ECHO, KeyRate, Keys, Record};
 use crate::stats::real;
 
 /// Latency and speed of the client, then attaches by key rate.
@@ -25,6 +25,7 @@ pub fn qkd(records: &[Record]) -> String {
         seen = true;
         let [median, p95, mean] = keys.latency_us;
         let connection = match keys {
+            Keys { call, .. } if call == ECHO => "an octet and nothing else, rested",
             Keys { bare: true, .. } => "warm, rested, bare client",
             Keys { warm: false, .. } => "cold",
             Keys { pause_ms: 0, .. } => "warm",
@@ -42,7 +43,7 @@ pub fn qkd(records: &[Record]) -> String {
         ]);
     }
     if seen {
-        text.push_str("One request at a time; *cold* opens TCP and TLS with mutual authentication for each. *Rested* is a request after a pause in which client and KME sleep, as before an attach, for the keys of IKE_SA_INIT; the *bare client* is a blocking socket with TLS and nothing else, so what it takes no client falls below.\n\n");
+        text.push_str("One request at a time; *cold* opens TCP and TLS with mutual authentication for each. *Rested* is a request after a pause in which client and KME sleep, as before an attach, for the keys of IKE_SA_INIT; the *bare client* is a blocking socket with TLS and nothing else, so what it takes no client falls below. The *echo* is an octet to a thread of the same process that waits for it, and back: what waking two that sleep takes, whatever they have to say.\n\n");
         text.push_str(&calls.end());
     }
     let rates = key_rates(records);

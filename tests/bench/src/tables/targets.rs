@@ -5,7 +5,7 @@ use super::{
     attach::{good, values},
     ms,
 };
-use crate::records::{Attach, Mode, Rate, Record, Scale};
+use crate::records::{Attach, ECHO, Mode, Rate, Record, Scale};
 use crate::stats::Summary;
 
 /// Octets on NWu of the paper's attach with QKD keys (Table II).
@@ -114,7 +114,9 @@ fn floor(records: &[Record], calls: &[&str]) -> Option<f64> {
 struct Init {
     median: f64,
     kms: f64,
+    /// [`floor`], and that of as many echoes.
     floor: Option<f64>,
+    echoes: Option<f64>,
 }
 
 impl Init {
@@ -125,6 +127,7 @@ impl Init {
             median: of(records, mode, Some("INIT"))?.median,
             kms: Summary::of(kms).median,
             floor: floor(qkd, calls),
+            echoes: floor(qkd, &vec![ECHO; calls.len()]),
         })
     }
 
@@ -138,15 +141,26 @@ impl Init {
             ms(rest),
         );
         let Some(floor) = self.floor else { return text };
-        let least = rest + floor;
-        let ratio = match slower {
+        let far = |least: f64| match slower {
             true => format!("{:.2} × slower", least / other.max(1.0)),
             false => format!("{:.2} × faster", other / least.max(1.0)),
         };
-        format!(
+        let least = rest + floor;
+        let ratio = far(least);
+        let text = format!(
             "{text} The same requests by a client that is a blocking socket with TLS and nothing else take {} ms after a pause (`bench qkd`, *bare client*): the limit on this machine is {} ms, {ratio}.",
             ms(floor),
             ms(least),
+        );
+        let Some(echoes) = self.echoes else {
+            return text;
+        };
+        let least = rest + echoes;
+        format!(
+            "{text} Of that, {} ms are no more than waking who sleeps (*echo*, an octet and back): if a KMS took nothing at all beyond it, {} ms, {}.",
+            ms(echoes),
+            ms(least),
+            far(least),
         )
     }
 }
@@ -423,12 +437,17 @@ mod tests {
             call("enc_keys", false, 300.0),
             call("enc_keys", true, 200.0),
             call("dec_keys", true, 100.0),
+            call(ECHO, true, 80.0),
         ];
         let targets = init(&records, &qkd);
         assert!(!targets[0].held && targets[1].held, "{targets:#?}");
         assert!(
             targets[0].because.contains("take 0.30 ms after a pause")
-                && targets[0].because.contains("is 0.70 ms, 3.57 × faster"),
+                && targets[0].because.contains("is 0.70 ms, 3.57 × faster")
+                && targets[0].because.contains("Of that, 0.16 ms are")
+                && targets[0]
+                    .because
+                    .contains("beyond it, 0.56 ms, 4.46 × faster"),
             "{}",
             targets[0].because
         );
