@@ -444,6 +444,55 @@ fn bpftool_prints_field_names() {
     assert_eq!(report.left, Vec::<String>::new());
 }
 
+/// As many Child SAs as there is room for: most of them share the place that their keys say with others. Those that
+/// come after them get places that were given up.
+#[test]
+fn a_full_table_counts_every_sa_and_takes_new_ones() {
+    if !has_programs() {
+        return;
+    }
+    const ROOM: u32 = 64;
+    let (n3iwf, ue) = quiet_nwu();
+    let plane = recording(&n3iwf, Options::default());
+    n3iwf.run(|| wait(plane.start()).unwrap());
+    let sa = |n: u32| ChildSaSpec {
+        id: n.into(),
+        spi_in: 0xc100_0000 + n,
+        spi_out: 0xd100_0000 + n,
+        reqid: n,
+        ..child_sa(Plane::User, "192.0.2.10:4500")
+    };
+    for generation in 0..3 {
+        let ids: Vec<u32> = (1..=ROOM).map(|n| generation * 1000 + n).collect();
+        for n in &ids {
+            n3iwf.run(|| wait(plane.install(sa(*n))).unwrap());
+        }
+        let one_more = n3iwf.run(|| wait(plane.install(sa(9999))));
+        assert!(one_more.is_err(), "there is no room for it");
+        ue.run(|| {
+            let mut sender = Sender::new("nwu");
+            for n in &ids {
+                let packet = Frame::v4(50, &frames::esp(sa(*n).spi_in, 40)).octets();
+                // The nth SA gets n packets, so that one that counts for another is seen.
+                for _ in 0..n % 1000 {
+                    sender.send(&packet);
+                }
+            }
+        });
+        let (_, readings) = readings(&n3iwf, &plane);
+        assert_eq!(readings.len(), ids.len());
+        for reading in readings {
+            let seen = reading.ebpf_in.unwrap();
+            assert_eq!(seen.packets, reading.id % 1000, "Child SA {}", reading.id);
+        }
+        for n in &ids {
+            n3iwf.run(|| wait(plane.remove(u64::from(*n))).unwrap());
+        }
+    }
+    let report = n3iwf.run(|| wait(plane.stop())).unwrap();
+    assert_eq!(report.left, Vec::<String>::new());
+}
+
 #[test]
 fn a_killed_daemon_leaves_class_counters_and_nothing_attached_twice() {
     if !has_programs() {
