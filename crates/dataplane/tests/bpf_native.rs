@@ -470,7 +470,7 @@ fn a_full_table_counts_every_sa_and_takes_new_ones() {
         let one_more = n3iwf.run(|| wait(plane.install(sa(9999))));
         assert!(one_more.is_err(), "there is no room for it");
         ue.run(|| {
-            let mut sender = Sender::new("nwu");
+            let sender = Sender::new("nwu");
             for n in &ids {
                 let packet = Frame::v4(50, &frames::esp(sa(*n).spi_in, 40)).octets();
                 // The nth SA gets n packets, so that one that counts for another is seen.
